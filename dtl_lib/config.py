@@ -1,0 +1,281 @@
+"""What a model is, as one frozen value: `ViTConfig`, what it costs, and the configurations that have a name."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+
+from .tokens import READ_BY_HEAD, TokenPlan
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+HALF = (0.5, 0.5, 0.5)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one image costs.
+
+    Attributes:
+        multiply_adds: by part: patches, qkv, attention, mixing, projection, mlp, head.
+        blocks: multiply–adds of each block.
+        parameters: learned numbers.
+        activation_bytes: what autograd keeps of one image for the backward pass, in float32, without stochastic depth.
+    """
+
+    multiply_adds: dict[str, int]
+    blocks: tuple[int, ...]
+    parameters: int
+    activation_bytes: int
+
+    @property
+    def total(self) -> int:
+        """All multiply–adds."""
+        return sum(self.multiply_adds.values())
+
+
+@dataclass(frozen=True)
+class ViTConfig:
+    """Everything a `ViT` is built from; a checkpoint carries it.
+
+    Args:
+        image_size: height and width in pixels (one int for a square); sets the grid of learned positions.
+        patch_size: pixels along a patch's side.
+        dim, depth, heads, mlp_ratio: width of a token, blocks in the trunk, heads, hidden width of an MLP over dim.
+        plan: which tokens enter where; a class token from block 0 by default.
+        classes: outputs; 0 for features alone.
+        pool: what the head reads: "cls" (and dist), or "patches": their mean, never of registers.
+        norm_after_pool: pool first, then normalise (timm's `fc_norm`).
+        layer_scale: first value of LayerScale; None for none.
+        drop_path: stochastic depth's probability, rising to it ("linear") or the same in every block ("uniform").
+        talking_heads: mix heads before and after the softmax in the trunk (CaiT).
+        positions: "learned", or fixed "sincos".
+        position_offset: DINOv2's way of interpolating (see `interpolate_positions`); None antialiases.
+        mean, std, crop, interpolation: the preprocessing the weights expect.
+
+    Raises:
+        ValueError: where the values do not fit together, with what would be right.
+    """
+
+    image_size: int | tuple[int, int] = 224
+    patch_size: int = 16
+    channels: int = 3
+    dim: int = 192
+    depth: int = 12
+    heads: int = 3
+    mlp_ratio: float = 4.0
+    plan: TokenPlan | None = None
+    classes: int = 1000
+    pool: str = "cls"
+    norm_after_pool: bool = False
+    qkv_bias: bool = True
+    norm_eps: float = 1e-6
+    layer_scale: float | None = None
+    drop_path: float = 0.0
+    drop_path_schedule: str = "linear"
+    talking_heads: bool = False
+    positions: str = "learned"
+    position_offset: float | None = None
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    crop: float = 0.9
+    interpolation: str = "bicubic"
+
+    def __post_init__(self):
+        size = (self.image_size,) * 2 if isinstance(self.image_size, int) else tuple(self.image_size)
+        object.__setattr__(self, "image_size", size)
+        object.__setattr__(self, "mean", tuple(self.mean))
+        object.__setattr__(self, "std", tuple(self.std))
+        if self.plan is None:
+            object.__setattr__(self, "plan", TokenPlan.of(self.depth, cls_pos=0 if self.pool == "cls" else None))
+        self._check()
+
+    def _check(self) -> None:
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} is one of {', '.join(choices)}, not {getattr(self, name)!r}")
+        for name in ("patch_size", "channels", "dim", "depth", "heads"):
+            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
+                raise ValueError(f"{name} is a whole number, 1 or more, not {getattr(self, name)!r}")
+        if self.classes < 0:
+            raise ValueError(f"classes is 0 (features alone) or more, not {self.classes}")
+        if self.dim % self.heads:
+            near = [heads for heads in range(1, self.dim + 1) if self.dim % heads == 0]
+            best = min(near, key=lambda heads: abs(heads - self.heads))
+            raise ValueError(f"heads has to divide dim: {self.heads} does not divide {self.dim}; {best} would")
+        if not 0 <= self.drop_path < 1:
+            raise ValueError(f"drop_path is a probability from 0 to below 1, not {self.drop_path}")
+        if self.plan.depth != self.depth:
+            raise ValueError(f"the plan is for {self.plan.depth} blocks and depth is {self.depth}: make them agree")
+        if self.pool == "cls" and self.plan.group("cls") is None:
+            raise ValueError('pool="cls" reads a class token and the plan has none: give cls_pos, or pool="patches"')
+        if self.pool == "patches" and self.plan.class_blocks:
+            raise ValueError('class attention updates the class token alone: use pool="cls", or class_blocks=0')
+        if self.norm_after_pool and self.pool == "cls":
+            raise ValueError('norm_after_pool goes with pool="patches"; a class token is normalised either way')
+        self.grid_of(*self.image_size)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches of an image of `image_size`."""
+        return self.grid_of(*self.image_size)
+
+    def grid_of(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns of patches of an image, or a ValueError with the nearest sizes that fit."""
+        patch = self.patch_size
+        if height < patch or width < patch or height % patch or width % patch:
+            near = [max(patch, round(length / patch) * patch) for length in (height, width)]
+            raise ValueError(
+                f"an image of {height}×{width} does not divide into patches of {patch}: the nearest that does is "
+                f"{near[0]}×{near[1]}"
+            )
+        return height // patch, width // patch
+
+    @property
+    def read(self) -> slice | None:
+        """The rows of the final sequence that the head reads; None where it reads patches."""
+        return None if self.pool != "cls" else slice(0, len(self.head_names))
+
+    @property
+    def head_names(self) -> tuple[str, ...]:
+        """What has a classifier of its own: ("cls",), ("cls", "dist") or ("patches",)."""
+        if self.pool == "patches":
+            return ("patches",)
+        return tuple(name for name in READ_BY_HEAD if self.plan.group(name))
+
+    def drop_path_rates(self) -> list[float]:
+        """Stochastic depth of each trunk block; class attention has none (CaiT, appendix A)."""
+        if self.drop_path_schedule == "uniform":
+            return [self.drop_path] * self.depth
+        return [self.drop_path * block / max(1, self.depth - 1) for block in range(self.depth)]
+
+    def with_plan(self, plan: TokenPlan) -> "ViTConfig":
+        """The same model with another plan; reading patches where the plan has no class token."""
+        return replace(self, plan=plan, depth=plan.depth, pool=self.pool if plan.group("cls") else "patches")
+
+    def to_dict(self) -> dict:
+        """Plain values for JSON; `from_dict` is its inverse."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping) -> "ViTConfig":
+        """A configuration from `to_dict`'s values; an unknown field is a ValueError."""
+        known = {field.name for field in fields(cls)}
+        if unknown := sorted(set(values) - known):
+            raise ValueError(f"a configuration has no {', '.join(unknown)}; its fields are {', '.join(sorted(known))}")
+        tupled = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+        plan = tupled.get("plan")
+        return cls(**{**tupled, "plan": TokenPlan.from_json(plan) if isinstance(plan, Mapping | str) else plan})
+
+    def cost(self) -> Cost:
+        """What a forward pass over one image of `image_size` costs, from the plan.
+
+        The last block answers for the rows that the head reads, as `model(images)` does.
+        """
+        rows, columns = self.grid
+        patches, dim, hidden = rows * columns, self.dim, int(self.dim * self.mlp_ratio)
+        parts = {
+            "patches": patches * self.patch_size**2 * self.channels * dim,
+            **dict.fromkeys(("qkv", "attention", "mixing", "projection", "mlp"), 0),
+            "head": dim * self.classes * len(self.head_names),
+        }
+        blocks, activations = [], 0
+        for block in range(self.plan.blocks):
+            tokens = self.plan.tokens(block) + patches
+            asking = len(self.head_names) if self._narrow(block) else tokens
+            talking = self.talking_heads and block < self.depth
+            here = {
+                "qkv": (asking + 2 * tokens) * dim**2,
+                "attention": 2 * asking * tokens * dim,
+                "mixing": 2 * asking * tokens * self.heads**2 if talking else 0,
+                "projection": asking * dim**2,
+                "mlp": 2 * asking * dim * hidden,
+            }
+            parts = {name: value + here.get(name, 0) for name, value in parts.items()}
+            blocks.append(sum(here.values()))
+            activations += self._kept(tokens, asking, hidden, talking)
+        activations += patches * self.patch_size**2 * self.channels  # the image, for the patch projection
+        return Cost(parts, tuple(blocks), self._parameters(), 4 * activations)
+
+    def _narrow(self, block: int) -> bool:
+        return block >= self.depth or (self.pool == "cls" and block == self.plan.blocks - 1)
+
+    def _kept(self, tokens: int, asking: int, hidden: int, talking: bool) -> int:
+        """Numbers that autograd keeps of one block: inputs of norms, products, the GELU, attention and LayerScale."""
+        scaled = 2 * asking * self.dim if self.layer_scale is not None else 0
+        normed = 2 * (tokens + asking) * self.dim  # what goes into each norm and what comes out
+        heads = (2 * tokens + 2 * asking) * self.dim  # q, k, v and the output that the projection takes
+        maps = 4 * self.heads * asking * tokens if talking else 0
+        return normed + heads + maps + 2 * asking * hidden + scaled
+
+    def _parameters(self) -> int:
+        dim, hidden = self.dim, int(self.dim * self.mlp_ratio)
+        rows, columns = self.grid
+        block = (3 * dim**2 + 3 * dim * self.qkv_bias) + (dim**2 + dim) + (2 * dim * hidden + hidden + dim) + 4 * dim
+        block += 2 * dim * (self.layer_scale is not None)
+        mixing = 2 * (self.heads**2 + self.heads) * self.talking_heads * self.depth
+        tokens = sum(group.tokens for group in self.plan.groups) * dim
+        positions = rows * columns * dim * (self.positions == "learned")
+        patch = self.patch_size**2 * self.channels * dim + dim
+        head = (dim + 1) * self.classes * len(self.head_names)
+        return patch + positions + tokens + block * self.plan.blocks + mixing + 2 * dim + head
+
+
+_CHOICES = {"pool": ("cls", "patches"), "drop_path_schedule": ("linear", "uniform"), "positions": ("learned", "sincos")}
+
+
+def named(name: str) -> ViTConfig:
+    """The configuration of that name, timm's name where timm has it (a tag after a dot is not looked at).
+
+    Raises:
+        ValueError: for a name that is not here, with the nearest that are.
+    """
+    from difflib import get_close_matches
+
+    table = configurations()
+    if (base := name.split(".")[0]) not in table:
+        near = get_close_matches(base, table, n=3, cutoff=0.4) or sorted(table)[:3]
+        raise ValueError(f"no configuration is called {name!r}; near it: {', '.join(near)}")
+    return table[base]
+
+
+def configurations() -> dict[str, ViTConfig]:
+    """Every named configuration."""
+    sizes = {"tiny": (192, 3), "small": (384, 6), "base": (768, 12)}
+    table = {}
+    for size, (dim, heads) in sizes.items():
+        vit = ViTConfig(dim=dim, heads=heads, mean=HALF, std=HALF)
+        deit = replace(vit, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+        table[f"vit_{size}_patch16_224"] = vit
+        table[f"deit_{size}_patch16_224"] = deit
+        table[f"deit_{size}_distilled_patch16_224"] = replace(deit, plan=TokenPlan.of(12, dist=True))
+    for size, dim, depth, heads in (
+        ("small", 384, 12, 6), ("medium", 512, 12, 8), ("base", 768, 12, 12), ("large", 1024, 24, 16),
+    ):  # fmt: skip
+        table[f"deit3_{size}_patch16_224"] = ViTConfig(dim=dim, depth=depth, heads=heads, layer_scale=1e-6)
+    for size, dim, depth, heads in (("small", 384, 12, 6), ("base", 768, 12, 12), ("large", 1024, 24, 16)):
+        dinov2 = ViTConfig(518, 14, dim=dim, depth=depth, heads=heads, layer_scale=1e-5, classes=0, crop=1.0)
+        table[f"vit_{size}_patch14_dinov2"] = dinov2
+        table[f"vit_{size}_patch14_reg4_dinov2"] = replace(dinov2, plan=TokenPlan.of(depth, reg_pos=0, num_reg=4))
+    for name, size, dim, depth, heads, scale, drop in _CAIT:
+        plan = TokenPlan.of(depth, cls_pos=depth, class_blocks=2)
+        config = ViTConfig(size, dim=dim, depth=depth, heads=heads, plan=plan, layer_scale=scale, talking_heads=True)
+        table[f"cait_{name}_{size}"] = replace(config, drop_path=drop, drop_path_schedule="uniform", crop=1.0)
+    gap = ViTConfig(256, dim=320, depth=14, heads=5, mlp_ratio=5.6, pool="patches", norm_after_pool=True, crop=0.95)
+    no_cls = TokenPlan.of(14, cls_pos=None, reg_pos=0, num_reg=4)
+    table["vit_little_patch16_reg4_gap_256"] = replace(gap, plan=no_cls, layer_scale=1e-5, mean=HALF, std=HALF)
+    table["vit_cifar_patch4_32"] = ViTConfig(32, 4, dim=192, depth=12, heads=3, classes=10, crop=1.0)
+    table["vit_shapes_patch8_32"] = ViTConfig(32, 8, dim=64, depth=4, heads=4, classes=10, crop=1.0)
+    return table
+
+
+# name, image size, dim, depth, heads, LayerScale, stochastic depth (Going deeper with Image Transformers, table 1)
+_CAIT = (
+    ("xxs24", 224, 192, 24, 4, 1e-5, 0.05),
+    ("xxs24", 384, 192, 24, 4, 1e-5, 0.05),
+    ("xxs36", 224, 192, 36, 4, 1e-5, 0.1),
+    ("xxs36", 384, 192, 36, 4, 1e-5, 0.1),
+    ("xs24", 384, 288, 24, 6, 1e-5, 0.05),
+    ("s24", 224, 384, 24, 8, 1e-5, 0.1),
+    ("s24", 384, 384, 24, 8, 1e-5, 0.1),
+    ("s36", 384, 384, 36, 8, 1e-6, 0.2),
+    ("m36", 384, 768, 36, 16, 1e-6, 0.3),
+    ("m48", 448, 768, 48, 16, 1e-6, 0.4),
+)

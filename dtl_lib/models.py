@@ -1,0 +1,178 @@
+"""One Vision Transformer: by configuration alone ViT, DeiT, DeiT-III, DINO, DINOv2 with registers, CaiT, and others."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from einops import rearrange, repeat
+from torch import Tensor, nn
+
+from .config import Cost, ViTConfig, configurations, named
+from .layers import (
+    ALL,
+    Block,
+    ClassAttention,
+    PatchEmbed,
+    TalkingHeads,
+    initialise,
+    interpolate_positions,
+    sincos_positions,
+)
+from .tokens import PATCHES, TokenNotThere, TokenPlan
+
+__all__ = ["ViT", "ViTConfig", "Cost", "Features", "enter_and_leave", "configurations", "named"]
+
+
+def enter_and_leave(x: Tensor, now: dict[str, slice], then: dict[str, slice], tokens: dict[str, Tensor]) -> Tensor:
+    """The sequence `x` laid out as `then`: groups that are not in it yet enter, groups that `then` lacks leave.
+
+    Args:
+        x: `(batch, tokens, dim)`, laid out as `now`.
+        now, then: layouts of a token plan, names → slices.
+        tokens: by name the learned tokens that can enter, `(tokens, dim)` each.
+    """
+    parts = [
+        x[:, now[name]] if name in now else repeat(tokens[name], "tokens dim -> batch tokens dim", batch=len(x))
+        for name in then
+    ]
+    return torch.cat(parts, dim=1)
+
+
+@dataclass(frozen=True)
+class Features:
+    """The normalised tokens after the last block, by name: `f.cls`, `f.reg`, `f["late"]`, `f.patches`.
+
+    Attributes:
+        tokens: name → `(batch, tokens, dim)`.
+        grid: rows and columns of the patches.
+        plan: says where a token is that is asked for and not here.
+    """
+
+    tokens: dict[str, Tensor]
+    grid: tuple[int, int]
+    plan: TokenPlan
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self.tokens:
+            raise TokenNotThere(f"{self.plan.where(name)}; after the last block there are {', '.join(self.tokens)}")
+        return self.tokens[name]
+
+    def __getattr__(self, name: str) -> Tensor:
+        if name.startswith("__") or name in ("tokens", "grid", "plan"):
+            raise AttributeError(name)
+        return self[name]
+
+
+class ViT(nn.Module):
+    """A Vision Transformer whose tokens enter and leave as its plan says (ViT, §3.1; Registers, §3; CaiT, §3).
+
+    Args:
+        config: what to build.
+    """
+
+    def __init__(self, config: ViTConfig):
+        super().__init__()
+        self.config, self.plan = config, config.plan
+        self.all_rows = False  # a recorder sets it: the last block then answers for every token
+        self.patch_embed = PatchEmbed(config.patch_size, config.dim, config.channels)
+        if config.positions == "learned":
+            self.positions = nn.Parameter(nn.init.trunc_normal_(torch.empty(*config.grid, config.dim), std=0.02))
+        else:
+            self.register_buffer("positions", sincos_positions(config.grid, config.dim), persistent=False)
+        self.tokens = nn.ParameterDict()
+        for group in self.plan.groups:
+            if hasattr(self.tokens, group.name):
+                raise ValueError(f"{group.name!r} cannot name a group: PyTorch's ParameterDict uses that name")
+            self.tokens[group.name] = nn.init.trunc_normal_(torch.empty(group.tokens, config.dim), std=0.02)
+        self.blocks = nn.ModuleList(self._build_block(block) for block in range(self.plan.blocks))
+        self.norm = nn.LayerNorm(config.dim, eps=config.norm_eps)
+        self.classifiers = nn.ModuleDict(
+            {name: nn.Linear(config.dim, config.classes) for name in config.head_names} if config.classes else {}
+        )
+        self.apply(initialise)
+        layouts = [{PATCHES: ALL}, *(self.plan.layout(block) for block in range(self.plan.blocks)), self.plan.final]
+        self.changes = [(now, then) if list(now) != list(then) else None for now, then in zip(layouts, layouts[1:])]
+
+    @classmethod
+    def build(cls, name: str, plan: TokenPlan | None = None, **changes) -> "ViT":
+        """A named configuration with fresh weights, with another plan or other fields where given."""
+        config = named(name)
+        return cls(replace(config if plan is None else config.with_plan(plan), **changes))
+
+    def _build_block(self, block: int) -> Block:
+        config = self.config
+        common = {name: getattr(config, name) for name in ("mlp_ratio", "qkv_bias", "layer_scale", "norm_eps")}
+        if block >= config.depth:
+            return ClassAttention(config.dim, config.heads, rows=config.read, **common)
+        core = TalkingHeads(config.heads) if config.talking_heads else None
+        return Block(config.dim, config.heads, drop_path=config.drop_path_rates()[block], core=core, **common)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """`(batch, channels, height, width)` → logits `(batch, classes)`, the mean of the heads where there are two."""
+        heads = self.heads(images)
+        return heads[0] if len(heads) == 1 else torch.stack(heads).mean(dim=0)
+
+    def heads(self, images: Tensor) -> tuple[Tensor, ...]:
+        """The logits of each head: `(cls, dist)` where there is a distillation token, otherwise one."""
+        if self.config.pool == "patches":
+            x, _ = self.encode(images)
+            return (self.classify(PATCHES, self.pool_patches(x)),)
+        x, _ = self.encode(images, rows=ALL if self.all_rows else self.config.read)
+        x = self.norm(x[:, self.config.read])
+        return tuple(self.classify(name, token) for name, token in zip(self.config.head_names, x.unbind(dim=1)))
+
+    def features(self, images: Tensor) -> Features:
+        """The tokens after the last block and its norm, by name."""
+        x, grid = self.encode(images)
+        if not self.config.norm_after_pool:
+            x = self.norm(x)
+        if self.changes[-1]:
+            x = enter_and_leave(x, *self.changes[-1], self.tokens)
+        return Features({name: x[:, where] for name, where in self.plan.final.items()}, grid, self.plan)
+
+    def encode(self, images: Tensor, rows: slice = ALL) -> tuple[Tensor, tuple[int, int]]:
+        """The residual stream after the last block, before the norm, and the grid of patches.
+
+        Args:
+            images: `(batch, channels, height, width)`; positions are interpolated for other sizes.
+            rows: the tokens to answer for in the last block; the others are idle there and cost nothing.
+
+        Returns:
+            `(batch, rows, dim)`, and (rows, columns) of the patches.
+        """
+        x, grid = self.embed(images)
+        last = len(self.blocks) - 1
+        for index, block in enumerate(self.blocks):
+            if self.changes[index]:
+                x = enter_and_leave(x, *self.changes[index], self.tokens)
+            x = block(x, rows if index == last else ALL)
+        return x, grid
+
+    def embed(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """Patches with their positions, `(batch, patches, dim)`, and their grid."""
+        self._check_images(images)
+        x = self.patch_embed(images)
+        grid = tuple(x.shape[1:3])
+        x = x + interpolate_positions(self.positions, grid, self.config.position_offset)
+        return rearrange(x, "batch rows columns dim -> batch (rows columns) dim").contiguous(), grid
+
+    def pool_patches(self, x: Tensor) -> Tensor:
+        """The mean of the patches, never of registers; normalised before or after as the configuration says."""
+        patches = x[:, self.plan.layout(self.plan.blocks - 1)[PATCHES]]
+        if self.config.norm_after_pool:
+            return self.norm(patches.mean(dim=1))
+        return self.norm(patches).mean(dim=1)
+
+    def classify(self, name: str, token: Tensor) -> Tensor:
+        """Logits of one head, or the token itself in a model without classes."""
+        return self.classifiers[name](token) if self.config.classes else token
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of parameters that are not decayed: tokens, positions, LayerScale, norms and biases."""
+        free = ("tokens.", "positions")
+        return {name for name, value in self.named_parameters() if name.startswith(free) or value.ndim < 2}
+
+    def _check_images(self, images: Tensor) -> None:
+        channels = self.config.channels
+        if images.ndim != 4 or images.shape[1] != channels:
+            raise ValueError(f"images are (batch, {channels}, height, width), not {tuple(images.shape)}")
+        self.config.grid_of(*images.shape[2:])

@@ -1,0 +1,272 @@
+"""Weights in: from a live timm model, from DTL_DATA, from the hub, from a checkpoint of ours, from the zoo."""
+
+import logging
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from .config import ViTConfig
+from .models import ViT
+from .tokens import Group, TokenPlan
+
+log = logging.getLogger("dtl_lib")
+
+ZOO = Path(__file__).parent / "zoo"
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What became of each tensor when weights met a model.
+
+    Attributes:
+        shared: loaded.
+        initialised: in the model and not in the weights; fresh.
+        left: in the weights and not in the model.
+    """
+
+    shared: tuple[str, ...]
+    initialised: tuple[str, ...]
+    left: tuple[str, ...]
+
+    def __str__(self) -> str:
+        lines = [f"{len(self.shared)} tensors loaded"]
+        lines += [f"initialised: {', '.join(self.initialised)}"] if self.initialised else []
+        lines += [f"left out: {', '.join(self.left)}"] if self.left else []
+        return "; ".join(lines)
+
+
+def data_folder() -> Path:
+    """Where data and weights are looked for: the environment's DTL_DATA, or ~/.cache/dtl."""
+    return Path(os.environ.get("DTL_DATA") or Path.home() / ".cache" / "dtl")
+
+
+def load_pretrained(name: str, plan: TokenPlan | None = None, classes: int | None = None) -> ViT:
+    """A model with trained weights.
+
+    Args:
+        name: a timm name (`vit_tiny_patch16_224.augreg_in21k_ft_in1k`), read from
+            `DTL_DATA/weights/<name>.safetensors`, otherwise from the hub; or the path of a checkpoint of ours;
+            or `zoo/…`.
+        plan: another plan than the weights were trained with. Shared tensors load, new groups are initialised;
+            `model.loaded`, a `LoadReport`, lists both.
+        classes: another number of classes: the head is then fresh.
+
+    Raises:
+        ValueError: where there are no such weights, with what to do.
+    """
+    model = _checkpoint(name) if _is_path(name) else _timm(name)
+    config = model.config if plan is None else model.config.with_plan(plan)
+    if classes is not None:
+        config = replace(config, classes=classes)
+    if config == model.config:
+        model.loaded = LoadReport(tuple(model.state_dict()), (), ())
+        return model
+    fresh = ViT(config)
+    fresh.loaded = load_shared(fresh, model.state_dict())
+    log.warning("%s: %s", name, fresh.loaded)
+    return fresh.eval()
+
+
+def load_shared(model: nn.Module, weights: dict[str, Tensor]) -> LoadReport:
+    """Load the tensors that have the same name and shape, and say what became of all of them."""
+    own = model.state_dict()
+    shared = [name for name, value in own.items() if name in weights and weights[name].shape == value.shape]
+    model.load_state_dict({name: weights[name] for name in shared}, strict=False)
+    rest = set(own) | set(weights)
+    return LoadReport(
+        tuple(shared),
+        tuple(sorted(name for name in rest - set(shared) if name in own)),
+        tuple(sorted(name for name in rest - set(shared) if name in weights)),
+    )
+
+
+def from_timm(model: nn.Module) -> ViT:
+    """The same function as a live timm model, as a `ViT`.
+
+    Plain ViT (class token, average pooling, registers), DeiT, distilled DeiT, DeiT-III, DINO, DINOv2 with and without
+    registers, CaiT. Positions that the checkpoint adds to its prefix tokens are folded into those tokens.
+
+    Raises:
+        ValueError: for a model with a part that a `ViT` does not have, naming it.
+    """
+    cait = hasattr(model, "blocks_token_only")
+    _refuse_unknown(model, cait)
+    ours = ViT(_config(model, cait))
+    ours.load_state_dict(_state(model, cait))
+    return ours.train(model.training).to(model.pos_embed.device, model.pos_embed.dtype)
+
+
+def _config(model: nn.Module, cait: bool) -> ViTConfig:
+    first, depth = model.blocks[0], len(model.blocks)
+    rates = [getattr(block.drop_path if cait else block.drop_path1, "drop_prob", 0.0) for block in model.blocks]
+    scale = first.gamma_1 if cait else getattr(first.ls1, "gamma", None)
+    average = model.global_pool == "avg"
+    after = not cait and isinstance(model.fc_norm, nn.LayerNorm)
+    given = {**model.pretrained_cfg}
+    return ViTConfig(
+        image_size=model.patch_embed.img_size,
+        patch_size=model.patch_embed.patch_size[0],
+        channels=model.patch_embed.proj.in_channels,
+        dim=model.embed_dim,
+        depth=depth,
+        heads=first.attn.num_heads,
+        mlp_ratio=first.mlp.fc1.out_features / model.embed_dim,
+        plan=_plan(model, cait, depth),
+        classes=model.num_classes,
+        pool="patches" if average else "cls",
+        norm_after_pool=average and after,
+        qkv_bias=first.attn.qkv.bias is not None,
+        norm_eps=(model.fc_norm if after else model.norm).eps,
+        layer_scale=None if scale is None else float(scale.detach().flatten()[0]),
+        drop_path=max(rates),
+        drop_path_schedule="uniform" if cait else "linear",
+        talking_heads=cait,
+        mean=given.get("mean", ViTConfig.mean),
+        std=given.get("std", ViTConfig.std),
+        crop=given.get("crop_pct", ViTConfig.crop),
+        interpolation=given.get("interpolation", ViTConfig.interpolation),
+    )
+
+
+def _plan(model: nn.Module, cait: bool, depth: int) -> TokenPlan:
+    if cait:
+        return TokenPlan.of(depth, cls_pos=depth, class_blocks=len(model.blocks_token_only))
+    parameters = {"cls": model.cls_token, "dist": getattr(model, "dist_token", None), "reg": model.reg_token}
+    return TokenPlan(depth, tuple(Group(name, p.shape[1]) for name, p in parameters.items() if p is not None))
+
+
+def _state(model: nn.Module, cait: bool) -> dict[str, Tensor]:
+    weights = dict(model.state_dict())
+    rows, columns = model.patch_embed.grid_size
+    positions = weights.pop("pos_embed")[0]
+    prefix, positions = positions[: -rows * columns], positions[-rows * columns :]
+    state = {"positions": rearrange(positions, "(rows columns) dim -> rows columns dim", rows=rows)}
+    for key in ("cls_token", "dist_token", "reg_token"):
+        if key in weights:
+            token = weights.pop(key)[0]
+            if len(prefix):
+                token, prefix = token + prefix[: len(token)], prefix[len(token) :]
+            state[f"tokens.{key.removesuffix('_token')}"] = token
+    if cait:
+        _fuse_class_attention(weights)
+    for name, value in weights.items():
+        state[_rename(name, len(model.blocks), model.global_pool == "avg")] = value
+    return state
+
+
+def _fuse_class_attention(weights: dict[str, Tensor]) -> None:
+    for name in [name for name in weights if ".attn.q." in name]:
+        parts = [weights.pop(name.replace(".attn.q.", f".attn.{part}.")) for part in "qkv"]
+        weights[name.replace(".attn.q.", ".attn.qkv.")] = torch.cat(parts)
+
+
+_NAMES = (
+    ("patch_embed.proj.", "patch_embed.project."),
+    (".attn.proj_l.", ".attention.core.before."),
+    (".attn.proj_w.", ".attention.core.after."),
+    (".attn.proj.", ".attention.project."),
+    (".attn.qkv.", ".attention.qkv."),
+    (".mlp.fc1.", ".mlp.expand."),
+    (".mlp.fc2.", ".mlp.contract."),
+    (".ls1.gamma", ".scale1.factor"),
+    (".ls2.gamma", ".scale2.factor"),
+    (".gamma_1", ".scale1.factor"),
+    (".gamma_2", ".scale2.factor"),
+    ("fc_norm.", "norm."),
+)
+
+
+def _rename(name: str, depth: int, average: bool) -> str:
+    if name.startswith("blocks_token_only."):
+        _, index, rest = name.split(".", 2)
+        name = f"blocks.{depth + int(index)}.{rest}"
+    for theirs, ours in _NAMES:
+        name = name.replace(theirs, ours)
+    if name.startswith("head."):
+        return name.replace("head.", "classifiers.patches." if average else "classifiers.cls.")
+    return name.replace("head_dist.", "classifiers.dist.") if name.startswith("head_dist.") else name
+
+
+def _refuse_unknown(model: nn.Module, cait: bool) -> None:
+    """A ValueError that names the first part of a timm model that a `ViT` does not have."""
+    kind = type(model).__name__
+    if not (
+        hasattr(model, "blocks") and hasattr(model, "patch_embed") and getattr(model, "pos_embed", None) is not None
+    ):
+        raise ValueError(f"from_timm takes timm's ViT, DeiT, DINO, DINOv2 and CaiT models, not a {kind}")
+    first, absent = model.blocks[0], (nn.Identity, type(None))
+    parts = {
+        "a norm before the blocks": getattr(model, "norm_pre", None),
+        "a norm of queries or keys": getattr(first.attn, "q_norm", None),
+        "a norm inside attention": getattr(first.attn, "norm", None),
+        "a gate in attention": getattr(first.attn, "gate", None),
+        "a norm inside the MLP": getattr(first.mlp, "norm", None),
+        "attention pooling": getattr(model, "attn_pool", None),
+    }
+    found = [name for name, part in parts.items() if not isinstance(part, absent)]
+    if not (hasattr(first.mlp, "fc1") and isinstance(getattr(first.mlp, "act", None), nn.GELU)):
+        found.append("an MLP that is not linear, GELU, linear")
+    elif first.mlp.fc1.out_features != first.mlp.fc2.in_features:
+        found.append("a gated MLP")
+    if model.global_pool not in ("token", "avg") or (cait and model.global_pool == "avg"):
+        found.append(f"{model.global_pool!r} pooling")
+    if getattr(model, "pool_include_prefix", False):
+        found.append("pooling over prefix tokens")
+    if model.patch_embed.proj.bias is None:
+        found.append("a patch projection without bias")
+    if found:
+        raise ValueError(f"this {kind} has {' and '.join(found)}, which a ViT here has not")
+
+
+def _is_path(name: str) -> bool:
+    return name.startswith("zoo/") or name.endswith(".safetensors")
+
+
+def _checkpoint(name: str) -> ViT:
+    from .checkpoint import load_model
+
+    if not name.startswith("zoo/"):
+        return load_model(name)
+    path = (ZOO / name.removeprefix("zoo/")).with_suffix(".safetensors")
+    if not path.is_file():
+        have = ", ".join(sorted(f"zoo/{file.stem}" for file in ZOO.glob("*.safetensors"))) or "nothing yet"
+        raise ValueError(f"the zoo has no {name!r}; it has {have}")
+    return load_model(path)
+
+
+def _timm(name: str) -> ViT:
+    import timm
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if not timm.is_model(name.split(".")[0]):
+        raise ValueError(f"{name!r} is no timm model, no zoo/… and no path to a .safetensors file")
+    given = timm.get_pretrained_cfg(name)
+    tagged = f"{given.architecture}.{given.tag}" if given is not None and given.tag else name
+    files = [data_folder() / "weights" / f"{known}.safetensors" for known in dict.fromkeys((name, tagged))]
+    file = next((file for file in files if file.is_file()), None)
+    if file is None:
+        return from_timm(_download(name, files[-1])).eval()
+    model = timm.create_model(tagged, pretrained=False)
+    try:
+        model.load_state_dict(load_file(file))
+    except (SafetensorError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{file} does not hold the weights of {name}: {reason}; fetch it again") from None
+    return from_timm(model).eval()
+
+
+def _download(name: str, file: Path) -> nn.Module:
+    import timm
+
+    try:
+        return timm.create_model(name, pretrained=True)
+    except Exception as error:  # whatever the hub's client raises, the reader needs one thing: where to put the file
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise ValueError(
+            f"no weights for {name}: put them at {file}, or connect to the hub ({reason[0][:120]})"
+        ) from None

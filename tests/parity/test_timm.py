@@ -1,0 +1,128 @@
+"""Our ViT computes timm's function, with every parameter away from its special value."""
+
+import pytest
+import timm
+import torch
+
+from dtl_lib.config import ViTConfig, named
+from dtl_lib.models import ViT
+from dtl_lib.pretrained import _config, from_timm
+
+CASES = {
+    "vit_tiny_patch16_224": ({}, [(224, 224)]),
+    "vit_small_patch16_224": ({"dynamic_img_size": True}, [(224, 224), (160, 208)]),
+    "vit_base_patch16_224": ({}, [(224, 224)]),
+    "vit_small_patch16_224:avg": ({"global_pool": "avg"}, [(224, 224)]),
+    "vit_little_patch16_reg4_gap_256": ({}, [(256, 256)]),
+    "deit_tiny_distilled_patch16_224": ({}, [(224, 224)]),
+    "deit3_small_patch16_224": ({}, [(224, 224)]),
+    "vit_small_patch14_dinov2": ({"dynamic_img_size": True, "num_classes": 10}, [(224, 224), (224, 280)]),
+    "vit_small_patch14_reg4_dinov2": ({"dynamic_img_size": True, "num_classes": 10}, [(224, 224), (224, 280)]),
+    "cait_xxs24_224": ({}, [(224, 224)]),
+    "cait_xs24_384": ({}, [(384, 384)]),
+}
+
+
+def perturbed(name: str, **options):
+    """A timm model in which no LayerScale, token, norm or bias has the value it starts with."""
+    model = timm.create_model(name.split(":")[0], **options).eval()
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
+    return model
+
+
+def error(a, b):
+    return float((a - b).norm() / b.norm())
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_logits(name):
+    options, sizes = CASES[name]
+    theirs = perturbed(name, **options)
+    ours = from_timm(theirs)
+    for size in sizes:
+        images = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(2))
+        with torch.inference_mode():
+            assert error(ours(images), theirs(images)) <= 5e-6
+            ours.all_rows = True
+            assert error(ours(images), theirs(images)) <= 5e-6
+            ours.all_rows = False
+
+
+@pytest.mark.parametrize("name", ["deit_tiny_distilled_patch16_224", "cait_xxs24_224"])
+def test_gradients(name):
+    theirs = perturbed(name)
+    ours = from_timm(theirs)
+    images = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(3))
+    for model in (theirs, ours):
+        model(images).square().sum().backward()
+    theirs_grad = {name: p.grad for name, p in theirs.named_parameters()}
+    ours_grad = {name: p.grad for name, p in ours.named_parameters()}
+    positions = theirs_grad["pos_embed"][0]
+    assert error(ours_grad["positions"].flatten(0, 1), positions[-196:]) <= 1e-5
+    assert error(ours_grad["tokens.cls"], theirs_grad["cls_token"][0]) <= 1e-5
+    if "dist" in name:  # folded: the token's gradient is also that of the position it took in
+        assert error(ours_grad["tokens.cls"], positions[:1]) <= 1e-5
+        assert error(ours_grad["tokens.dist"], theirs_grad["dist_token"][0]) <= 1e-5
+        assert error(ours_grad["classifiers.dist.weight"], theirs_grad["head_dist.weight"]) <= 1e-5
+    else:
+        split = ours_grad["blocks.24.attention.qkv.weight"].chunk(3)
+        for ours_part, letter in zip(split, "qkv"):
+            assert error(ours_part, theirs_grad[f"blocks_token_only.0.attn.{letter}.weight"]) <= 1e-5
+    first = "blocks.0.attention.qkv.weight"
+    assert error(ours_grad[first], theirs_grad["blocks.0.attn.qkv.weight"]) <= 1e-5
+    assert all(value is not None for value in ours_grad.values())
+
+
+def test_heads_of_a_distilled_model():
+    theirs = perturbed("deit_tiny_distilled_patch16_224")
+    theirs.set_distilled_training(True)
+    ours = from_timm(theirs)
+    images = torch.randn(2, 3, 224, 224)
+    with torch.no_grad():
+        for a, b in zip(ours.heads(images), theirs.train()(images)):
+            assert error(a, b) <= 5e-6
+
+
+@pytest.mark.parametrize("name", [n for n in CASES if ":" not in n] + ["deit3_base_patch16_224", "cait_xxs36_384"])
+def test_named_configurations_are_timms(name):
+    with torch.device("meta"):
+        theirs = timm.create_model(name)
+    for module in theirs.modules():  # a tensor on "meta" has no value to read
+        for key in {"gamma", "gamma_1"} & set(module._parameters):
+            setattr(module, key, torch.nn.Parameter(torch.ones(1)))
+    read, ours = _config(theirs, hasattr(theirs, "blocks_token_only")).to_dict(), named(name).to_dict()
+    for not_in_a_live_model in ("drop_path", "layer_scale"):
+        del read[not_in_a_live_model], ours[not_in_a_live_model]
+    assert read == ours
+
+
+@pytest.mark.parametrize(
+    "name, part",
+    [
+        ("vit_base_patch16_clip_224", "a norm before the blocks"),
+        ("vit_giant_patch14_dinov2", "gated MLP|not linear, GELU"),
+        ("resnet18", "not a ResNet"),
+    ],
+)
+def test_what_is_not_a_vit_here_is_named(name, part):
+    with torch.device("meta"):
+        model = timm.create_model(name)
+    with pytest.raises(ValueError, match=part):
+        from_timm(model)
+
+
+def test_perturbing_matters():
+    """The comparison would see a mistake: a class position not folded in, or a wrong epsilon."""
+    theirs = perturbed("vit_tiny_patch16_224")
+    ours = from_timm(theirs)
+    images = torch.randn(1, 3, 224, 224)
+    with torch.inference_mode():
+        reference = theirs(images)
+        ours.tokens["cls"] -= theirs.pos_embed[0, :1]
+        assert error(ours(images), reference) > 1e-3
+        eps = ViT(ViTConfig(norm_eps=1e-3)).eval()
+        eps.load_state_dict(from_timm(theirs).state_dict())
+        assert error(eps(images), reference) > 1e-5
