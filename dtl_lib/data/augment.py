@@ -1,0 +1,154 @@
+"""What happens to a training image before the model sees it, keyed by (seed, epoch, sample)."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from einops import rearrange
+
+from dtl_lib.data import keyed
+
+ERASED_AREA = 0.02, 1 / 3
+ERASED_ASPECT = 0.3, 1 / 0.3
+LARGEST_MAGNITUDE = 10
+GREY = (124, 116, 104)
+
+
+@dataclass(frozen=True)
+class Augment:
+    """Augmentation of training images.
+
+    Args:
+        crop: pixels of mirrored border (`reflect`) around an image, out of which the image's own size is cut at random.
+            Where photos of many sizes are read from disk, any value above 0 means a random resized crop.
+        flip: mirror left and right with probability ½.
+        randaugment: magnitude 1 … 10 of RandAugment (Cubuk et al. 2020), two operations an image; 10 is torchvision's
+            strongest; 0 is off.
+        erase: probability of random erasing with noise (Zhong et al. 2020), 2 % to a third of the image.
+        three_augment: one of grey scale, solarisation and blur an image (DeiT III, Touvron et al. 2022, §3).
+        color_jitter: strength of random brightness, contrast and saturation; 0 is off.
+        scale: smallest share of the area that a random resized crop keeps.
+
+    Raises:
+        ValueError: where a value is out of range or two policies are asked for at once.
+    """
+
+    crop: int = 4
+    flip: bool = True
+    randaugment: int = 0
+    erase: float = 0.0
+    three_augment: bool = False
+    color_jitter: float = 0.0
+    scale: float = 0.08
+
+    def __post_init__(self):
+        if self.crop < 0:
+            raise ValueError(f"crop is {self.crop}; it counts pixels of border, 0 or more")
+        if not 0 <= self.randaugment <= LARGEST_MAGNITUDE:
+            raise ValueError(f"randaugment is {self.randaugment}; a magnitude is 1 to {LARGEST_MAGNITUDE}, 0 is off")
+        if not 0 <= self.erase <= 1:
+            raise ValueError(f"erase is {self.erase}; it is a probability, 0 to 1")
+        if not 0 <= self.color_jitter <= 1:
+            raise ValueError(f"color_jitter is {self.color_jitter}; it is a strength, 0 to 1")
+        if not 0 < self.scale <= 1:
+            raise ValueError(f"scale is {self.scale}; it is a share of the area, above 0 and at most 1")
+        if self.randaugment and self.three_augment:
+            raise ValueError("randaugment and three_augment are two policies for one place; choose one")
+
+
+def padded(pixels: torch.Tensor, by: int) -> torch.Tensor:
+    """(batch, 3, height, width) with a mirrored border of `by` pixels; raises ValueError for a border too wide."""
+    if by >= min(pixels.shape[-2:]):
+        height, width = pixels.shape[-2:]
+        raise ValueError(f"crop is {by}, but an image of {height}×{width} can be mirrored by at most "
+                         f"{min(height, width) - 1} pixels")
+    rows, columns = (_mirrored(length, by).to(pixels.device) for length in pixels.shape[-2:])
+    return pixels[..., rows, :][..., columns]
+
+
+def crop(bordered: torch.Tensor, which: torch.Tensor, by: int, key: Sequence[int], indices) -> torch.Tensor:
+    """Cuts windows at keyed places out of rows `which` of images that have a border of `by` pixels.
+
+    Returns:
+        (batch, 3, height − 2·by, width − 2·by).
+    """
+    height, width = (length - 2 * by for length in bordered.shape[-2:])
+    windows = bordered.unfold(2, height, 1).unfold(3, width, 1)  # a view: nothing is copied before the one index below
+    top, left = (keyed.uniform((2,), key, indices, "crop") * (2 * by + 1)).long().unbind(1)
+    return windows[which, :, top, left]
+
+
+def flip(pixels: torch.Tensor, key: Sequence[int], indices) -> torch.Tensor:
+    """Mirrors a keyed half of (batch, 3, height, width) left to right."""
+    mirrored = keyed.uniform((1, 1, 1), key, indices, "flip") < 0.5
+    return torch.where(mirrored, pixels.flip(-1), pixels)
+
+
+def recolour(pixels: torch.Tensor, augment: Augment, key: Sequence[int], indices) -> torch.Tensor:
+    """torchvision's RandAugment, 3-Augment and colour jitter on uint8 (batch, 3, height, width), image by image."""
+    transform = _recolouring(augment)
+    if transform is None:
+        return pixels
+    out = torch.empty_like(pixels)
+    with keyed.borrowed_generator() as seed_it:
+        for row, seed in enumerate(keyed.seeds(key, indices, "policy")):
+            seed_it(seed)
+            out[row] = transform(pixels[row])
+    return out
+
+
+def erase(images: torch.Tensor, probability: float, key: Sequence[int], indices) -> torch.Tensor:
+    """A keyed box of normalised images (batch, 3, height, width) becomes normal noise (Zhong et al. 2020, §3)."""
+    height, width = images.shape[-2:]
+    chosen, area, aspect, top, left = keyed.uniform((5,), key, indices, "erase").double().unbind(1)
+    area = _between(area, *ERASED_AREA) * height * width
+    aspect = _between(aspect, *map(math.log, ERASED_ASPECT)).exp()
+    tall = (area * aspect).sqrt().round().clamp(1, height - 1)
+    wide = (area / aspect).sqrt().round().clamp(1, width - 1)
+    inside = _span(top, tall, height)[:, :, None] & _span(left, wide, width)[:, None, :]
+    inside = rearrange(inside & (chosen < probability)[:, None, None], "batch height width -> batch 1 height width")
+    hit = inside.flatten(1).any(1).nonzero().squeeze(1)
+    if not len(hit):
+        return images
+    noise = _normal(images.shape[1:], key, torch.as_tensor(indices, dtype=torch.int64)[hit])
+    images[hit] = torch.where(inside[hit], noise.to(images.dtype), images[hit])
+    return images
+
+
+def _span(start, length, whole: int) -> torch.Tensor:
+    """Which of 0 … whole−1 lie in a run of `length` whose start is the share `start` of the free room."""
+    place = torch.arange(whole, device=start.device)
+    start = (start * (whole - length + 1)).floor()[:, None]
+    return (place >= start) & (place < start + length[:, None])
+
+
+def _normal(shape: Sequence[int], key: Sequence[int], indices) -> torch.Tensor:
+    """Box and Muller's transform of two keyed uniforms."""
+    radius, angle = keyed.uniform((2, *shape), key, indices, "noise").unbind(1)
+    return (-2 * torch.log1p(-radius)).sqrt() * torch.cos(2 * math.pi * angle)
+
+
+def _between(share: torch.Tensor, low: float, high: float) -> torch.Tensor:
+    return low + (high - low) * share
+
+
+def _mirrored(length: int, by: int) -> torch.Tensor:
+    return (torch.arange(-by, length + by).abs() + 1 - length).abs().neg() + length - 1
+
+
+@lru_cache
+def _recolouring(augment: Augment):
+    """The transforms that need a generator, as one, or None."""
+    from torchvision.transforms import v2
+
+    steps = []
+    if augment.randaugment:
+        bins = LARGEST_MAGNITUDE + 1
+        steps.append(v2.RandAugment(2, augment.randaugment, bins, v2.InterpolationMode.BILINEAR, fill=GREY))
+    if augment.three_augment:
+        steps.append(v2.RandomChoice([v2.Grayscale(3), v2.RandomSolarize(128, p=1.0), v2.GaussianBlur(5, (0.1, 2.0))]))
+    if augment.color_jitter:
+        steps.append(v2.ColorJitter(*3 * (augment.color_jitter,)))
+    return v2.Compose(steps) if steps else None

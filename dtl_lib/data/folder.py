@@ -1,0 +1,28 @@
+"""Where data lies on this machine."""
+
+import os
+from pathlib import Path
+
+from dtl_lib.data import keyed
+
+SPLIT_KEY = (20260101,)
+HELD_OUT = 5_000
+
+
+def data_folder() -> Path:
+    """The folder that data and weights are looked for in: `DTL_DATA`, or ~/.cache/dtl."""
+    return Path(os.environ.get("DTL_DATA") or "~/.cache/dtl").expanduser()
+
+
+def split(length: int, held_out: int):
+    """Two sorted, disjoint index tensors that cover 0 … length−1, the second of `held_out`; the same everywhere."""
+    order = keyed.permutation(length, SPLIT_KEY, "split")
+    return order[held_out:].sort().values, order[:held_out].sort().values
+
+
+def subset(length: int, samples: int | None):
+    """`samples` of 0 … length−1, sorted, always the same ones; all where None or more than there are."""
+    if samples is not None and samples < 1:
+        raise ValueError(f"samples is {samples}; it counts training images, 1 or more")
+    order = keyed.permutation(length, SPLIT_KEY, "subset")
+    return order[: samples or length].sort().values

@@ -1,0 +1,184 @@
+"""What every data set is: images asked for by index."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from dtl_lib.data import augment as augmentation
+from dtl_lib.data.augment import Augment
+
+
+class Images:
+    """Images and their classes, asked for by index; a data set defines `raw`, `labels`, `__len__` and `identity`.
+
+    Attributes:
+        name: of data set and part, such as `cifar10 train`.
+        classes: names, in the order of the labels.
+        mean, std: a channel, of pixels in 0 … 1.
+        image_size: (height, width) in pixels.
+        device: where batches are made.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    image_size: tuple[int, int]
+    device: torch.device = torch.device("cpu")
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def labels(self, indices) -> torch.Tensor:
+        """Classes of the samples, int64 (batch,)."""
+        raise NotImplementedError
+
+    def raw(self, indices) -> torch.Tensor:
+        """Pixels before augmentation and normalisation, uint8 (batch, 3, height, width)."""
+        raise NotImplementedError
+
+    def identity(self) -> Sequence:
+        """What tells this data from other data, for the fingerprint."""
+        raise NotImplementedError
+
+    def batch(self, indices, augment: Augment | None = None, key: Sequence[int] | None = None):
+        """Images for the model and their classes.
+
+        Args:
+            indices: the samples, 1-D integers.
+            augment: None for evaluation.
+            key: (seed, epoch); with the sample's index it decides the augmentation.
+
+        Returns:
+            x, float32 (batch, 3, height, width), normalised; y, int64 (batch,).
+
+        Raises:
+            ValueError: for an index out of range, or augmentation without a key.
+        """
+        indices = self.checked(indices)
+        if augment is None:
+            return self.normalised(self.raw(indices)), self.labels(indices)
+        if key is None:
+            raise ValueError("augmentation needs key=(seed, epoch): it is a function of seed, epoch and sample")
+        pixels = self.cropped(indices, augment, key)
+        if augment.flip:
+            pixels = augmentation.flip(pixels, key, indices)
+        pixels = augmentation.recolour(pixels, augment, key, indices)
+        x = self.normalised(pixels)
+        if augment.erase:
+            x = augmentation.erase(x, augment.erase, key, indices)
+        return x, self.labels(indices)
+
+    def cropped(self, indices: torch.Tensor, augment: Augment, key: Sequence[int]) -> torch.Tensor:
+        """Pixels after the random crop, uint8 (batch, 3, height, width)."""
+        pixels = self.raw(indices)
+        if not augment.crop:
+            return pixels
+        bordered = augmentation.padded(pixels, augment.crop)
+        return augmentation.crop(bordered, torch.arange(len(indices), device=self.device), augment.crop, key, indices)
+
+    def normalised(self, pixels: torch.Tensor) -> torch.Tensor:
+        """float32 (batch, 3, height, width), (pixels/255 − mean)/std in one multiply and add."""
+        mean, std = (torch.tensor(v, device=pixels.device).view(3, 1, 1) for v in (self.mean, self.std))
+        return pixels.float().mul_(1 / (255 * std)).sub_(mean / std)
+
+    def checked(self, indices) -> torch.Tensor:
+        """`indices` as int64 on the device; raises ValueError where one is out of range."""
+        indices = torch.as_tensor(indices, device=self.device)
+        if indices.ndim != 1 or (indices.is_floating_point() and indices.numel()):
+            raise ValueError(f"indices are 1-D integers; these are {indices.dtype} with shape {tuple(indices.shape)}")
+        indices = indices.long()
+        if len(indices) and not (0 <= indices.min() and indices.max() < len(self)):
+            raise ValueError(f"{self.name} holds samples 0 to {len(self) - 1}; "
+                             f"asked for {indices.min().item()} to {indices.max().item()}")
+        return indices
+
+    def fingerprint(self) -> str:
+        """Twelve hexadecimal digits that change with the data."""
+        digest = hashlib.sha256()
+        for part in (self.name, len(self), self.image_size, self.classes, *self.identity()):
+            digest.update(part if isinstance(part, bytes) else repr(part).encode())
+            digest.update(b"\0")
+        return digest.hexdigest()[:12]
+
+    def describe(self) -> str:
+        """One line for a log."""
+        height, width = self.image_size
+        return f"{self.name}: {len(self):,} images, {height}×{width}, {len(self.classes)} classes, {self.fingerprint()}"
+
+
+class InMemory(Images):
+    """Images held as one uint8 tensor; a batch is cut out of a bordered copy with one index.
+
+    Args:
+        name, classes, mean, std: as in `Images`.
+        pixels: uint8 (images, 3, height, width).
+        targets: int64 (images,).
+        image_size: (height, width) that batches are resized to, or None for the size they have.
+    """
+
+    def __init__(self, name, classes, mean, std, pixels: torch.Tensor, targets: torch.Tensor, image_size=None):
+        self.name, self.classes, self.mean, self.std = name, tuple(classes), mean, std
+        self.image_size = image_size or tuple(pixels.shape[-2:])
+        self.targets, self._bordered, self._border = targets, pixels, 0
+        self._size, self.device = tuple(pixels.shape[-2:]), pixels.device
+
+    def __len__(self):
+        return len(self.targets)
+
+    def to(self, device) -> "InMemory":
+        """Moves the images to a device, where batches are then made."""
+        self.targets, self._bordered = self.targets.to(device), self._bordered.to(device)
+        self.device = self._bordered.device
+        return self
+
+    def labels(self, indices):
+        return self.targets[self.checked(indices)]
+
+    def raw(self, indices):
+        return self._resized(self._pixels[self.checked(indices)])
+
+    def cropped(self, indices, augment, key):
+        if not augment.crop:
+            return self.raw(indices)
+        if augment.crop != self._border:
+            self._bordered, self._border = augmentation.padded(self._pixels, augment.crop), augment.crop
+        return self._resized(augmentation.crop(self._bordered, indices, augment.crop, key, indices))
+
+    def identity(self):
+        some = torch.linspace(0, len(self) - 1, min(len(self), 64)).long().to(self.device)
+        return self.targets.cpu().numpy().tobytes(), self._pixels[some].cpu().numpy().tobytes()
+
+    @property
+    def _pixels(self) -> torch.Tensor:
+        border, (height, width) = self._border, self._size
+        return self._bordered[:, :, border : border + height, border : border + width]
+
+    def _resized(self, pixels):
+        if self.image_size == self._size:
+            return pixels
+        return F.interpolate(pixels, self.image_size, mode="bicubic", antialias=True)
+
+
+@dataclass(frozen=True)
+class Sets:
+    """The parts of a data set; `held_out`, cut from the training data, never from `test`, picks the best weights."""
+
+    train: Images
+    held_out: Images
+    test: Images
+
+    def describe(self) -> str:
+        """Three lines for a log."""
+        return "\n".join(images.describe() for images in (self.train, self.held_out, self.test))
+
+
+def size_of(image_size: int | Sequence[int]) -> tuple[int, int]:
+    """(height, width) of an int or a pair; raises ValueError for anything else."""
+    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    if not (isinstance(height, int) and isinstance(width, int) and height > 0 and width > 0):
+        raise ValueError(f"image_size is {image_size}; it is one number of pixels or (height, width)")
+    return height, width

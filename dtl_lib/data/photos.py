@@ -1,0 +1,160 @@
+"""Photos that come with scikit-image's wheel, a reader's own pictures, and what a model wants made of them."""
+
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+PUBLIC_DOMAIN = "public domain"
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A bundled photo: its file in scikit-image's `data` folder, what it shows, where it is from, and its licence."""
+
+    name: str
+    file: str
+    shows: str
+    source: str
+    licence: str
+
+
+PHOTOS = {
+    photo.name: photo
+    for photo in (
+        Photo("chelsea", "chelsea.png", "a cat's face", "Stefan van der Walt", "CC0"),
+        Photo("coffee", "coffee.png", "a cup of coffee on a table", "Rachel Michetti, Pikolo Espresso Bar", "CC0"),
+        Photo("astronaut", "astronaut.png", "Eileen Collins", "NASA, https://flic.kr/p/r9qvLn", PUBLIC_DOMAIN),
+        Photo("rocket", "rocket.jpg", "a Falcon 9 lifting off",
+              "SpaceX, https://www.flickr.com/photos/spacexphotos/16511594820", PUBLIC_DOMAIN),
+        Photo("camera", "camera.png", "a man with a camera (grey)", "Lav Varshney", "CC0"),
+        Photo("clock", "clock_motion.png", "a blurred wall clock (grey)", "Stefan van der Walt", PUBLIC_DOMAIN),
+        Photo("coins", "coins.png", "Greek coins from Pompeii (grey)",
+              "Brooklyn Museum, https://www.brooklynmuseum.org/opencollection/archives/image/51611",
+              "no known copyright restrictions"),
+        Photo("hubble", "hubble_deep_field.jpg", "galaxies in the Hubble eXtreme Deep Field",
+              "NASA, http://hubblesite.org/newscenter/archive/releases/2012/37/image/a/", PUBLIC_DOMAIN),
+        Photo("retina", "retina.jpg", "a human retina",
+              "Mikael Häggström, https://commons.wikimedia.org/wiki/File:Fundus_photograph_of_normal_left_eye.jpg",
+              "CC0"),
+        Photo("brick", "brick.png", "a brick wall (grey)", "https://cc0textures.com/view.php?tex=Bricks25", "CC0"),
+        Photo("grass", "grass.png", "grass (grey)",
+              "linolafett, https://www.deviantart.com/linolafett/art/Grass-01-434853879", "CC0"),
+        Photo("gravel", "gravel.png", "gravel (grey)", "https://cc0textures.com/view.php?tex=Gravel04", "CC0"),
+    )
+}
+
+
+def photo_names() -> tuple[str, ...]:
+    """Names that `photo` knows; `PHOTOS` says what each shows, where it is from, and its licence."""
+    return tuple(PHOTOS)
+
+
+def photo(name: str) -> np.ndarray:
+    """A photo out of scikit-image's wheel, uint8 (height, width, 3), with no download; grey ones repeat one channel.
+
+    Raises:
+        ValueError: for a name that is not bundled.
+    """
+    if name not in PHOTOS:
+        raise ValueError(f"there is no bundled photo {name!r}; there are {', '.join(PHOTOS)}")
+    package = Path(find_spec("skimage").origin).parent
+    return open_image(package / "data" / PHOTOS[name].file)
+
+
+def open_image(path) -> np.ndarray:
+    """Any picture file as uint8 (height, width, 3), turned upright as its camera noted.
+
+    Raises:
+        ValueError: where there is no such file, or it is no image, or it is cut short.
+    """
+    return np.asarray(open_rgb(path))
+
+
+def open_rgb(path) -> Image.Image:
+    """`open_image` as a PIL image."""
+    from PIL import ImageOps
+
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path} is not a file; an image file such as a .jpg or .png is needed")
+    try:
+        with Image.open(path) as image:
+            return _rgb(ImageOps.exif_transpose(image))
+    except UnidentifiedImageError:
+        raise ValueError(f"{path} is no image that can be read; a .jpg, .png or .webp file is needed") from None
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # PIL raises SyntaxError for a broken PNG
+        raise ValueError(f"{path} is damaged or cut short ({error}); save or fetch it again") from None
+
+
+def prepare(picture, size=None, crop=None, mean=None, std=None, interpolation=None, config=None) -> torch.Tensor:
+    """A picture as a model wants it: timm's evaluation transform (shorter side to size/crop, centre, normalised).
+
+    Args:
+        picture: uint8 (height, width, 3) array, or a PIL image.
+        size: pixels, an int or (height, width).
+        crop: share of the resized picture that the centre keeps.
+        mean, std: a channel.
+        interpolation: bilinear, bicubic, lanczos or nearest.
+        config: anything with attributes image_size, crop, mean, std, interpolation; used for what is not given.
+            Without one: 224, 0.9, ImageNet's mean and deviation, bicubic.
+
+    Returns:
+        float32 (1, 3, height, width).
+
+    Raises:
+        ValueError: for an array of another shape or type, or an unknown interpolation.
+    """
+    given = {"image_size": size, "crop": crop, "mean": mean, "std": std, "interpolation": interpolation}
+    default = {"image_size": 224, "crop": 0.9, "mean": IMAGENET_MEAN, "std": IMAGENET_STD, "interpolation": "bicubic"}
+    wanted = {k: v if v is not None else getattr(config, k, default[k]) for k, v in given.items()}
+    pixels = centre(picture, wanted["image_size"], wanted["crop"], wanted["interpolation"])
+    mean, std = (torch.tensor(wanted[k], dtype=torch.float32).view(3, 1, 1) for k in ("mean", "std"))
+    return ((pixels.float() / 255 - mean) / std)[None]
+
+
+def centre(picture, size, crop: float, interpolation: str) -> torch.Tensor:
+    """The resized and cut picture before normalisation, uint8 (3, height, width); arguments as in `prepare`."""
+    from timm.data import create_transform
+    from torchvision.transforms.v2.functional import pil_to_tensor
+
+    from dtl_lib.data.images import size_of
+
+    if interpolation not in ("bilinear", "bicubic", "lanczos", "nearest"):
+        raise ValueError(f"interpolation is {interpolation!r}; it is bilinear, bicubic, lanczos or nearest")
+    if not 0 < crop <= 1:
+        raise ValueError(f"crop is {crop}; it is a share, above 0 and at most 1")
+    *geometry, _, _ = create_transform((3, *size_of(size)), interpolation=interpolation, crop_pct=crop).transforms
+    image = _as_image(picture)
+    for step in geometry:
+        image = step(image)
+    return pil_to_tensor(image)
+
+
+def undo(x: torch.Tensor, mean=IMAGENET_MEAN, std=IMAGENET_STD) -> np.ndarray:
+    """Normalised images back to pixels: (…, 3, height, width) to uint8 (…, height, width, 3)."""
+    mean, std = (torch.tensor(v, device=x.device).view(3, 1, 1) for v in (mean, std))
+    pixels = ((x.detach().float() * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
+    return pixels.movedim(-3, -1).cpu().numpy()
+
+
+def _as_image(picture) -> Image.Image:
+    if isinstance(picture, Image.Image):
+        return _rgb(picture)
+    picture = np.asarray(picture)
+    if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
+        raise ValueError(f"a picture is uint8 (height, width, 3); this is {picture.dtype} {picture.shape}")
+    return Image.fromarray(picture)
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    """RGB; what is transparent is shown on white."""
+    if "A" in image.getbands() or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    return image.convert("RGB")
