@@ -106,7 +106,8 @@ class TalkingHeads(nn.Module):
 
     @staticmethod
     def _mix(linear: nn.Linear, maps: Tensor) -> Tensor:
-        return linear(maps.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        weight, bias = linear.weight.to(maps.dtype), linear.bias.to(maps.dtype)
+        return F.linear(maps.permute(0, 2, 3, 1), weight, bias).permute(0, 3, 1, 2)
 
 
 class Attention(nn.Module):

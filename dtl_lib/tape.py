@@ -1,0 +1,226 @@
+"""Look inside a forward pass: hidden states, queries, keys and exact attention maps, by name.
+
+Attention stays fused while it is recorded. The tape keeps q and k, by reference, and computes afterwards, in float32,
+the rows of the map that are asked for.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn.parallel import DataParallel, DistributedDataParallel
+
+from .layers import ALL, TalkingHeads
+from .models import ViT
+from .tokens import PATCHES, READ_BY_HEAD, TokenNotThere
+
+Token = str | tuple[str, int] | tuple[str, int, int]
+
+
+@contextmanager
+def record(model: nn.Module, grad: bool = False) -> Iterator["Tape"]:
+    """Record the forward passes of a `ViT` inside a `with` block; a second one replaces the first.
+
+    Args:
+        model: a `ViT`, also inside DistributedDataParallel.
+        grad: keep v and the gradient of attention's output too, for `Tape.attention_gradient`.
+
+    Raises:
+        ValueError: for a compiled model, whose modules are not called, or one that is no `ViT`.
+    """
+    vit = _unwrap(model)
+    tape = Tape(vit, grad)
+    before, vit.all_rows = vit.all_rows, True
+    handles = tape._attach()
+    try:
+        yield tape
+    finally:
+        vit.all_rows = before
+        for handle in handles:
+            handle.remove()
+
+
+class Tape:
+    """What one forward pass left behind. Blocks count over the trunk and class attention; names are the plan's.
+
+    Attributes:
+        plan: the model's token plan.
+        grid: rows and columns of the patches of the images recorded.
+    """
+
+    def __init__(self, model: ViT, grad: bool = False):
+        self.plan = model.plan
+        self.grid: tuple[int, int] | None = None
+        self._model, self._grad = model, grad
+        self._clear()
+
+    def tokens(self, block: int | str) -> Tensor:
+        """The residual stream after a block, `(batch, tokens, dim)`; `"input"` is the stream before block 0."""
+        self._check(0 if block == "input" else block)
+        return self._tokens[block]
+
+    def queries(self, block: int) -> Tensor:
+        """Queries of a block, `(batch, heads, query, head_dim)`; in class attention only cls and dist ask."""
+        self._check(block)
+        return self._qk[block][0]
+
+    def keys(self, block: int) -> Tensor:
+        """Keys of a block, `(batch, heads, key, head_dim)`."""
+        self._check(block)
+        return self._qk[block][1]
+
+    def attention(self, block: int, stage: str = "attention") -> Tensor:
+        """What multiplies v in a block, `(batch, heads, query, key)`, float32.
+
+        Args:
+            block: 0 … blocks − 1.
+            stage: `"softmax"` for the map before talking heads mix it a second time; the same elsewhere.
+        """
+        self._check(block)
+        return self._rows(block, ALL, stage)
+
+    def maps(self, block: int, of: Token = "cls", stage: str = "attention") -> Tensor:
+        """How much a token attends to each patch: `(batch, heads, rows, columns)`, float32.
+
+        Args:
+            block: 0 … blocks − 1.
+            of: `"cls"`, `"dist"`, `("reg", 2)` for one register, `("patch", row, column)`; a register group by name
+                gives `(batch, heads, tokens, rows, columns)`, also when it has one token.
+            stage: as in `attention`.
+
+        Raises:
+            TokenNotThere: where the token is not in that block, or does not ask there.
+        """
+        self._check(block)
+        query = self._query(block, of)
+        maps = self._rows(block, query, stage)[..., self.plan.layout(block)[PATCHES]]
+        maps = rearrange(maps, "b heads tokens (rows columns) -> b heads tokens rows columns", rows=self.grid[0])
+        return maps if isinstance(of, str) and of not in READ_BY_HEAD else maps.squeeze(2)
+
+    def norms(self, block: int | str) -> dict[str, Tensor]:
+        """Length of each token after a block: `(batch, tokens)` by group, `(batch, rows, columns)` for the patches,
+        `(batch,)` for cls and dist."""
+        lengths = self.tokens(block).norm(dim=-1, dtype=torch.float32)
+        layout = self.plan.layout(0 if block == "input" else block)
+        norms = {name: lengths[:, where] for name, where in layout.items()}
+        norms |= {name: norms[name].squeeze(1) for name in READ_BY_HEAD if name in norms}
+        return norms | {PATCHES: rearrange(norms[PATCHES], "b (rows columns) -> b rows columns", rows=self.grid[0])}
+
+    def attention_gradient(self, block: int) -> Tensor:
+        """The loss's gradient with respect to what multiplies v: dL/dO · vᵀ, `(batch, heads, query, key)`, float32.
+
+        Raises:
+            ValueError: without `grad=True`, or before `backward` has been called.
+        """
+        self._check(block)
+        if not self._grad:
+            raise ValueError("gradients were not kept: record(model, grad=True) keeps them")
+        if block not in self._output_gradients:
+            raise ValueError(f"no gradient has reached block {block}: call backward on a loss of the recorded forward")
+        return self._output_gradients[block].float() @ self._v[block].float().transpose(-2, -1)
+
+    def _rows(self, block: int, query: slice, stage: str) -> Tensor:
+        if stage not in ("attention", "softmax"):
+            raise ValueError(f'stage is "attention" or "softmax", not {stage!r}')
+        q, k = self._qk[block]
+        q, k = q[:, :, query].float(), k.float()
+        core = self._core(block)
+        with torch.no_grad(), torch.autocast(q.device.type, enabled=False):
+            if not isinstance(core, TalkingHeads):
+                return torch.matmul(q * q.shape[-1] ** -0.5, k.transpose(-2, -1)).softmax(dim=-1)
+            if _versions(core) != self._mixing[block]:
+                raise ValueError(
+                    f"block {block} mixes heads by weights that changed since: read the tape before a step"
+                )
+            return core.attention(q, k, stage)
+
+    def _query(self, block: int, of: Token) -> slice:
+        """The rows of the map of `block` that belong to a token."""
+        name, *index = (of,) if isinstance(of, str) else of
+        name = PATCHES if name == "patch" else name
+        layout = self.plan.layout(block)
+        if name not in layout:
+            raise TokenNotThere(f"{self.plan.where(name)}; in block {block} the sequence holds {_only(layout)}")
+        if block >= self.plan.depth and name not in READ_BY_HEAD:
+            asks = " and ".join(n for n in READ_BY_HEAD if n in layout)
+            raise TokenNotThere(f"in block {block}, class attention, only {asks} asks: {name} has no map there")
+        if name == PATCHES:
+            return self._patch(index, layout[name].start)
+        where = layout[name]
+        if not index:
+            return where
+        if not 0 <= index[0] < where.stop - where.start:
+            raise ValueError(f"{name} has tokens 0 … {where.stop - where.start - 1}, not {index[0]}")
+        return slice(where.start + index[0], where.start + index[0] + 1)
+
+    def _patch(self, index: list[int], first: int) -> slice:
+        rows, columns = self.grid
+        if len(index) != 2:
+            raise ValueError('a patch is asked for as ("patch", row, column)')
+        row, column = index
+        if not (0 <= row < rows and 0 <= column < columns):
+            raise ValueError(f"there is no patch ({row}, {column}): the grid has {rows} rows and {columns} columns")
+        here = first + row * columns + column
+        return slice(here, here + 1)
+
+    def _check(self, block: int) -> None:
+        self.plan.check_block(block)
+        if block not in self._tokens:
+            raise ValueError("nothing is recorded: call the model inside the with block")
+
+    def _core(self, block: int) -> nn.Module:
+        return self._model.blocks[block].attention.core
+
+    def _clear(self, *_) -> None:
+        self._tokens, self._qk, self._v, self._output_gradients, self._mixing = {}, {}, {}, {}, {}
+
+    def _attach(self) -> list:
+        model = self._model
+        handles = [
+            model.patch_embed.register_forward_pre_hook(self._clear),
+            model.patch_embed.register_forward_hook(self._keep_grid),
+            model.blocks[0].register_forward_pre_hook(lambda _, args: self._keep_tokens("input", args[0])),
+        ]
+        for index, block in enumerate(model.blocks):
+            keep_tokens = lambda _, args, output, index=index: self._keep_tokens(index, output)  # noqa: E731
+            keep_heads = lambda _, args, output, index=index: self._keep_heads(index, args, output)  # noqa: E731
+            handles.append(block.register_forward_hook(keep_tokens))
+            handles.append(block.attention.core.register_forward_hook(keep_heads))
+        return handles
+
+    def _keep_grid(self, module: nn.Module, args: tuple, output: Tensor) -> None:
+        self.grid = tuple(output.shape[1:3])
+
+    def _keep_tokens(self, block: int | str, tokens: Tensor) -> None:
+        self._tokens[block] = tokens.detach()
+
+    def _keep_heads(self, block: int, qkv: tuple[Tensor, ...], output: Tensor) -> None:
+        q, k, v = (part.detach() for part in qkv)
+        self._qk[block] = (q, k)
+        if isinstance(core := self._core(block), TalkingHeads):
+            self._mixing[block] = _versions(core)
+        if self._grad:
+            self._v[block] = v
+            if output.requires_grad:
+                gradients = self._output_gradients
+                output.register_hook(lambda gradient: gradients.__setitem__(block, gradient.detach()))
+
+
+def _unwrap(model: nn.Module) -> ViT:
+    while isinstance(model, DataParallel | DistributedDataParallel):
+        model = model.module
+    if hasattr(model, "_orig_mod") or getattr(model, "_compiled_call_impl", None) is not None:
+        raise ValueError("a compiled model does not call its modules: record the model it was compiled from")
+    if not isinstance(model, ViT):
+        raise ValueError(f"record takes a ViT (from_timm makes one of a timm model), not a {type(model).__name__}")
+    return model
+
+
+def _versions(core: TalkingHeads) -> list[int]:
+    return [parameter._version for parameter in core.parameters()]
+
+
+def _only(layout: dict[str, slice]) -> str:
+    return f"only {PATCHES}" if len(layout) == 1 else ", ".join(layout)

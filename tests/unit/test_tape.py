@@ -1,0 +1,344 @@
+"""The tape tells the truth: what it returns is what the model computed, for every token, at every block."""
+
+import itertools
+
+import pytest
+import torch
+import torch.nn.functional as F
+from einops import rearrange, repeat
+
+from dtl_lib.models import ViT, ViTConfig
+from dtl_lib.tape import record
+from dtl_lib.tokens import Group, TokenNotThere, TokenPlan
+
+MOVING = TokenPlan(
+    4, (Group("cls", 1, 2), Group("dist", 1, 2), Group("reg", 3, 1), Group("late", 1, 2, 3), Group("soon", 2, 0, 1))
+)
+CAIT = TokenPlan(2, (Group("cls", 1, 2), Group("reg", 2, 1), Group("last", 1, 2, 3)), class_blocks=2)
+
+
+def build(plan=MOVING, **options):
+    torch.manual_seed(0)
+    config = ViTConfig(image_size=32, patch_size=8, dim=32, depth=plan.depth, heads=4, classes=5, plan=plan, **options)
+    model = ViT(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.2 * torch.randn_like(parameter)
+    return model
+
+
+MODELS = {
+    "moving": lambda: build(),
+    "plain": lambda: build(TokenPlan.of(3)),
+    "average": lambda: build(TokenPlan.of(3, cls_pos=None, reg_pos=1, num_reg=2), pool="patches"),
+    "cait": lambda: build(CAIT, talking_heads=True, layer_scale=0.3),
+}
+SIZES = [(32, 32), (24, 40)]
+
+
+def images(height=32, width=32, batch=2):
+    return torch.randn(batch, 3, height, width, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("kind, size", itertools.product(MODELS, SIZES))
+def test_attention_times_v_is_the_fused_output(kind, size):
+    model = MODELS[kind]()
+    outputs = {}
+    hooks = [
+        block.attention.core.register_forward_hook(lambda _, args, out, i=i: outputs.update({i: (args[2], out)}))
+        for i, block in enumerate(model.blocks)
+    ]
+    with record(model) as tape, torch.no_grad():
+        model(images(*size))
+    assert set(outputs) == set(range(model.plan.blocks))
+    for block, (v, output) in outputs.items():
+        torch.testing.assert_close(tape.attention(block) @ v, output, atol=2e-6, rtol=1e-5)
+    for hook in hooks:
+        hook.remove()
+
+
+@pytest.mark.parametrize("kind, size", itertools.product(MODELS, SIZES))
+def test_every_group_at_every_block(kind, size):
+    model = MODELS[kind]()
+    rows, columns = size[0] // 8, size[1] // 8
+    with record(model) as tape, torch.no_grad():
+        model(images(*size))
+    for block in range(model.plan.blocks):
+        attention, layout = tape.attention(block), model.plan.layout(block)
+        patches = layout["patches"]
+        queries = [name for name in layout if block < model.plan.depth or name in ("cls", "dist")]
+        assert tape.tokens(block).shape == (2, patches.start + rows * columns, 32)
+        assert set(tape.norms(block)) == set(layout)
+        assert tape.norms(block)["patches"].shape == (2, rows, columns)
+        for name in queries:
+            if name == "patches":
+                here = tape.maps(block, of=("patch", rows - 1, 1))
+                expected = attention[:, :, patches.start + (rows - 1) * columns + 1, patches]
+                torch.testing.assert_close(here, expected.unflatten(-1, (rows, columns)))
+                continue
+            expected = attention[:, :, layout[name], patches].unflatten(-1, (rows, columns))
+            here = tape.maps(block, of=name)
+            torch.testing.assert_close(here, expected if name not in ("cls", "dist") else expected.squeeze(2))
+            last = layout[name].stop - layout[name].start - 1
+            torch.testing.assert_close(tape.maps(block, of=(name, last)), expected[:, :, last])
+    assert tape.tokens("input").shape[1] == model.plan.tokens(0) + rows * columns
+
+
+def test_tokens_are_the_residual_stream():
+    model = build()
+    with record(model) as tape, torch.no_grad():
+        f = model.features(images())
+    stream = tape.tokens(3)
+    torch.testing.assert_close(model.norm(stream)[:, model.plan.final["patches"]], f.patches)
+    torch.testing.assert_close(tape.norms(3)["cls"], stream[:, 0].norm(dim=-1))
+    torch.testing.assert_close(tape.tokens("input")[:, :2], repeat(model.tokens["soon"], "n d -> b n d", b=2))
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_an_earlier_block_changes_the_map_and_a_later_one_does_not(kind):
+    model = MODELS[kind]()
+    block = model.plan.blocks - 2
+    of = "cls" if "cls" in model.plan.layout(block) else ("patch", 1, 1)
+
+    def look():
+        with record(model) as tape, torch.no_grad():
+            model(images())
+        return tape.maps(block, of=of)
+
+    before = look()
+    _randomise(model.blocks[block + 1])
+    assert torch.equal(look(), before)
+    _randomise(model.blocks[block - 1])
+    assert not torch.allclose(look(), before, atol=1e-3)
+
+
+def _randomise(module):
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.normal_()
+
+
+def test_permuting_patches_with_their_positions_permutes_the_map():
+    model, x = build(), images()
+    order = torch.randperm(16, generator=torch.Generator().manual_seed(2))
+    maps = {}
+    with record(model) as tape, torch.no_grad():
+        model(x)
+    maps["before"] = tape.maps(2).flatten(-2)
+    patches = rearrange(x, "b c (r p) (s q) -> b (r s) c p q", p=8, q=8)[:, order]
+    moved = rearrange(patches, "b (r s) c p q -> b c (r p) (s q)", r=4)
+    with torch.no_grad():
+        model.positions.copy_(model.positions.flatten(0, 1)[order].unflatten(0, (4, 4)))
+    with record(model) as tape, torch.no_grad():
+        model(moved)
+    torch.testing.assert_close(tape.maps(2).flatten(-2), maps["before"][..., order])
+
+
+def test_scaling_the_queries_of_one_head_moves_that_head_alone():
+    model = build()
+
+    def look():
+        with record(model) as tape, torch.no_grad():
+            model(images())
+        return tape.maps(2)
+
+    before = look()
+    with torch.no_grad():
+        model.blocks[2].attention.qkv.weight[8:16] *= 3  # head 1 of 4, head_dim 8: its rows of the query part
+        model.blocks[2].attention.qkv.bias[8:16] *= 3
+    moved = (look() - before).abs().amax(dim=(0, 2, 3))
+    assert moved[1] > 1e-3 and moved[[0, 2, 3]].max() == 0
+
+
+def test_talking_heads_by_hand():
+    model = MODELS["cait"]()
+    with record(model) as tape, torch.no_grad():
+        model(images())
+    q, k, core = tape.queries(1), tape.keys(1), model.blocks[1].attention.core
+    scores = torch.einsum("bhqd,bhkd->bhqk", q, k) / 8**0.5
+    before = torch.einsum("gh,bhqk->bgqk", core.before.weight, scores) + core.before.bias[:, None, None]
+    softmax = before.softmax(-1)
+    after = torch.einsum("gh,bhqk->bgqk", core.after.weight, softmax) + core.after.bias[:, None, None]
+    torch.testing.assert_close(tape.attention(1, stage="softmax"), softmax)
+    torch.testing.assert_close(tape.attention(1), after)
+    torch.testing.assert_close(tape.attention(1, stage="softmax").sum(-1), torch.ones(2, 4, 18))
+    with torch.no_grad():
+        core.after.weight.mul_(2)
+    with pytest.raises(ValueError, match="before a step"):
+        tape.attention(1)
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_under_autocast(kind):
+    model = MODELS[kind]()
+    with record(model) as tape, torch.no_grad():
+        model(images())
+        exact = tape.attention(1)
+        with torch.autocast("cpu", torch.bfloat16):
+            model(images())
+            rough = tape.attention(1)
+    assert rough.dtype == torch.float32
+    assert 0 < (rough - exact).abs().max() < 0.2
+    q, k = tape.queries(1).float(), tape.keys(1).float()
+    if kind != "cait":
+        torch.testing.assert_close(rough, (q @ k.mT / 8**0.5).softmax(-1))
+
+
+def test_a_batch_is_its_images_one_by_one():
+    model = build()
+    with record(model) as tape, torch.no_grad():
+        model(images(batch=3))
+        together = tape.maps(3)
+        model(images(batch=3)[1:2])
+        torch.testing.assert_close(tape.maps(3), together[1:2])
+
+
+def test_a_second_forward_replaces_the_first():
+    model = build()
+    with record(model) as tape, torch.no_grad():
+        model(images())
+        model(images(24, 40) + 1)
+    assert tape.grid == (3, 5) and tape.maps(3).shape == (2, 4, 3, 5)
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_attention_gradient(kind):
+    """dL/dO · vᵀ is what autograd gives when the map is a tensor of its own."""
+    model = MODELS[kind]()
+    with record(model, grad=True) as tape:
+        model(images()).square().sum().backward()
+    for block in range(model.plan.blocks):
+        assert torch.allclose(tape.attention_gradient(block), _by_autograd(model, block), atol=1e-5, rtol=1e-4), block
+
+
+def _by_autograd(model, block):
+    """The gradient of the map itself: replace the fused product of one block by map @ v."""
+    kept = {}
+    core = model.blocks[block].attention.core
+
+    def unfused(module, args, output):
+        q, k, v = args
+        if hasattr(core, "attention"):
+            attention = core.attention(q, k)
+        else:
+            attention = (q @ k.mT / q.shape[-1] ** 0.5).softmax(-1)
+        attention.retain_grad()
+        kept["map"] = attention
+        return attention @ v
+
+    hook = core.register_forward_hook(unfused)
+    model.all_rows = True
+    model(images()).square().sum().backward()
+    model.all_rows = False
+    hook.remove()
+    return kept["map"].grad
+
+
+def test_gradients_need_to_be_asked_for():
+    model = build()
+    with record(model) as tape:
+        model(images())
+    with pytest.raises(ValueError, match="grad=True"):
+        tape.attention_gradient(0)
+    with record(model, grad=True) as tape:
+        model(images())
+    with pytest.raises(ValueError, match="call backward"):
+        tape.attention_gradient(0)
+
+
+@pytest.mark.parametrize(
+    "block, of, message",
+    [
+        (0, "reg", "reg enters at block 1; in block 0 the sequence holds soon, patches"),
+        (1, "cls", "cls enters at block 2; in block 1 the sequence holds reg, patches"),
+        (3, "late", "late enters at block 2 and leaves at 3; in block 3"),
+        (3, "register", "this plan has no register"),
+    ],
+)
+def test_a_token_that_is_not_there_says_where_it_is(block, of, message):
+    model = build()
+    with record(model) as tape, torch.no_grad():
+        model(images())
+    with pytest.raises(TokenNotThere, match=message):
+        tape.maps(block, of=of)
+
+
+def test_only_patches():
+    model = MODELS["average"]()
+    with record(model) as tape, torch.no_grad():
+        model(images())
+    with pytest.raises(TokenNotThere, match="reg enters at block 1; in block 0 the sequence holds only patches"):
+        tape.maps(0, of="reg")
+
+
+@pytest.mark.parametrize("of", ["reg", ("reg", 0), ("patch", 0, 0)])
+def test_in_class_attention_only_the_class_token_asks(of):
+    model = MODELS["cait"]()
+    with record(model) as tape, torch.no_grad():
+        model(images())
+    assert tape.maps(2).shape == (2, 4, 4, 4) and tape.attention(2).shape == (2, 4, 1, 20)
+    with pytest.raises(TokenNotThere, match="in block 2, class attention, only cls asks"):
+        tape.maps(2, of=of)
+
+
+@pytest.mark.parametrize(
+    "ask, message",
+    [
+        (lambda tape: tape.maps(4), "there is no block 4: this plan has blocks 0 … 3"),
+        (lambda tape: tape.tokens(-1), "there is no block -1"),
+        (lambda tape: tape.maps(2, of=("reg", 3)), "reg has tokens 0 … 2, not 3"),
+        (lambda tape: tape.maps(2, of=("patch", 4, 0)), r"there is no patch \(4, 0\): the grid has 4 rows"),
+        (lambda tape: tape.maps(2, of="patches"), r'\("patch", row, column\)'),
+        (lambda tape: tape.attention(2, stage="logits"), "stage is"),
+    ],
+)
+def test_what_cannot_be_asked(ask, message):
+    model = build()
+    with record(model) as tape, torch.no_grad():
+        model(images())
+    with pytest.raises(ValueError, match=message):
+        ask(tape)
+
+
+def test_nothing_recorded():
+    with record(build()) as tape:
+        pass
+    with pytest.raises(ValueError, match="inside the with block"):
+        tape.maps(2)
+
+
+def test_hooks_are_gone_also_when_the_body_raises():
+    model = build()
+    with pytest.raises(RuntimeError, match="on purpose"), record(model, grad=True):
+        model(images())
+        raise RuntimeError("on purpose")
+    assert not any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in model.modules())
+    assert model.all_rows is False
+
+
+def test_the_logits_are_the_same():
+    model = build()
+    with torch.no_grad():
+        plain = model(images())
+        with record(model):
+            torch.testing.assert_close(model(images()), plain, atol=1e-6, rtol=1e-5)
+
+
+def test_a_compiled_model_is_refused():
+    for compiled in (torch.compile(build()), build()):
+        compiled.compile() if not hasattr(compiled, "_orig_mod") else None
+        with pytest.raises(ValueError, match="compiled"), record(compiled):
+            pass
+    with pytest.raises(ValueError, match="not a Linear"), record(torch.nn.Linear(1, 1)):
+        pass
+
+
+def test_ddp_is_seen_through(tmp_path):
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1)
+    try:
+        model = torch.nn.parallel.DistributedDataParallel(build())
+        with record(model, grad=True) as tape:
+            F.cross_entropy(model(images()), torch.tensor([0, 1])).backward()
+        assert tape.attention_gradient(3).shape == tape.attention(3).shape
+    finally:
+        torch.distributed.destroy_process_group()
