@@ -57,9 +57,14 @@ class TokenPlan:
     class_blocks: int = 0
 
     def __post_init__(self):
-        by_role = {name: rank for rank, name in enumerate(READ_BY_HEAD)}
-        groups = sorted(self.groups, key=lambda group: by_role.get(group.name, len(by_role)))  # stable: as declared
-        object.__setattr__(self, "groups", tuple(groups))
+        if not isinstance(self.groups, list | tuple):
+            raise ValueError(f"groups is a tuple of Group(name, tokens, enter, leave), not {self.groups!r}")
+        for group in self.groups:
+            if not isinstance(group, Group):
+                raise ValueError(f"a group is a Group(name, tokens, enter, leave), not {group!r}")
+        role = [*READ_BY_HEAD]
+        groups = sorted(self.groups, key=lambda group: role.index(group.name) if group.name in role else len(role))
+        object.__setattr__(self, "groups", tuple(groups))  # the sort is stable: registers stay as declared
         self._check()
 
     @classmethod
@@ -110,7 +115,8 @@ class TokenPlan:
 
         A group that is absent is an absent key. Slices are of the token axis of `(batch, tokens, dim)`.
         """
-        return _slices([group for group in self.groups if group.present(self.check_block(block))])
+        self.check_block(block)
+        return _slices([group for group in self.groups if group.present(block)])
 
     @property
     def final(self) -> dict[str, slice]:
