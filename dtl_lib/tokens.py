@@ -111,7 +111,7 @@ class TokenPlan:
         return next((group for group in self.groups if group.name == name), None)
 
     def layout(self, block: int) -> dict[str, slice]:
-        """Where each token is in the sequence that `block` works on: `{"cls": slice(0, 1), …, "patches": slice(5, None)}`.
+        """Where each token is in the sequence of `block`: `{"cls": slice(0, 1), …, "patches": slice(5, None)}`.
 
         A group that is absent is an absent key. Slices are of the token axis of `(batch, tokens, dim)`.
         """

@@ -275,7 +275,7 @@ def test_invalid_plans_are_refused(rule):
 
 
 @pytest.mark.parametrize(
-    "arguments, message",
+    ("arguments", "message"),
     [
         ({"num_reg": 4}, "num_reg=4 needs reg_pos"),
         ({"reg_pos": 3}, "reg_pos=3 needs num_reg"),
