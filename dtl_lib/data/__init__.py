@@ -1,34 +1,53 @@
 """Images to train on and to look at: generated shapes, bundled photos, CIFAR, ImageNet folders and timm's readers."""
 
-from dtl_lib.data import keyed
-from dtl_lib.data.augment import Augment
-from dtl_lib.data.cifar import cifar
-from dtl_lib.data.folder import data_folder
-from dtl_lib.data.images import Images, InMemory, Sets
-from dtl_lib.data.photos import PHOTOS, open_image, photo, photo_names, prepare, undo
-from dtl_lib.data.shapes import Shapes, shapes
+from . import cifar, imagenet, keyed, readers, shapes
+from .augment import Augment
+from .folder import data_folder
+from .images import Images, InMemory, Sets
+from .photos import PHOTOS, open_image, photo, photo_names, prepare, undo
+from .shapes import Shapes
 
 __all__ = [
-    "PHOTOS", "Augment", "Images", "InMemory", "Sets", "Shapes", "cifar", "data_folder", "keyed", "load", "open_image",
-    "photo", "photo_names", "prepare", "shapes", "undo",
+    "PHOTOS",
+    "Augment",
+    "Images",
+    "InMemory",
+    "Sets",
+    "Shapes",
+    "data_folder",
+    "keyed",
+    "load",
+    "open_image",
+    "photo",
+    "photo_names",
+    "prepare",
+    "undo",
 ]
 
 
-def load(name: str, path=None, image_size=None, level: int = 1, seed: int = 0, samples: int | None = None) -> Sets:
+def load(
+    name: str, path=None, image_size=None, level: int = 1, seed: int = 0, samples: int | None = None, config=None
+) -> Sets:
     """A data set's three parts.
 
     Args:
-        name: shapes, cifar10, cifar100, imagenet, or a timm reader such as `hfds/…`.
+        name: shapes, cifar10, cifar100, imagenet, folder (pictures in class folders), or a timm reader (`hfds/…`).
         path: the folder it lies in; where None, under `DTL_DATA` (default ~/.cache/dtl).
         image_size: pixels, an int or (height, width); the data set's own where None.
         level, seed: of `shapes` alone.
         samples: training images to use; all where None.
+        config: preprocessing of photos, such as a `ViTConfig`: mean, std, crop, interpolation.
 
     Raises:
         ValueError: for an unknown name, and for missing or damaged data: which file, what was expected, what to do.
     """
     if name == "shapes":
-        return shapes(image_size, level, seed, samples)
+        return shapes.load(image_size, level, seed, samples)
     if name in ("cifar10", "cifar100"):
-        return cifar(name, path, image_size, samples)
-    raise ValueError(f"there is no data set {name!r}; there are shapes, cifar10, cifar100 and imagenet")
+        return cifar.load(name, path, image_size, samples)
+    if name in ("imagenet", "folder"):
+        return imagenet.load(path, image_size, samples, config, name)
+    if name.partition("/")[0] in readers.PREFIXES and "/" in name:
+        return readers.load(name, path, image_size, samples, config)
+    known = ["shapes", "cifar10", "cifar100", "imagenet", "folder", *(f"{prefix}/…" for prefix in readers.PREFIXES)]
+    raise ValueError(f"there is no data set {name!r}; there are {', '.join(known)}")

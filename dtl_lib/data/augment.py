@@ -8,7 +8,7 @@ from functools import lru_cache
 import torch
 from einops import rearrange
 
-from dtl_lib.data import keyed
+from . import keyed
 
 ERASED_AREA = 0.02, 1 / 3
 ERASED_ASPECT = 0.3, 1 / 0.3
@@ -62,8 +62,9 @@ def padded(pixels: torch.Tensor, by: int) -> torch.Tensor:
     """(batch, 3, height, width) with a mirrored border of `by` pixels; raises ValueError for a border too wide."""
     if by >= min(pixels.shape[-2:]):
         height, width = pixels.shape[-2:]
-        raise ValueError(f"crop is {by}, but an image of {height}×{width} can be mirrored by at most "
-                         f"{min(height, width) - 1} pixels")
+        raise ValueError(
+            f"crop is {by}, but an image of {height}×{width} can be mirrored by at most {min(height, width) - 1} pixels"
+        )
     rows, columns = (_mirrored(length, by).to(pixels.device) for length in pixels.shape[-2:])
     return pixels[..., rows, :][..., columns]
 

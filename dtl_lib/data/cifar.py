@@ -8,15 +8,15 @@ import numpy as np
 import torch
 from einops import rearrange
 
-from dtl_lib.data.folder import HELD_OUT, data_folder, split, subset
-from dtl_lib.data.images import InMemory, Sets, size_of
+from .folder import HELD_OUT, data_folder, split, subset
+from .images import InMemory, Sets, size_of
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 LABELS = {"cifar10": "labels", "cifar100": "fine_labels"}
 SIDE = 32
 
 
-def cifar(name: str, path=None, image_size=None, samples: int | None = None) -> Sets:
+def load(name: str, path=None, image_size=None, samples: int | None = None) -> Sets:
     """CIFAR-10 or CIFAR-100: 45,000 images to train on, 5,000 held out of the training files, 10,000 to test on.
 
     Args:
@@ -51,8 +51,11 @@ def parse(content: bytes, labels: str) -> tuple[torch.Tensor, torch.Tensor]:
     """One file of the python version: uint8 (images, 3, 32, 32) and int64 (images,). A pickle: verify it first."""
     entry = _unpickle(content)
     pixels = rearrange(
-        np.asarray(entry["data"], np.uint8), "image (channel row column) -> image channel row column",
-        channel=3, row=SIDE, column=SIDE,
+        np.asarray(entry["data"], np.uint8),
+        "image (channel row column) -> image channel row column",
+        channel=3,
+        row=SIDE,
+        column=SIDE,
     )
     return torch.from_numpy(pixels), torch.tensor(entry[labels], dtype=torch.int64)
 
@@ -74,13 +77,17 @@ def _find(source, name: str, path) -> Path:
         if any((folder / file).exists() for file, _ in source.train_list + source.test_list):
             return folder
     if path is not None:
-        raise ValueError(f"{path} holds no {name}: {source.base_folder}/ with {source.train_list[0][0]} was expected "
-                         f"there; unpack {source.filename} in it, or leave the path out to download")
+        raise ValueError(
+            f"{path} holds no {name}: {source.base_folder}/ with {source.train_list[0][0]} was expected "
+            f"there; unpack {source.filename} in it, or leave the path out to download"
+        )
     try:
         source(root, download=True)
     except (OSError, RuntimeError) as error:
-        raise ValueError(f"{name} is not under {root} and could not be downloaded ({error}); unpack {source.filename} "
-                         f"from {source.url} there, or set DTL_DATA to the folder that holds it") from None
+        raise ValueError(
+            f"{name} is not under {root} and could not be downloaded ({error}); unpack {source.filename} "
+            f"from {source.url} there, or set DTL_DATA to the folder that holds it"
+        ) from None
     return root / source.base_folder
 
 
@@ -100,8 +107,9 @@ def _verified(folder: Path, name: str, file: str, md5: str) -> bytes:
         raise ValueError(f"{path} cannot be read ({error.strerror}); {remedy}") from None
     found = hashlib.md5(content, usedforsecurity=False).hexdigest()
     if found != md5:
-        raise ValueError(f"{path} is damaged or cut short: {len(content):,} bytes with MD5 {found}, "
-                         f"expected MD5 {md5}; {remedy}")
+        raise ValueError(
+            f"{path} is damaged or cut short: {len(content):,} bytes with MD5 {found}, expected MD5 {md5}; {remedy}"
+        )
     return content
 
 

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from dtl_lib.data import keyed
+from . import keyed
 
 SPLIT_KEY = (20260101,)
 HELD_OUT = 5_000
@@ -18,6 +18,13 @@ def split(length: int, held_out: int):
     """Two sorted, disjoint index tensors that cover 0 … length−1, the second of `held_out`; the same everywhere."""
     order = keyed.permutation(length, SPLIT_KEY, "split")
     return order[held_out:].sort().values, order[:held_out].sort().values
+
+
+def held_out_of(length: int, path) -> int:
+    """How many of `length` training images are held out: 5,000, or a tenth, at least one, where that is fewer."""
+    if length < 2:
+        raise ValueError(f"{path} holds {length} images to train on; one is held out, so it takes 2 or more")
+    return min(HELD_OUT, max(1, length // 10))
 
 
 def subset(length: int, samples: int | None):

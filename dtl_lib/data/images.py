@@ -7,8 +7,10 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from dtl_lib.data import augment as augmentation
-from dtl_lib.data.augment import Augment
+from . import augment as augmentation
+from .augment import Augment
+
+INTEGERS = (torch.int64, torch.int32, torch.int16, torch.uint8)
 
 
 class Images:
@@ -88,12 +90,16 @@ class Images:
     def checked(self, indices) -> torch.Tensor:
         """`indices` as int64 on the device; raises ValueError where one is out of range."""
         indices = torch.as_tensor(indices, device=self.device)
-        if indices.ndim != 1 or (indices.is_floating_point() and indices.numel()):
+        if indices.ndim != 1 or (indices.numel() and indices.dtype not in INTEGERS):
             raise ValueError(f"indices are 1-D integers; these are {indices.dtype} with shape {tuple(indices.shape)}")
         indices = indices.long()
+        if len(indices) and not len(self):
+            raise ValueError(f"{self.name} holds no images")
         if len(indices) and not (0 <= indices.min() and indices.max() < len(self)):
-            raise ValueError(f"{self.name} holds samples 0 to {len(self) - 1}; "
-                             f"asked for {indices.min().item()} to {indices.max().item()}")
+            raise ValueError(
+                f"{self.name} holds samples 0 to {len(self) - 1}; "
+                f"asked for {indices.min().item()} to {indices.max().item()}"
+            )
         return indices
 
     def fingerprint(self) -> str:

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+from ..config import IMAGENET_MEAN, IMAGENET_STD
+from .images import size_of
+
 PUBLIC_DOMAIN = "public domain"
 
 
@@ -29,21 +31,44 @@ PHOTOS = {
         Photo("chelsea", "chelsea.png", "a cat's face", "Stefan van der Walt", "CC0"),
         Photo("coffee", "coffee.png", "a cup of coffee on a table", "Rachel Michetti, Pikolo Espresso Bar", "CC0"),
         Photo("astronaut", "astronaut.png", "Eileen Collins", "NASA, https://flic.kr/p/r9qvLn", PUBLIC_DOMAIN),
-        Photo("rocket", "rocket.jpg", "a Falcon 9 lifting off",
-              "SpaceX, https://www.flickr.com/photos/spacexphotos/16511594820", PUBLIC_DOMAIN),
+        Photo(
+            "rocket",
+            "rocket.jpg",
+            "a Falcon 9 lifting off",
+            "SpaceX, https://www.flickr.com/photos/spacexphotos/16511594820",
+            PUBLIC_DOMAIN,
+        ),
         Photo("camera", "camera.png", "a man with a camera (grey)", "Lav Varshney", "CC0"),
         Photo("clock", "clock_motion.png", "a blurred wall clock (grey)", "Stefan van der Walt", PUBLIC_DOMAIN),
-        Photo("coins", "coins.png", "Greek coins from Pompeii (grey)",
-              "Brooklyn Museum, https://www.brooklynmuseum.org/opencollection/archives/image/51611",
-              "no known copyright restrictions"),
-        Photo("hubble", "hubble_deep_field.jpg", "galaxies in the Hubble eXtreme Deep Field",
-              "NASA, http://hubblesite.org/newscenter/archive/releases/2012/37/image/a/", PUBLIC_DOMAIN),
-        Photo("retina", "retina.jpg", "a human retina",
-              "Mikael Häggström, https://commons.wikimedia.org/wiki/File:Fundus_photograph_of_normal_left_eye.jpg",
-              "CC0"),
+        Photo(
+            "coins",
+            "coins.png",
+            "Greek coins from Pompeii (grey)",
+            "Brooklyn Museum, https://www.brooklynmuseum.org/opencollection/archives/image/51611",
+            "no known copyright restrictions",
+        ),
+        Photo(
+            "hubble",
+            "hubble_deep_field.jpg",
+            "galaxies in the Hubble eXtreme Deep Field",
+            "NASA, http://hubblesite.org/newscenter/archive/releases/2012/37/image/a/",
+            PUBLIC_DOMAIN,
+        ),
+        Photo(
+            "retina",
+            "retina.jpg",
+            "a human retina",
+            "Mikael Häggström, https://commons.wikimedia.org/wiki/File:Fundus_photograph_of_normal_left_eye.jpg",
+            "CC0",
+        ),
         Photo("brick", "brick.png", "a brick wall (grey)", "https://cc0textures.com/view.php?tex=Bricks25", "CC0"),
-        Photo("grass", "grass.png", "grass (grey)",
-              "linolafett, https://www.deviantart.com/linolafett/art/Grass-01-434853879", "CC0"),
+        Photo(
+            "grass",
+            "grass.png",
+            "grass (grey)",
+            "linolafett, https://www.deviantart.com/linolafett/art/Grass-01-434853879",
+            "CC0",
+        ),
         Photo("gravel", "gravel.png", "gravel (grey)", "https://cc0textures.com/view.php?tex=Gravel04", "CC0"),
     )
 }
@@ -67,28 +92,32 @@ def photo(name: str) -> np.ndarray:
 
 
 def open_image(path) -> np.ndarray:
-    """Any picture file as uint8 (height, width, 3), turned upright as its camera noted.
+    """Any picture file as uint8 (height, width, 3), turned upright as its camera noted; what is transparent is white.
 
     Raises:
         ValueError: where there is no such file, or it is no image, or it is cut short.
     """
-    return np.asarray(open_rgb(path))
-
-
-def open_rgb(path) -> Image.Image:
-    """`open_image` as a PIL image."""
-    from PIL import ImageOps
-
-    path = Path(path)
-    if not path.is_file():
+    if not Path(path).is_file():
         raise ValueError(f"{path} is not a file; an image file such as a .jpg or .png is needed")
+    return np.asarray(decoded(path, path, own=True))
+
+
+def decoded(file, called, own: bool = False) -> Image.Image:
+    """The RGB image in a path, a binary file or a PIL image; `called` names it in errors.
+
+    Args:
+        own: a reader's photo: turned upright, on white. A data set's images stay as everyone else reads them.
+
+    Raises:
+        ValueError: as `open_image`.
+    """
     try:
-        with Image.open(path) as image:
-            return _rgb(ImageOps.exif_transpose(image))
+        with file if isinstance(file, Image.Image) else Image.open(file) as image:
+            return _on_white(ImageOps.exif_transpose(image)) if own else image.convert("RGB")
     except UnidentifiedImageError:
-        raise ValueError(f"{path} is no image that can be read; a .jpg, .png or .webp file is needed") from None
+        raise ValueError(f"{called} is no image that can be read; a .jpg, .png or .webp file is needed") from None
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # PIL raises SyntaxError for a broken PNG
-        raise ValueError(f"{path} is damaged or cut short ({error}); save or fetch it again") from None
+        raise ValueError(f"{called} is damaged or cut short ({error}); save or fetch it again") from None
 
 
 def prepare(picture, size=None, crop=None, mean=None, std=None, interpolation=None, config=None) -> torch.Tensor:
@@ -122,10 +151,7 @@ def centre(picture, size, crop: float, interpolation: str) -> torch.Tensor:
     from timm.data import create_transform
     from torchvision.transforms.v2.functional import pil_to_tensor
 
-    from dtl_lib.data.images import size_of
-
-    if interpolation not in ("bilinear", "bicubic", "lanczos", "nearest"):
-        raise ValueError(f"interpolation is {interpolation!r}; it is bilinear, bicubic, lanczos or nearest")
+    resampling(interpolation)
     if not 0 < crop <= 1:
         raise ValueError(f"crop is {crop}; it is a share, above 0 and at most 1")
     *geometry, _, _ = create_transform((3, *size_of(size)), interpolation=interpolation, crop_pct=crop).transforms
@@ -142,19 +168,25 @@ def undo(x: torch.Tensor, mean=IMAGENET_MEAN, std=IMAGENET_STD) -> np.ndarray:
     return pixels.movedim(-3, -1).cpu().numpy()
 
 
+def resampling(interpolation: str) -> Image.Resampling:
+    """Pillow's filter of that name; raises ValueError where there is none."""
+    names = ("bilinear", "bicubic", "lanczos", "nearest")
+    if interpolation not in names:
+        raise ValueError(f"interpolation is {interpolation!r}; it is one of {', '.join(names)}")
+    return Image.Resampling[interpolation.upper()]
+
+
 def _as_image(picture) -> Image.Image:
     if isinstance(picture, Image.Image):
-        return _rgb(picture)
+        return picture.convert("RGB")
     picture = np.asarray(picture)
     if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
         raise ValueError(f"a picture is uint8 (height, width, 3); this is {picture.dtype} {picture.shape}")
     return Image.fromarray(picture)
 
 
-def _rgb(image: Image.Image) -> Image.Image:
-    """RGB; what is transparent is shown on white."""
+def _on_white(image: Image.Image) -> Image.Image:
     if "A" in image.getbands() or "transparency" in image.info:
         image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image)
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import torch
 
-from dtl_lib.data import keyed
-from dtl_lib.data.images import Images, Sets, size_of
-from dtl_lib.data.outlines import OUTLINES
-from dtl_lib.data.textures import GRID, TEXTURES
+from . import keyed
+from .images import Images, Sets, size_of
+from .outlines import OUTLINES
+from .textures import GRID, TEXTURES
 
 VERSION = 1
 MEAN, STD = (0.35, 0.35, 0.35), (0.25, 0.25, 0.25)
@@ -69,8 +69,15 @@ class Shapes(Images):
     classes = tuple(OUTLINES)
     mean, std = MEAN, STD
 
-    def __init__(self, size=32, level: int = 1, seed: int = 0, start: int = 0, length: int = LENGTHS["train"],
-                 name: str | None = None):
+    def __init__(
+        self,
+        size=32,
+        level: int = 1,
+        seed: int = 0,
+        start: int = 0,
+        length: int = LENGTHS["train"],
+        name: str | None = None,
+    ):
         if level not in LEVELS:
             raise ValueError(f"level is {level}; shapes come in levels {', '.join(map(str, LEVELS))}")
         if start < 0 or length < 1:
@@ -149,7 +156,7 @@ class Shapes(Images):
         return torch.arange(height)[:, None] - (height - 1) / 2, torch.arange(width) - (width - 1) / 2
 
 
-def shapes(image_size=None, level: int = 1, seed: int = 0, samples: int | None = None) -> Sets:
+def load(image_size=None, level: int = 1, seed: int = 0, samples: int | None = None) -> Sets:
     """Three parts of one series of shapes, from index ranges that never meet.
 
     Args:
@@ -163,10 +170,12 @@ def shapes(image_size=None, level: int = 1, seed: int = 0, samples: int | None =
     lengths = LENGTHS | ({} if samples is None else {"train": samples})
     if lengths["train"] > PARTS["held_out"]:
         raise ValueError(f"samples is {samples}; a series holds {PARTS['held_out']:,} training images")
-    return Sets(**{
-        part: Shapes(image_size or 32, level, seed, start, lengths[part], f"shapes level {level} {part}")
-        for part, start in PARTS.items()
-    })
+    return Sets(
+        **{
+            part: Shapes(image_size or 32, level, seed, start, lengths[part], f"shapes level {level} {part}")
+            for part, start in PARTS.items()
+        }
+    )
 
 
 def _rotated(x, y, turn):

@@ -1,0 +1,113 @@
+"""Pictures of many sizes, decoded from their files as they are asked for."""
+
+import math
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+
+import torch
+from PIL import Image
+
+from ..config import IMAGENET_MEAN, IMAGENET_STD
+from . import keyed
+from .images import Images, size_of
+from .photos import centre, decoded, resampling
+
+ATTEMPTS = 10
+ASPECT = 3 / 4, 4 / 3
+PREPROCESSING = SimpleNamespace(image_size=224, crop=0.9, interpolation="bicubic", mean=IMAGENET_MEAN, std=IMAGENET_STD)
+
+
+class Decoded(Images):
+    """Pictures read one by one: the whole centre for evaluation, a keyed random resized crop for training.
+
+    Args:
+        name, classes: as in `Images`.
+        source: for a number, what to open (a path, a binary file, or a PIL image), how to call it in an error, and its
+            class.
+        members: the numbers in the source that are samples here, int64 (images,).
+        config: anything with attributes image_size, crop, interpolation, mean and std; ImageNet's where None.
+        image_size: (height, width) in place of the config's.
+    """
+
+    def __init__(
+        self, name: str, classes: Sequence[str], source: Callable, members: torch.Tensor, config=None, image_size=None
+    ):
+        wanted = {key: getattr(config, key, value) for key, value in vars(PREPROCESSING).items()}
+        self.name, self.classes, self.source, self.members = name, tuple(classes), source, members
+        self.image_size = size_of(image_size or wanted["image_size"])
+        self.mean, self.std = tuple(wanted["mean"]), tuple(wanted["std"])
+        self.crop, self.interpolation = wanted["crop"], wanted["interpolation"]
+        self._targets = torch.full((len(members),), -1)
+
+    def __len__(self):
+        return len(self.members)
+
+    def labels(self, indices):
+        indices = self.checked(indices)
+        for index in indices[self._targets[indices] < 0].tolist():
+            self._targets[index] = self.source(int(self.members[index]))[2]
+        return self._targets[indices]
+
+    def raw(self, indices):
+        return self._decoded(indices, lambda image, _: centre(image, self.image_size, self.crop, self.interpolation))
+
+    def cropped(self, indices, augment, key):
+        if not augment.crop:
+            return self.raw(indices)
+        draws = keyed.uniform((ATTEMPTS, 4), key, indices, "resized crop").tolist()
+        filter_, (height, width) = resampling(self.interpolation), self.image_size
+
+        def cut(image: Image.Image, row: int) -> torch.Tensor:
+            box = resized_crop(image.size, draws[row], augment.scale)
+            return _to_tensor(image.resize((width, height), filter_, box=box))
+
+        return self._decoded(indices, cut)
+
+    def identity(self):
+        return self.members.numpy().tobytes(), self.crop, self.interpolation
+
+    def _decoded(self, indices, make: Callable) -> torch.Tensor:
+        """make(image, row) of every picture, stacked; in threads, as Pillow frees the interpreter while it decodes."""
+        indices = self.checked(indices).tolist()
+        out = torch.empty(len(indices), 3, *self.image_size, dtype=torch.uint8)
+
+        def one(row: int) -> None:
+            file, called, target = self.source(int(self.members[indices[row]]))
+            self._targets[indices[row]] = target
+            out[row] = make(decoded(file, called), row)
+
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            list(pool.map(one, range(len(indices))))
+        return out
+
+
+def resized_crop(size: tuple[int, int], draws: Sequence[Sequence[float]], smallest: float) -> tuple[float, ...]:
+    """A box of random area and aspect ratio inside a picture (Szegedy et al. 2015, Going Deeper with Convolutions, §6).
+
+    Args:
+        size: (width, height) of the picture.
+        draws: attempts, each four numbers in [0, 1): area, aspect, left, top. The first that fits is taken, or the
+            largest centred box of an allowed aspect where none does.
+        smallest: share of the area that is kept at least.
+
+    Returns:
+        left, top, right, bottom.
+    """
+    width, height = size
+    for area, aspect, left, top in draws:
+        area = (smallest + (1 - smallest) * area) * width * height
+        aspect = math.exp(math.log(ASPECT[0]) + (math.log(ASPECT[1]) - math.log(ASPECT[0])) * aspect)
+        wide, tall = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < wide <= width and 0 < tall <= height:
+            left, top = int(left * (width - wide + 1)), int(top * (height - tall + 1))
+            return left, top, left + wide, top + tall
+    wide, tall = min(width, height * ASPECT[1]), min(height, width / ASPECT[0])
+    return (width - wide) / 2, (height - tall) / 2, (width + wide) / 2, (height + tall) / 2
+
+
+def _to_tensor(image: Image.Image) -> torch.Tensor:
+    from torchvision.transforms.v2.functional import pil_to_tensor
+
+    return pil_to_tensor(image)

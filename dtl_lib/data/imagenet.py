@@ -1,0 +1,158 @@
+"""ImageNet, and any folder of pictures with a folder for each class."""
+
+import os
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from .decoded import Decoded
+from .folder import data_folder, held_out_of, split, subset
+from .images import Sets
+
+TRAIN, TEST = ("train", "training"), ("val", "validation", "test", "eval")
+
+
+class Folder:
+    """The pictures under one folder; called with a number, it is a source for `Decoded`.
+
+    Args:
+        root: the folder.
+        pictures: paths by class.
+        numbers: class index by class.
+    """
+
+    def __init__(self, root: Path, pictures: dict[str, list[str]], numbers: dict[str, int]):
+        self.root = root
+        self.files = [file for files in pictures.values() for file in files]
+        self.targets = [numbers[label] for label, files in pictures.items() for _ in files]
+
+    def __len__(self):
+        return len(self.files)
+
+    def __call__(self, number: int):
+        return self.files[number], self.files[number], self.targets[number]
+
+
+class FolderImages(Decoded):
+    """`Decoded` whose classes are known before a file is opened."""
+
+    def __init__(self, name, classes, source: Folder, members, config=None, image_size=None):
+        super().__init__(name, classes, source, members, config, image_size)
+        self._targets = torch.tensor([source.targets[number] for number in members.tolist()], dtype=torch.int64)
+
+    def identity(self):
+        names = (os.path.relpath(self.source.files[number], self.source.root) for number in self.members.tolist())
+        return *super().identity(), "\n".join(names)
+
+
+def load(path=None, image_size=None, samples: int | None = None, config=None, name: str = "imagenet") -> Sets:
+    """Pictures in class folders: `train/CLASS/…` and `val/CLASS/…`, or `CLASS/…` alone.
+
+    The held-out part is 5,000 training images, or a tenth of them where that is fewer. Without `val/` another tenth is
+    cut off for the test; without `train/` there is nothing to train on and only the test part has images.
+
+    Args:
+        path: the folder; `name` under `DTL_DATA` where None.
+        image_size: pixels, an int or (height, width); the config's, or 224, where None.
+        samples: training images to use, always the same ones; all where None.
+        config: preprocessing, such as a `ViTConfig`: mean, std, crop, interpolation.
+        name: imagenet, where folders are WordNet ids and give the class of ImageNet-1k whatever subset is there; or
+            folder, where classes are the folders' names, sorted.
+
+    Raises:
+        ValueError: for a missing folder, one without classes, or one whose classes are not ImageNet's.
+    """
+    root = Path(path).expanduser() if path is not None else data_folder() / name
+    folders = _parts(root)
+    pictures = {part: pictures_by_class(folder) for part, folder in folders.items()}
+    numbers, classes = _imagenet_classes(folders, pictures) if name == "imagenet" else _own_classes(folders, pictures)
+    sources = {part: Folder(folders[part], pictures[part], numbers) for part in folders}
+    sets = {}
+    for part, (source, members) in _cut(sources, folders, samples).items():
+        sets[part] = FolderImages(f"{name} {part}", classes, source, members, config, image_size)
+    return Sets(**sets)
+
+
+def pictures_by_class(root: Path) -> dict[str, list[str]]:
+    """Paths of the pictures under each folder in `root`, sorted; raises ValueError where there are none."""
+    labels = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
+    found = {label: pictures for label in labels if (pictures := _pictures(root / label))}
+    if not found:
+        raise ValueError(
+            f"{root} holds no classes: a folder for each class, with pictures in it, was expected there, "
+            f"such as {root}/cat/1.jpg"
+        )
+    return found
+
+
+def wordnet_classes() -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """WordNet ids and names of ImageNet-1k's classes, in the order of its indices."""
+    from timm.data import ImageNetInfo
+
+    info = ImageNetInfo("imagenet-1k")
+    return tuple(info.label_names()), tuple(info.label_descriptions())
+
+
+def _parts(root: Path) -> dict[str, Path]:
+    """The folders under `train` and `test`; one of them may be missing, and a folder without either trains."""
+    if not root.is_dir():
+        raise ValueError(f"{root} is not a folder; one with train/CLASS/1.jpg and val/CLASS/1.jpg was expected")
+    found = {}
+    for part, names in {"train": TRAIN, "test": TEST}.items():
+        present = [root / name for name in names if (root / name).is_dir()]
+        if present:
+            found[part] = present[0]
+    return found or {"train": root}
+
+
+def _cut(sources: dict[str, Folder], folders: dict[str, Path], samples: int | None) -> dict:
+    """Source and members of the three parts; what is missing is cut from the training images."""
+    if "train" not in sources:
+        test, nothing = sources["test"], torch.empty(0, dtype=torch.int64)
+        return {"train": (test, nothing), "held_out": (test, nothing), "test": (test, torch.arange(len(test)))}
+    source = sources["train"]
+    train, held_out = split(len(source), held_out_of(len(source), folders["train"]))
+    if "test" in sources:
+        test = sources["test"], torch.arange(len(sources["test"]))
+    else:
+        rest, cut = split(len(train), held_out_of(len(train), folders["train"]))
+        test, train = (source, train[cut]), train[rest]
+    return {"train": (source, train[subset(len(train), samples)]), "held_out": (source, held_out), "test": test}
+
+
+def _imagenet_classes(folders: dict[str, Path], pictures: dict[str, dict]) -> tuple[dict[str, int], tuple[str, ...]]:
+    """Class index by WordNet id, and the names of all 1,000 classes."""
+    ids, names = wordnet_classes()
+    for part, found in pictures.items():
+        if stray := sorted(set(found) - set(ids)):
+            raise ValueError(
+                f"{folders[part]} has a class folder {stray[0]!r}, which is no WordNet id of ImageNet-1k "
+                "(such as n01440764); for classes of your own use the data set `folder`"
+            )
+    return {identity: number for number, identity in enumerate(ids)}, names
+
+
+def _own_classes(folders: dict[str, Path], pictures: dict[str, dict]) -> tuple[dict[str, int], tuple[str, ...]]:
+    """Class index by folder name, and those names; a test folder may lack classes, not bring new ones."""
+    names = tuple(pictures.get("train") or pictures["test"])
+    if stray := sorted(set(pictures.get("test", ())) - set(names)):
+        raise ValueError(
+            f"{folders['test']} has a class {stray[0]!r} that {folders['train']} has not; "
+            "both need the same class folders"
+        )
+    return {label: number for number, label in enumerate(names)}, names
+
+
+def _pictures(folder: Path) -> list[str]:
+    found = []
+    for path, folders, files in os.walk(folder, followlinks=True):
+        folders.sort()
+        found += (os.path.join(path, file) for file in sorted(files) if os.path.splitext(file)[1].lower() in _endings())
+    return found
+
+
+@lru_cache
+def _endings() -> frozenset[str]:
+    return frozenset(Image.registered_extensions())
