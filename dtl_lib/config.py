@@ -79,8 +79,10 @@ class ViTConfig:
     interpolation: str = "bicubic"
 
     def __post_init__(self):
-        size = (self.image_size,) * 2 if isinstance(self.image_size, int) else tuple(self.image_size)
-        object.__setattr__(self, "image_size", size)
+        size = (self.image_size,) * 2 if isinstance(self.image_size, int) else self.image_size
+        if not (isinstance(size, tuple | list) and len(size) == 2 and all(isinstance(side, int) for side in size)):
+            raise ValueError(f"image_size is one whole number or (height, width) in pixels, not {self.image_size!r}")
+        object.__setattr__(self, "image_size", tuple(size))
         object.__setattr__(self, "mean", tuple(self.mean))
         object.__setattr__(self, "std", tuple(self.std))
         if self.plan is None:
@@ -94,14 +96,20 @@ class ViTConfig:
         for name in ("patch_size", "channels", "dim", "depth", "heads"):
             if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
                 raise ValueError(f"{name} is a whole number, 1 or more, not {getattr(self, name)!r}")
-        if self.classes < 0:
-            raise ValueError(f"classes is 0 (features alone) or more, not {self.classes}")
+        if not isinstance(self.classes, int) or self.classes < 0:
+            raise ValueError(f"classes is 0 (features alone) or more, not {self.classes!r}")
+        if self.dim * self.mlp_ratio < 1:
+            raise ValueError(f"mlp_ratio is the MLP's width over dim (4 is usual), not {self.mlp_ratio}")
         if self.dim % self.heads:
             near = [heads for heads in range(1, self.dim + 1) if self.dim % heads == 0]
             best = min(near, key=lambda heads: abs(heads - self.heads))
             raise ValueError(f"heads has to divide dim: {self.heads} does not divide {self.dim}; {best} would")
         if not 0 <= self.drop_path < 1:
             raise ValueError(f"drop_path is a probability from 0 to below 1, not {self.drop_path}")
+        if self.positions == "sincos" and self.dim % 4:
+            raise ValueError(f"2-D sin–cos positions need a dim that 4 divides, not {self.dim}")
+        if not isinstance(self.plan, TokenPlan):
+            raise ValueError(f"plan is a TokenPlan, such as TokenPlan.of({self.depth}), not {self.plan!r}")
         if self.plan.depth != self.depth:
             raise ValueError(f"the plan is for {self.plan.depth} blocks and depth is {self.depth}: make them agree")
         if self.pool == "cls" and self.plan.group("cls") is None:
