@@ -57,7 +57,7 @@ class Features:
         return self.tokens[name]
 
     def __getattr__(self, name: str) -> Tensor:
-        if name.startswith("__") or name in ("tokens", "grid", "plan"):
+        if name.startswith("_") or name in ("tokens", "grid", "plan"):  # what notebooks and pickle ask of any value
             raise AttributeError(name)
         return self[name]
 
@@ -175,4 +175,6 @@ class ViT(nn.Module):
         channels = self.config.channels
         if images.ndim != 4 or images.shape[1] != channels:
             raise ValueError(f"images are (batch, {channels}, height, width), not {tuple(images.shape)}")
+        if not images.is_floating_point():
+            raise ValueError(f"images are floating point, with mean and std taken out, not {images.dtype}")
         self.config.grid_of(*images.shape[2:])
