@@ -1,0 +1,52 @@
+# `make book` and `make test` set themselves up: a virtual environment, the requirements, this project.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Two things run at once below: more threads than cores makes both many times slower.
+export OMP_NUM_THREADS := 1
+unexport MPLBACKEND
+
+.PHONY: help book test lint format bench clean setup notebooks-sync notebooks-outputs pytest
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "make %-18s %s\n", $$1, $$2 }'
+
+setup: $(STAMP)  ## the virtual environment, nothing else
+
+$(STAMP): requirements.txt pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing the requirements into $(VENV) (about 6 GB, once)"
+	@$(BIN)/python -m pip install --quiet -r requirements.txt
+	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+book: $(STAMP)  ## run the notebooks and render the book into _build/html
+	@$(BIN)/python -m book.tools.build
+
+test: lint book pytest  ## lint, book, and every test
+
+pytest: $(STAMP)
+	@$(BIN)/python -m pytest tests notebooks --ignore=tests/benchmarks -q -n 2 --dist loadscope \
+	    --nbval-lax --nbval-current-env --nbval-cell-timeout=120
+
+lint: $(STAMP)  ## ruff, and the book's own rules for notebooks
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --check --quiet . || { echo "not formatted: run 'make format'"; $(BIN)/ruff format --check .; exit 1; }
+	@$(BIN)/python -m book.tools.lint
+
+format: $(STAMP) notebooks-sync  ## format code and notebooks
+	@$(BIN)/ruff check --fix --quiet . || true
+	@$(BIN)/ruff format --quiet .
+
+notebooks-sync: $(STAMP)  ## first cell, badge, ids and stored outputs of every notebook as lint wants them
+	@$(BIN)/python -m book.tools.sync
+
+notebooks-outputs: $(STAMP)  ## run the notebooks and store the outputs of the tagged cells
+	@$(BIN)/python -m book.tools.sync --outputs
+
+bench: $(STAMP)  ## speed against timm and torchvision (run alone)
+	@$(BIN)/python -m pytest tests/benchmarks -q -s -p no:xdist
+
+clean:  ## everything that is built; the virtual environment stays
+	@rm -rf _build .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,87 @@
+"""The Sphinx extension of this book: what its pages need beyond Jupyter Book.
+
+- the measured cost under each chapter's title;
+- math and icons from local files, and no script from elsewhere;
+- `{ledger}` and `{command-line}`, pages made from the records and from the parser;
+- references and records that a notebook can link to in plain Markdown.
+"""
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT)]
+
+from docutils import nodes  # noqa: E402
+from sphinx.application import Sphinx  # noqa: E402
+from sphinx.errors import ExtensionError  # noqa: E402
+from sphinx.util.docutils import SphinxDirective  # noqa: E402
+
+from book.tools import assets, command_line, records  # noqa: E402
+from book.tools.execute import Cache  # noqa: E402
+from book.tools.project import Project  # noqa: E402
+
+
+def need_outputs(app: Sphinx) -> None:
+    """Refuse to render outputs that the library as it is now would not give."""
+    project, cache = Project(ROOT), Cache(Project(ROOT))
+    stale = [path.name for path in project.notebooks if cache.executed(path) is None]
+    if stale:
+        raise ExtensionError(f"no up-to-date outputs for {', '.join(stale)}: build with 'make book'")
+
+
+def show_cost(app: Sphinx, doctree: nodes.document) -> None:
+    """Put what the run took under the title of a notebook's page."""
+    run = Cache(Project(ROOT)).runs().get(f"{app.env.docname.removeprefix('notebooks/')}.ipynb")
+    title = next(iter(doctree.findall(nodes.title)), None)
+    if run is not None and title is not None:
+        line = nodes.paragraph("", str(run.cost), classes=["measured"])
+        title.parent.insert(title.parent.index(title) + 1, line)
+
+
+def local_scripts_only(app: Sphinx, page: str, template: str, context: dict, doctree) -> None:
+    """Drop what comes from other hosts or only serves that, and the math's script where there is no math."""
+    math = doctree is not None and any(doctree.findall(lambda node: isinstance(node, (nodes.math, nodes.math_block))))
+    for kind in ("script_files", "css_files"):
+        context[kind] = [
+            item for item in context[kind] if not assets.is_foreign(item) and (math or not assets.is_math(item))
+        ]
+    context["body"] = assets.THEBE.sub("", context.get("body", ""))
+
+
+def linkable(app: Sphinx, doctree: nodes.document) -> None:
+    """Let `references.md#key` and `ledger.md#id` be the targets of plain Markdown links."""
+    slugs = app.env.metadata[app.env.docname].setdefault("myst_slugs", {})
+    for key, text in {"book/references": records.references, "book/ledger": records.ledger}.items():
+        if app.env.docname == key:
+            slugs |= {name: (0, name, label) for name, label in text(ROOT).items()}
+
+
+class Ledger(SphinxDirective):
+    """The table of all records."""
+
+    def run(self) -> list[nodes.Node]:
+        for path in (ROOT / "dtl_lib" / "ledger").glob("*.jsonl"):
+            self.env.note_dependency(str(path))
+        return self.parse_text_to_nodes(records.table(ROOT))
+
+
+class CommandLine(SphinxDirective):
+    """Every command with its flags, from the parser."""
+
+    def run(self) -> list[nodes.Node]:
+        self.env.note_dependency(str(ROOT / "dtl_lib" / "__main__.py"))
+        return self.parse_text_to_nodes(command_line.reference(), allow_section_headings=True)
+
+
+def setup(app: Sphinx) -> dict:
+    """Called by Sphinx."""
+    app.connect("builder-inited", need_outputs)
+    app.connect("doctree-read", show_cost)
+    app.connect("doctree-read", linkable)
+    app.connect("html-page-context", local_scripts_only, priority=999)
+    app.connect("build-finished", assets.install)
+    app.add_directive("ledger", Ledger)
+    app.add_directive("command-line", CommandLine)
+    app.add_css_file("icons.css")
+    return {"version": "1", "parallel_read_safe": False}

@@ -1,0 +1,34 @@
+"""Every figure a notebook draws has alt text and a caption, in its cell's metadata.
+
+{"mystnb": {"image": {"alt": "…"}, "figure": {"caption": "…", "name": "fig-patches"}}}
+"""
+
+import ast
+
+from book.tools.definitions import parse
+
+DRAWN = ("image/png", "image/jpeg", "image/svg+xml")
+LEAST_ALT = 20  # characters: "figure" or "attention map" says nothing to who cannot see it
+
+
+def described(chapter):
+    """Alt text and caption on every cell that draws: seen in the code, and in the outputs where they are at hand."""
+    for n, cell in chapter.cells("code"):
+        executed = chapter.executed.cells[n - 1] if chapter.executed else cell
+        if not (_draws(cell.source) or _has_image(executed)):
+            continue
+        described = cell.metadata.get("mystnb", {})
+        alt = described.get("image", {}).get("alt", "")
+        if len(alt) < LEAST_ALT:
+            yield n, f"draws a figure: needs metadata mystnb.image.alt that says what is to be seen (it is {alt!r})"
+        if not described.get("figure", {}).get("caption"):
+            yield n, "draws a figure: needs metadata mystnb.figure.caption, which also says how to read it"
+
+
+def _draws(source: str) -> bool:
+    calls = (node.func for node in ast.walk(parse(source)) if isinstance(node, ast.Call))
+    return any(isinstance(call, ast.Attribute) and ast.unparse(call.value) in ("plt", "figures") for call in calls)
+
+
+def _has_image(cell) -> bool:
+    return any(kind in output.get("data", {}) for output in cell.get("outputs", []) for kind in DRAWN)

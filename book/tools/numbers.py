@@ -1,0 +1,89 @@
+"""Every measured number in a chapter's prose is backed.
+
+A decimal, a percentage, or a number with a measured unit has to be one of:
+- in the text output of a code cell above (looked up in the executed notebook, when the book is built), rounded or not;
+- in a sentence that links to a record, `[…](../book/ledger.md#id)`, whose id is in dtl_lib/ledger/*.jsonl;
+- in a sentence that links to a source, `[…](../book/references.md#key)`: the number is the paper's.
+A number that is none of these but right, a definition say, stands in `code` or $math$, or its paragraph says why in
+`<!-- number: why -->`.
+"""
+
+import json
+import re
+
+NOT_PROSE = re.compile(
+    r"^(?P<fence>```+|~~~+).*?^(?P=fence)[ \t]*$|\$\$.*?\$\$|`[^`]*`|\$[^$\n]+\$|<!--.*?-->|<[^>]+>", re.M | re.S
+)
+ESCAPE = re.compile(r"<!--\s*number:\s*\S.*?-->", re.DOTALL)
+LINK = re.compile(r"!?\[([^\]]*)\]\(([^)]*)\)")
+UNIT = r"(?:%|percent\b|×(?!\s*\d)|(?:ms|µs|s|seconds?|images/s|images per second|points?|[GMk]B|[GM]?FLOPs?)\b)"
+NUMBER = re.compile(rf"(?<![\w.,/§#])(\d[\d,]*\d|\d)(\.\d+)?(?:[\s~]?({UNIT}))?(?![\w]|\.\d)")
+NAMED = re.compile(r"(?:§|Section|Sec\.|Table|Figure|Fig\.|Eq\.|arXiv:?|Python|torch|PyTorch|version|CC BY)\s*\d[\d.]*")
+SOURCES = {"references.md": "book/references.bib", "ledger.md": "dtl_lib/ledger/*.jsonl"}
+
+
+def backed(chapter):
+    """The rule: what is not backed, with the three ways to back it."""
+    known = {page: _ids(chapter.project.root, pattern) for page, pattern in SOURCES.items()}
+    for n, cell in chapter.cells("markdown"):
+        for block in _blocks(cell.source):
+            for sentence in _sentences(block):
+                links = [url.rpartition("/")[2].split("#") for _, url in LINK.findall(sentence) if "#" in url]
+                for page, key in (link for link in links if link[0] in known and link[1] not in known[link[0]]):
+                    yield n, f"links to {page}#{key}, but {SOURCES[page]} holds no {key!r}"
+                if any(page in known for page, *_ in links) or ESCAPE.search(block):
+                    continue
+                for text, value in numbers(sentence):
+                    if chapter.executed is not None and not _shown(value, _outputs(chapter.executed, n)):
+                        yield (
+                            n,
+                            (
+                                f"{text!r} is not in the output of a cell above: print it there, link the sentence to its "
+                                "ledger record or to the reference it is from, or say <!-- number: why -->"
+                            ),
+                        )
+
+
+def numbers(sentence: str) -> list[tuple[str, str]]:
+    """The measured numbers of a sentence: as written, and the digits alone."""
+    prose = NAMED.sub(" ", LINK.sub(r"\1", NOT_PROSE.sub(" ", sentence)))
+    found = (match for match in NUMBER.finditer(prose) if match[2] or match[3])
+    return [(match.group(), match[1].replace(",", "") + (match[2] or "")) for match in found]
+
+
+def _shown(value: str, text: str) -> bool:
+    """Whether the text holds the number, or one that rounds to it; a percentage may be shown as a fraction."""
+    digits = len(value.partition(".")[2])
+    for seen in re.findall(r"\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?", text):
+        shown = float(seen.replace(",", ""))
+        if any(f"{scaled:.{digits}f}" == value for scaled in (shown, 100 * shown)):
+            return True
+    return False
+
+
+def _outputs(notebook, n: int) -> str:
+    """All text that the cells before cell `n` put out."""
+    texts = []
+    for cell in notebook.cells[: n - 1]:
+        for output in cell.get("outputs", []):
+            texts.append(output.get("text") or output.get("data", {}).get("text/plain", ""))
+    return "\n".join("".join(text) for text in texts)
+
+
+def _blocks(source: str) -> list[str]:
+    """Paragraphs, list items and whole tables; fenced code has none of the numbers that count."""
+    text = re.sub(r"^(```+|~~~+).*?^\1[ \t]*$", "", source, flags=re.M | re.S)
+    return [block for part in re.split(r"\n\s*\n", text) for block in re.split(r"\n(?=\s*(?:[-*]|\d+\.)\s)", part)]
+
+
+def _sentences(block: str) -> list[str]:
+    if "\n|" in f"\n{block}":
+        return [block]
+    return re.split(r"(?<=[.!?])\s+(?=[A-Z\[*_(<])", block)
+
+
+def _ids(root, pattern: str) -> set[str]:
+    if pattern.endswith(".bib"):
+        return set(re.findall(r"^@\w+\{([^,\s]+)", (root / pattern).read_text("utf8"), re.M))
+    lines = (line for path in root.glob(pattern) for line in path.read_text("utf8").splitlines() if line.strip())
+    return {str(json.loads(line).get("id")) for line in lines}

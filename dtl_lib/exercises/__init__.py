@@ -1,0 +1,113 @@
+"""The rules every exercise of the book keeps: a stub is "not attempted", a wrong answer raises with a hint, a right one says so.
+
+A chapter's checkers are one module, `dtl_lib.exercises.ch01` and so on. A checker is a function of the reader's answer,
+decorated with `exercise`, that uses the `expect` functions below:
+
+    @exercise
+    def check_patchify(patchify):
+        patches = patchify(images, 4)
+        expect_shape(patches, (2, 64, 48), "one row a patch: (batch, patches, patch_size² · channels)")
+"""
+
+import dis
+import functools
+import types
+from collections.abc import Callable, Sequence
+
+import torch
+
+
+class WrongAnswer(AssertionError):
+    """An answer that a checker refused; the message is the hint."""
+
+    def _render_traceback_(self) -> list[str]:
+        return [f"Not yet: {self}"]  # what IPython shows: the hint, without the checker's insides
+
+
+class NotAttempted(Exception):
+    """Raised inside a checker where the answer is still the stub."""
+
+
+def exercise(check: Callable) -> Callable:
+    """Turn a function that checks an answer into a checker that keeps the book's rules.
+
+    The checker prints "not attempted" for a stub and "right" for a right answer.
+
+    Args:
+        check: a function of one answer (a function, a class or a value) that raises through `expect`.
+
+    Raises:
+        WrongAnswer: by the checker, for every other answer, also for one that crashes.
+    """
+
+    @functools.wraps(check)
+    def checker(answer) -> None:
+        try:
+            if is_stub(answer):
+                raise NotAttempted
+            check(_watched(answer))
+        except (NotAttempted, NotImplementedError):
+            print("not attempted")
+        except WrongAnswer as wrong:
+            raise WrongAnswer(str(wrong)) from None
+        except Exception as error:
+            reason = " ".join(str(error).split())[:200]
+            raise WrongAnswer(f"your answer stops with {type(error).__name__}: {reason}") from error
+        else:
+            print("right")
+
+    checker.is_exercise = True
+    return checker
+
+
+def is_stub(answer) -> bool:
+    """Whether an answer is still the book's stub: None, `...`, or a function or method whose body is only `...` or `pass`."""
+    if answer is None or answer is ...:
+        return True
+    if isinstance(answer, type):
+        methods = [value for value in vars(answer).values() if isinstance(value, types.FunctionType)]
+        return any(map(is_stub, methods))
+    return isinstance(answer, types.FunctionType) and _does_nothing(answer)
+
+
+def expect(condition: bool, hint: str) -> None:
+    """Refuse the answer with `hint` unless `condition` holds."""
+    if not condition:
+        raise WrongAnswer(hint)
+
+
+def expect_shape(tensor, shape: Sequence[int], hint: str) -> None:
+    """Refuse anything but a tensor of this shape."""
+    expect(isinstance(tensor, torch.Tensor), f"expected a tensor, not {type(tensor).__name__}: {hint}")
+    expect(tuple(tensor.shape) == tuple(shape), f"expected the shape {tuple(shape)}, not {tuple(tensor.shape)}: {hint}")
+
+
+def expect_close(tensor, wanted, hint: str, tolerance: float = 1e-5) -> None:
+    """Refuse a tensor that is not `wanted`, element by element, to within `tolerance` (relative and absolute)."""
+    wanted = torch.as_tensor(wanted)
+    tensor = tensor if isinstance(tensor, torch.Tensor) else torch.as_tensor(tensor)
+    expect_shape(tensor, wanted.shape, hint)
+    expect(torch.allclose(tensor.double(), wanted.double(), rtol=tolerance, atol=tolerance), hint)
+
+
+def _does_nothing(function: types.FunctionType) -> bool:
+    """Whether the body only returns None or `...`: `inspect.getsource` would not see functions typed into a notebook."""
+    steps = [step for step in dis.get_instructions(function) if step.opname not in ("RESUME", "NOP", "COPY_FREE_VARS")]
+    constants = [step.argval for step in steps if step.opname in ("LOAD_CONST", "RETURN_CONST")]
+    return len(steps) - len(constants) <= 1 and len(constants) == 1 and constants[0] in (None, ...)
+
+
+def _watched(answer):
+    """A function answer that says so when it returns the placeholder or nothing."""
+    if not isinstance(answer, types.FunctionType):
+        return answer
+
+    @functools.wraps(answer)
+    def watched(*args, **kwargs):
+        result = answer(*args, **kwargs)
+        if result is ...:
+            raise NotAttempted
+        expect(result is not None, f"{answer.__name__} returns nothing: does it end with `return`?")
+        return result
+
+    return watched

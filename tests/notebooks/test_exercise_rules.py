@@ -1,0 +1,91 @@
+"""The rules of `dtl_lib.exercises`, on answers of every kind."""
+
+import pytest
+import torch
+from torch import nn
+
+from dtl_lib.exercises import WrongAnswer, exercise, expect, expect_close, expect_shape
+
+
+@exercise
+def check_double(double):
+    expect_close(double(torch.tensor([1.0, 2.0])), [2.0, 4.0], "twice each number")
+
+
+@exercise
+def check_layer(layer):
+    expect_shape(layer()(torch.zeros(2, 3)), (2, 3), "the layer keeps the shape")
+
+
+@exercise
+def check_guess(guess):
+    expect(guess == 7, "count again")
+
+
+def dots(x): ...
+
+
+def passes(x):
+    """What to do."""
+    pass
+
+
+def raises(x):
+    raise NotImplementedError("your turn")
+
+
+def placeholder(x):
+    y = ...
+    return y
+
+
+class Stub(nn.Module):
+    def forward(self, x): ...
+
+
+@pytest.mark.parametrize("stub", [dots, passes, raises, placeholder, None, ...])
+def test_a_stub_is_not_attempted(stub, capsys):
+    check_double(stub)
+    assert capsys.readouterr().out == "not attempted\n"
+
+
+def test_a_class_with_a_stub_method_is_not_attempted(capsys):
+    check_layer(Stub)
+    assert capsys.readouterr().out == "not attempted\n"
+
+
+def test_right_answers_are_right(capsys):
+    check_double(lambda x: 2 * x)
+    check_layer(nn.Identity)
+    check_guess(7)
+    assert capsys.readouterr().out == "right\n" * 3
+
+
+@pytest.mark.parametrize(
+    ("wrong", "hint"),
+    [
+        (lambda x: x, "twice each number"),
+        (lambda x: (2 * x)[None], r"expected the shape \(2,\), not \(1, 2\)"),
+        (lambda x: print(x), "returns nothing"),
+        (lambda x: x @ torch.zeros(5), "stops with RuntimeError"),
+        (lambda: 1, "stops with TypeError"),
+        (torch.zeros(2), "stops with TypeError"),
+    ],
+)
+def test_a_wrong_answer_raises_with_a_hint_of_one_line(wrong, hint, capsys):
+    with pytest.raises(WrongAnswer, match=hint) as caught:
+        check_double(wrong)
+    assert "\n" not in str(caught.value)
+    assert "right" not in capsys.readouterr().out
+
+
+def test_a_function_that_returns_a_constant_is_an_answer():
+    with pytest.raises(WrongAnswer):
+        check_double(lambda x: torch.zeros(2))
+    with pytest.raises(WrongAnswer):
+        check_double(lambda x: 3)
+
+
+def test_a_wrong_value_raises():
+    with pytest.raises(WrongAnswer, match="count again"):
+        check_guess(8)

@@ -1,0 +1,72 @@
+"""Opens one page with every other host out of reach and reports what a reader would miss."""
+
+from dataclasses import dataclass, field
+
+SETTLED = """async () => {
+    if (window.MathJax?.startup?.promise) await MathJax.startup.promise;
+    await document.fonts.ready;
+}"""
+MATH_LEFT = """() => [...document.querySelectorAll('.math')]
+    .filter(e => !e.querySelector('mjx-container') || e.querySelector('mjx-merror')).map(e => e.textContent.slice(0, 60))"""
+NO_ALT = """() => [...document.querySelectorAll('img')].filter(e => !e.alt.trim()).map(e => e.src)"""
+TOO_WIDE = """() => document.documentElement.scrollWidth - window.innerWidth"""
+CONTRAST = """() => {
+    const parse = c => { const m = c.match(/[\\d.]+/g).map(Number); return m.length > 3 && m[3] === 0 ? null : m.slice(0, 3); };
+    const light = c => c.map(v => v / 255).map(v => v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4)
+        .reduce((sum, v, i) => sum + v * [.2126, .7152, .0722][i], 0);
+    const ground = e => e ? parse(getComputedStyle(e).backgroundColor) ?? ground(e.parentElement) : [255, 255, 255];
+    return [...document.querySelectorAll('article p, article li, article td, article dd, article code, article a')]
+        .filter(e => e.innerText?.trim() && e.getClientRects().length)
+        .map(e => {
+            const [a, b] = [light(parse(getComputedStyle(e).color)), light(ground(e))];
+            return [(Math.max(a, b) + .05) / (Math.min(a, b) + .05), e.tagName + ': ' + e.innerText.slice(0, 40)];
+        }).filter(([ratio]) => ratio < 4.5);
+}"""
+
+
+@dataclass
+class Report:
+    """What was wrong, and how many bytes the page loaded."""
+
+    problems: list[str] = field(default_factory=list)
+    weight: int = 0
+
+
+def open_page(browser, site: str, path: str, widths=(1440, 360)) -> Report:
+    """Load `site/path` and look at it in light and dark at each width in pixels."""
+    report = Report()
+    context = browser.new_context(viewport={"width": widths[0], "height": 900}, color_scheme="light")
+    page = context.new_page()
+
+    def route(route):
+        url = route.request.url
+        if url.startswith((site, "data:", "blob:")):
+            return route.continue_()
+        report.problems.append(f"asks another host: {url}")
+        return route.abort()
+
+    def weigh(response):
+        if response.status >= 400:
+            report.problems.append(f"{response.status} for {response.url}")
+        elif not response.url.startswith("data:"):
+            report.weight += len(response.body())
+
+    page.route("**/*", route)
+    page.on("requestfailed", lambda request: report.problems.append(f"failed: {request.url}"))
+    page.on("requestfinished", lambda request: weigh(request.response()))
+    page.on("pageerror", lambda error: report.problems.append(f"script error: {error}"))
+    page.on("console", lambda line: line.type == "error" and report.problems.append(f"console: {line.text}"))
+    page.goto(f"{site}/{path}", wait_until="networkidle")
+    page.evaluate(SETTLED)
+    report.problems += [f"math not rendered: {text}" for text in page.evaluate(MATH_LEFT)]
+    report.problems += [f"image without alt text: {source}" for source in page.evaluate(NO_ALT)]
+    for width in widths:
+        page.set_viewport_size({"width": width, "height": 900})
+        if (over := page.evaluate(TOO_WIDE)) > 0:
+            report.problems.append(f"{over} px wider than {width} px")
+        for scheme in ("light", "dark"):
+            page.emulate_media(color_scheme=scheme)
+            page.wait_for_timeout(50)
+            report.problems += [f"contrast {ratio:.1f} in {scheme}, {text}" for ratio, text in page.evaluate(CONTRAST)]
+    context.close()
+    return report

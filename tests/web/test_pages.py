@@ -1,0 +1,100 @@
+"""Every page of the built book works with no network, at two widths, in light and dark."""
+
+import re
+
+import pytest
+
+from tests.web.pages import open_page
+
+WEIGHT = 2_000_000
+LOADS = re.compile(
+    r"<(?:script|img|iframe|source|video|audio|embed|object)\b[^>]*\b(?:src|data|poster)\s*=\s*[\"']?(?:https?:)?//[^\s\"'>]+"
+    r"|<link\b(?=[^>]*rel=[\"']?(?:stylesheet|preload|icon|shortcut icon|modulepreload))[^>]*href\s*=\s*[\"']?(?:https?:)?//[^\s\"'>]+"
+    r"|url\(\s*[\"']?(?:https?:)?//[^)]+\)|@import\s+[\"'](?:https?:)?//[^\"']+",
+    re.IGNORECASE,
+)
+
+
+def pages(html):
+    """The pages as paths, without the ones a server never shows."""
+    return sorted(str(path.relative_to(html)) for path in html.rglob("*.html") if "_static" not in path.parts)
+
+
+def foreign_loads(text: str) -> list[str]:
+    """What a page or style sheet would load from another host."""
+    return [match.group() for match in LOADS.finditer(text)]
+
+
+def test_nothing_is_loaded_from_another_host(html):
+    files = [path for kind in ("*.html", "*.css") for path in html.rglob(kind)]
+    found = {str(path.relative_to(html)): foreign_loads(path.read_text("utf8")) for path in files}
+    assert {name: loads for name, loads in found.items() if loads} == {}
+    scripts = {
+        path.name
+        for path in html.rglob("*.html")
+        if re.search(r"require\.js|html-manager|thebe", path.read_text("utf8"))
+    }
+    assert scripts == set()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '<script src="https://cdn.example/x.js"></script>',
+        "<script defer src=//cdn.example/x.js></script>",
+        '<link rel="stylesheet" type="text/css" href="https://cdn.example/x.css" />',
+        '<link href="https://cdn.example/x.css" rel="stylesheet">',
+        "@font-face { src: url(https://cdn.example/x.woff2) }",
+        '@import "https://cdn.example/x.css";',
+        '<img alt="badge" src="https://cdn.example/badge.svg">',
+    ],
+)
+def test_the_search_sees_a_load(text):
+    assert foreign_loads(text)
+
+
+def test_the_search_lets_links_pass():
+    assert not foreign_loads('<a href="https://example.org">x</a> <link rel="canonical" href="https://example.org"/>')
+
+
+def test_every_page_opens_whole(html, site, browser):
+    problems = {}
+    for path in pages(html):
+        report = open_page(browser, site, path)
+        if report.weight > WEIGHT:
+            report.problems.append(f"loads {report.weight / 1e6:.1f} MB, more than {WEIGHT / 1e6:.0f}")
+        if report.problems:
+            problems[path] = report.problems
+    assert problems == {}
+
+
+BROKEN = """<!doctype html><html><head><title>x</title><script src="https://cdn.example/x.js"></script>
+<script src="missing.js"></script></head><body style="margin:0"><div style="width:500px">wide</div><img src="data:,">
+<article><p style="color:#999;background:#fff">faint</p></article><span class="math">\\(x\\)</span><script>null.x</script>
+</body></html>"""
+
+
+def test_a_broken_page_is_reported(tmp_path, browser):
+    import functools
+    import http.server
+    import threading
+
+    from tests.web.conftest import _Quiet
+
+    (tmp_path / "broken.html").write_text(BROKEN)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_Quiet, directory=str(tmp_path)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    report = open_page(browser, f"http://127.0.0.1:{server.server_port}", "broken.html")
+    server.shutdown()
+    text = "\n".join(report.problems)
+    for expected in (
+        "another host",
+        "404",
+        "script error",
+        "math not rendered",
+        "alt text",
+        "wider than 360",
+        "contrast",
+    ):
+        assert expected in text, text
+    assert "wider than 1440" not in text
