@@ -1,0 +1,193 @@
+"""Results of real weights on a bundled photo, kept with the library for a reader who has no weights.
+
+`python -m dtl_lib.stored make` computes them again where the weights are, under DTL_DATA or on the hub.
+"""
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from einops import rearrange
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from . import __version__
+from .tape import record
+
+FOLDER = Path(__file__).parent / "ledger" / "real"
+LEVELS = 255
+EYE = (4, 4)  # the patch the book follows: row, column
+MAPS = ("class_maps", "patch_maps", "eye_maps")
+HALVES = ("patch_norms", "class_norms", "position_similarity")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a stored result is computed from: a timm name, the licence of its weights, and a bundled photo."""
+
+    weights: str
+    licence: str
+    photo: str
+
+
+ORIGINS = {
+    "vit_tiny_chelsea": Origin("vit_tiny_patch16_224.augreg_in21k_ft_in1k", "apache-2.0", "chelsea"),
+}
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What one model makes of one photo, float32.
+
+    Attributes:
+        class_maps: what the class token takes from each patch, `(blocks, heads, rows, columns)`; the rest of 1 is what
+            it takes from itself.
+        patch_maps: what each patch takes from each patch, mean over heads, `(blocks, query, rows, columns)`.
+        eye_maps: what the patch on the cat's eye, `EYE`, takes from each patch, `(blocks, heads, rows, columns)`.
+        patch_norms: length of each patch token after each block, `(blocks, rows, columns)`.
+        class_norms: length of the class token after each block, `(blocks,)`.
+        position_similarity: cosine of every two learned positions, `(rows, columns, rows, columns)`.
+        probabilities: of the five likeliest classes, `(5,)`.
+        names: of those classes, ImageNet's.
+        source: weights, photo, their licences, the library's version and the command.
+    """
+
+    class_maps: Tensor
+    patch_maps: Tensor
+    eye_maps: Tensor
+    patch_norms: Tensor
+    class_norms: Tensor
+    position_similarity: Tensor
+    probabilities: Tensor
+    names: tuple[str, ...]
+    source: dict[str, str]
+
+    @property
+    def top5(self) -> tuple[tuple[str, float], ...]:
+        """The five likeliest classes, `((name, probability), …)`."""
+        return tuple(zip(self.names, self.probabilities.tolist()))
+
+
+def load(name: str = "vit_tiny_chelsea", folder: Path = FOLDER) -> Stored:
+    """A stored result.
+
+    The square root of each map is exact to half of 1/255 of its largest value, so that what is small is not lost beside
+    what is large; norms are float16.
+
+    Raises:
+        ValueError: for a name that is not stored, or a file that is damaged.
+    """
+    file = Path(folder) / f"{name}.safetensors"
+    if not file.is_file():
+        have = ", ".join(sorted(path.stem for path in Path(folder).glob("*.safetensors"))) or "nothing"
+        raise ValueError(f"no result {name!r} is stored in {folder}; there is {have}")
+    try:
+        with safe_open(file, "pt") as opened:
+            tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
+            card = json.loads(opened.metadata()["card"])
+        maps = {key: (tensors[key] * tensors[f"{key}_scale"]).square() for key in MAPS}
+        rest = {key: tensors[key].float() for key in (*HALVES, "probabilities")}
+        return Stored(**maps, **rest, names=tuple(card["names"]), source=card["source"])
+    except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{file} is damaged ({error}): `python -m dtl_lib.stored make` writes it again") from None
+
+
+def compute(name: str = "vit_tiny_chelsea") -> Stored:
+    """The result itself, from the weights and the photo, not quantised.
+
+    Raises:
+        ValueError: for a name of unknown origin, or where the weights cannot be had.
+    """
+    from .data.photos import PHOTOS, photo, prepare
+    from .pretrained import load_pretrained
+
+    if name not in ORIGINS:
+        raise ValueError(f"nothing is stored as {name!r}; there are {', '.join(ORIGINS)}")
+    origin = ORIGINS[name]
+    model = load_pretrained(origin.weights)
+    with record(model) as tape, torch.no_grad():
+        logits = model(prepare(photo(origin.photo), config=model.config))
+    likeliest = logits.softmax(dim=-1)[0].topk(5)
+    shown = PHOTOS[origin.photo]
+    source = {
+        "weights": origin.weights,
+        "weights_licence": origin.licence,
+        "photo": f"scikit-image's {shown.file}, {shown.source}",
+        "photo_licence": shown.licence,
+        "library": f"dtl_lib {__version__}",
+        "command": f"python -m dtl_lib.stored make {name}",
+    }
+    return Stored(
+        **_measure(tape),
+        position_similarity=_cosines(model.positions.detach()),
+        probabilities=likeliest.values,
+        names=_class_names(likeliest.indices),
+        source=source,
+    )
+
+
+def save(stored: Stored, name: str, folder: Path = FOLDER) -> Path:
+    """Write a result, roots of maps as uint8 with one scale a map, norms as float16; returns the file."""
+    tensors = {key: getattr(stored, key).half() for key in HALVES}
+    tensors["probabilities"] = stored.probabilities
+    for key in MAPS:
+        tensors[key], tensors[f"{key}_scale"] = _quantise(getattr(stored, key))
+    card = json.dumps({"names": stored.names, "source": stored.source})
+    file = Path(folder) / f"{name}.safetensors"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    save_file({key: value.contiguous() for key, value in tensors.items()}, file, metadata={"card": card})
+    return file
+
+
+def _measure(tape) -> dict[str, Tensor]:
+    rows, _ = tape.grid
+    blocks = range(tape.plan.depth)
+    patches = [tape.attention(block)[0].mean(dim=0)[tape.plan.layout(block)["patches"]] for block in blocks]
+    patches = [rows_of[:, tape.plan.layout(block)["patches"]] for block, rows_of in enumerate(patches)]
+    norms = [tape.norms(block) for block in blocks]
+    return {
+        "class_maps": torch.cat([tape.maps(block) for block in blocks]),
+        "patch_maps": rearrange(torch.stack(patches), "b query (rows columns) -> b query rows columns", rows=rows),
+        "eye_maps": torch.cat([tape.maps(block, of=("patch", *EYE)) for block in blocks]),
+        "patch_norms": torch.cat([norm["patches"] for norm in norms]),
+        "class_norms": torch.cat([norm["cls"] for norm in norms]),
+    }
+
+
+def _cosines(positions: Tensor) -> Tensor:
+    unit = torch.nn.functional.normalize(positions, dim=-1)
+    return torch.einsum("r s d, t u d -> r s t u", unit, unit)
+
+
+def _quantise(maps: Tensor) -> tuple[Tensor, Tensor]:
+    scale = maps.amax(dim=(-2, -1), keepdim=True).sqrt() / LEVELS
+    return (maps.sqrt() / scale).round().to(torch.uint8), scale
+
+
+def _class_names(indices: Tensor) -> tuple[str, ...]:
+    from timm.data import ImageNetInfo
+
+    info = ImageNetInfo()
+    return tuple(info.index_to_description(index) for index in indices.tolist())
+
+
+def main(arguments: list[str]) -> int:
+    """`make [NAME …]`: compute results again and write them; all where no name is given."""
+    if not arguments or arguments[0] != "make":
+        print(f"usage: python -m dtl_lib.stored make [{' '.join(ORIGINS)}]", file=sys.stderr)
+        return 2
+    try:
+        for name in arguments[1:] or ORIGINS:
+            file = save(compute(name), name)
+            print(f"{file}: {file.stat().st_size / 1000:.0f} kB")
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

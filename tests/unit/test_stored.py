@@ -1,0 +1,122 @@
+"""The stored result of the real ViT-Ti on the photo of a cat: what it says, and that it is what the weights say."""
+
+import os
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from dtl_lib import stored
+
+NAME = "vit_tiny_chelsea"
+CORNERS = ([0, 0, -1, -1], [0, -1, 0, -1])
+EYE = (4, 4)
+WEIGHTS = Path(os.environ.get("DTL_DATA", "")) / "weights" / f"{stored.ORIGINS[NAME].weights}.safetensors"
+
+
+@pytest.fixture(scope="module")
+def result():
+    return stored.load(NAME)
+
+
+def test_shapes_types_and_size(result):
+    shapes = {f.name: tuple(v.shape) for f in fields(result) if torch.is_tensor(v := getattr(result, f.name))}
+    assert shapes == {
+        "class_maps": (12, 3, 14, 14),
+        "patch_maps": (12, 196, 14, 14),
+        "patch_norms": (12, 14, 14),
+        "class_norms": (12,),
+        "probabilities": (5,),
+    }
+    assert all(getattr(result, name).dtype == torch.float32 for name in shapes)
+    assert (stored.FOLDER / f"{NAME}.safetensors").stat().st_size <= 700_000
+
+
+def test_maps_are_shares(result):
+    rounding = 1e-3
+    for maps in (result.class_maps, result.patch_maps):
+        assert (maps >= 0).all()
+        assert (maps.sum(dim=(-2, -1)) <= 1 + rounding).all()
+
+
+def test_cat_is_found_and_named(result):
+    assert result.top5[0] == ("Egyptian cat", pytest.approx(0.81, abs=0.01))
+    assert "cat" in result.names[1] and "cat" in result.names[2]
+
+
+def test_class_token_finds_the_eye_in_block_3_and_stares_at_the_corners_from_block_7(result):
+    maps = result.class_maps.mean(dim=1)
+    assert divmod(int(maps[3].argmax()), 14) == EYE
+    corners = maps[:, *CORNERS].sum(dim=1)
+    assert (corners[:7] < 0.06).all()
+    assert (corners[7:] > 0.19).all()
+    assert corners[10] > 0.6
+
+
+def test_corner_patches_are_outliers_from_block_7_and_no_other_patch_is(result):
+    ratio = result.patch_norms / result.patch_norms.flatten(1).median(dim=1).values[:, None, None]
+    rest = torch.ones(14, 14, dtype=torch.bool)
+    rest[CORNERS] = False
+    assert (ratio[:6] < 2).all()
+    assert (ratio[7:][:, *CORNERS] > 12).all()
+    assert (ratio[7:][:, rest] < 2).all()
+    assert ratio[7].max() > 30
+
+
+def test_source_says_where_it_is_from(result):
+    assert result.source["weights"].startswith("vit_tiny_patch16_224.")
+    assert result.source["weights_licence"] == "apache-2.0"
+    assert result.source["photo_licence"] == "CC0"
+    assert result.source["command"] == f"python -m dtl_lib.stored make {NAME}"
+
+
+def test_saving_keeps_every_map_within_half_a_step(tmp_path):
+    seeded = torch.Generator().manual_seed(0)
+    maps = torch.rand(2, 3, 14, 14, generator=seeded) * torch.tensor([1e-4, 1.0]).view(2, 1, 1, 1)
+    exact = replace(stored.load(NAME), class_maps=maps, patch_maps=maps.clone())
+    again = _round_trip(exact, tmp_path)
+    assert _off(again.class_maps, maps) <= 0.501
+    assert again.names == exact.names and again.source == exact.source
+
+
+def test_stored_is_what_the_weights_say(result):
+    if not WEIGHTS.is_file():
+        pytest.skip(f"DTL_DATA holds no weights/{WEIGHTS.name}")
+    exact = stored.compute(NAME)
+    assert _off(result.class_maps, exact.class_maps) <= 0.6  # half a step, and float32 on another machine
+    assert _off(result.patch_maps, exact.patch_maps) <= 0.6
+    torch.testing.assert_close(result.patch_norms, exact.patch_norms, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(result.class_norms, exact.class_norms, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(result.probabilities, exact.probabilities, rtol=1e-3, atol=1e-5)
+    assert result.names == exact.names
+    assert result.source == exact.source
+
+
+def test_unknown_and_damaged_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="'dog'.*there is vit_tiny_chelsea"):
+        stored.load("dog")
+    with pytest.raises(ValueError, match="nothing is stored as 'dog'"):
+        stored.compute("dog")
+    whole = (stored.FOLDER / f"{NAME}.safetensors").read_bytes()
+    for cut in (0, 100, len(whole) - 1):
+        (tmp_path / "cat.safetensors").write_bytes(whole[:cut])
+        with pytest.raises(ValueError, match="damaged"):
+            stored.load("cat", tmp_path)
+
+
+def test_command_line_refuses_in_one_line(capsys):
+    assert stored.main(["make", "dog"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert stored.main([]) == 2
+
+
+def _round_trip(result, folder):
+    stored.save(result, NAME, folder)
+    return stored.load(NAME, folder)
+
+
+def _off(stored_maps, maps):
+    """The largest difference, in quantisation steps of its own map's root."""
+    step = maps.amax(dim=(-2, -1), keepdim=True).sqrt() / stored.LEVELS
+    return float(((stored_maps.sqrt() - maps.sqrt()).abs() / step).max())
