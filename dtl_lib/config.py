@@ -200,6 +200,7 @@ class ViTConfig:
             blocks.append(sum(here.values()))
             activations += self._kept(tokens, asking, hidden, talking)
         activations += patches * self.patch_size**2 * self.channels  # the image, for the patch projection
+        activations += self._kept_by_head(tokens, patches)
         return Cost(parts, tuple(blocks), self._parameters(), 4 * activations)
 
     def _narrow(self, block: int) -> bool:
@@ -208,10 +209,17 @@ class ViTConfig:
     def _kept(self, tokens: int, asking: int, hidden: int, talking: bool) -> int:
         """Numbers that autograd keeps of one block: inputs of norms, products, the GELU, attention and LayerScale."""
         scaled = 2 * asking * self.dim if self.layer_scale is not None else 0
-        normed = 2 * (tokens + asking) * self.dim  # what goes into each norm and what comes out
+        normed = 2 * (tokens + asking) * (self.dim + 1)  # what goes into each norm and comes out, mean and deviation
         heads = (2 * tokens + 2 * asking) * self.dim  # q, k, v and the output that the projection takes
-        maps = 4 * self.heads * asking * tokens if talking else 0
+        maps = self.heads * asking * (4 * tokens if talking else 1)  # fused attention keeps one number a row
         return normed + heads + maps + 2 * asking * hidden + scaled
+
+    def _kept_by_head(self, tokens: int, patches: int) -> int:
+        """The same of the last norm and the classifiers."""
+        read = self.dim if self.classes else 0
+        if self.pool == "cls":
+            return len(self.head_names) * (self.dim + 2 + read)
+        return (self.dim + 2 if self.norm_after_pool else tokens * self.dim + 2 * patches) + read
 
     def _parameters(self) -> int:
         dim, hidden = self.dim, int(self.dim * self.mlp_ratio)
