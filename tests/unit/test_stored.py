@@ -11,7 +11,6 @@ from dtl_lib import stored
 
 NAME = "vit_tiny_chelsea"
 CORNERS = ([0, 0, -1, -1], [0, -1, 0, -1])
-EYE = (4, 4)
 WEIGHTS = Path(os.environ.get("DTL_DATA", "")) / "weights" / f"{stored.ORIGINS[NAME].weights}.safetensors"
 
 
@@ -25,8 +24,10 @@ def test_shapes_types_and_size(result):
     assert shapes == {
         "class_maps": (12, 3, 14, 14),
         "patch_maps": (12, 196, 14, 14),
+        "eye_maps": (12, 3, 14, 14),
         "patch_norms": (12, 14, 14),
         "class_norms": (12,),
+        "position_similarity": (14, 14, 14, 14),
         "probabilities": (5,),
     }
     assert all(getattr(result, name).dtype == torch.float32 for name in shapes)
@@ -34,9 +35,10 @@ def test_shapes_types_and_size(result):
 
 
 def test_maps_are_shares(result):
-    rounding = 1e-3
-    for maps in (result.class_maps, result.patch_maps):
+    for maps in (getattr(result, name) for name in stored.MAPS):
         assert (maps >= 0).all()
+        half = maps.amax(dim=(-2, -1)).sqrt() / stored.LEVELS / 2
+        rounding = 2 * half * maps.sqrt().sum(dim=(-2, -1))  # of every entry, all in one direction
         assert (maps.sum(dim=(-2, -1)) <= 1 + rounding).all()
 
 
@@ -47,7 +49,7 @@ def test_cat_is_found_and_named(result):
 
 def test_class_token_finds_the_eye_in_block_3_and_stares_at_the_corners_from_block_7(result):
     maps = result.class_maps.mean(dim=1)
-    assert divmod(int(maps[3].argmax()), 14) == EYE
+    assert divmod(int(maps[3].argmax()), 14) == stored.EYE
     corners = maps[:, *CORNERS].sum(dim=1)
     assert (corners[:7] < 0.06).all()
     assert (corners[7:] > 0.19).all()
@@ -62,6 +64,18 @@ def test_corner_patches_are_outliers_from_block_7_and_no_other_patch_is(result):
     assert (ratio[7:][:, *CORNERS] > 12).all()
     assert (ratio[7:][:, rest] < 2).all()
     assert ratio[7].max() > 30
+
+
+def test_eye_maps_are_the_patch_maps_of_the_eye(result):
+    row, column = stored.EYE
+    torch.testing.assert_close(
+        result.eye_maps.mean(dim=1), result.patch_maps[:, row * 14 + column], rtol=0.03, atol=1e-3
+    )
+
+
+def test_positions_are_most_like_themselves(result):
+    similarity = result.position_similarity.flatten(2).flatten(0, 1)
+    assert (similarity.argmax(dim=1) == torch.arange(196)).all()
 
 
 def test_source_says_where_it_is_from(result):
@@ -84,10 +98,10 @@ def test_stored_is_what_the_weights_say(result):
     if not WEIGHTS.is_file():
         pytest.skip(f"DTL_DATA holds no weights/{WEIGHTS.name}")
     exact = stored.compute(NAME)
-    assert _off(result.class_maps, exact.class_maps) <= 0.6  # half a step, and float32 on another machine
-    assert _off(result.patch_maps, exact.patch_maps) <= 0.6
-    torch.testing.assert_close(result.patch_norms, exact.patch_norms, rtol=1e-3, atol=1e-3)
-    torch.testing.assert_close(result.class_norms, exact.class_norms, rtol=1e-3, atol=1e-3)
+    for name in stored.MAPS:
+        assert _off(getattr(result, name), getattr(exact, name)) <= 0.6  # half a step, and another machine's float32
+    for name in stored.HALVES:
+        torch.testing.assert_close(getattr(result, name), getattr(exact, name), rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(result.probabilities, exact.probabilities, rtol=1e-3, atol=1e-5)
     assert result.names == exact.names
     assert result.source == exact.source
