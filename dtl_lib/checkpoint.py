@@ -1,0 +1,196 @@
+"""Weights and what they are in one file: safetensors whose header carries a JSON card. Nothing is ever unpickled."""
+
+import contextlib
+import json
+import os
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from . import __version__
+from .config import ViTConfig
+from .models import ViT
+
+SUFFIX = ".safetensors"
+MODEL, STATE = "dtl_lib model", "dtl_lib training state"
+PICKLES = (b"PK\x03\x04", b"\x80")  # torch.save's archive; a bare pickle of protocol 2 or later
+FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be read or written; the message says why and what would be right."""
+
+
+def save_model(path: str | Path, model: ViT, card: Mapping | None = None) -> Path:
+    """Weights and card in one safetensors file, and a copy of the card to read beside it.
+
+    Args:
+        path: ends in `.safetensors`; its folder is made where missing.
+        model: the weights and their configuration.
+        card: more to say: data, accuracy, n, command, date, … as plain values.
+
+    Returns:
+        The path.
+
+    Raises:
+        CheckpointError: where it cannot be written; the file that was there before is then untouched.
+    """
+    path = Path(path)
+    card = write(path, model.state_dict(), {**(card or {}), "config": model.config.to_dict()}, MODEL)
+    text = json.dumps(card, indent=2, ensure_ascii=False) + "\n"
+    replace(path.with_suffix(".json"), lambda file: file.write_text(text, encoding="utf-8"))
+    return path
+
+
+def load_model(path: str | Path) -> ViT:
+    """The model in a checkpoint, ready to evaluate, with its card as `model.card`.
+
+    Raises:
+        CheckpointError: where the file is missing, cut short, a pickle, no model, or does not fit its own card.
+    """
+    state, card = read(path)
+    if card["format"] != MODEL:
+        raise CheckpointError(f"{path} is a {card['format']}, not a model: load the best{SUFFIX} beside it, or resume")
+    return build(path, state, card)
+
+
+def build(path: str | Path, state: Mapping[str, Tensor], card: Mapping) -> ViT:
+    """A `ViT` of the card's configuration with these weights; a CheckpointError where the two do not fit."""
+    try:
+        model = ViT(ViTConfig.from_dict(card["config"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: its card holds no configuration of a ViT ({error})") from None
+    fits(path, state, model.state_dict())
+    model.load_state_dict(state)
+    model.card = dict(card)
+    return model.eval()
+
+
+def fits(path: str | Path, state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """A CheckpointError that names the first tensor in which a file and a model differ."""
+    for name in sorted(set(state) | set(expected)):
+        if name not in expected:
+            raise CheckpointError(
+                f"{path} holds {name}, which its configuration does not have: the two do not belong together"
+            )
+        if name not in state:
+            raise CheckpointError(
+                f"{path} lacks {name}, which its configuration asks for: the two do not belong together"
+            )
+        have, want = state[name], expected[name]
+        if have.shape != want.shape:
+            raise CheckpointError(
+                f"{path}: {name} has shape {tuple(have.shape)} and its configuration asks for {tuple(want.shape)}"
+            )
+        if have.dtype not in FLOATS:
+            raise CheckpointError(
+                f"{path}: {name} is {have.dtype}, and weights are floating point, such as torch.float32"
+            )
+
+
+def read(path: str | Path) -> tuple[dict[str, Tensor], dict]:
+    """Tensors by name, and the card, of a file that `save_model` or a training run has written.
+
+    Raises:
+        CheckpointError: where the file is missing, empty, cut short, a pickle, or has no card.
+    """
+    path = Path(path)
+    _refuse(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get("card")
+            tensors = {name: file.get_tensor(name) for name in file.keys()} if text else {}
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{path} is no safetensors file, or cut short or damaged ({_first(error)}): fetch or save it again"
+        ) from None
+    try:
+        card = json.loads(text or "null")
+        if card["format"] not in (MODEL, STATE):
+            raise KeyError
+    except (ValueError, TypeError, KeyError):
+        raise CheckpointError(
+            f"{path} has no card that says which model it is: it was not saved by dtl_lib; "
+            "weights from timm load by their name, load_pretrained(name)"
+        ) from None
+    return tensors, card
+
+
+def write(path: Path, tensors: Mapping[str, Tensor], card: Mapping, kind: str) -> dict:
+    """Tensors and card in one file, whole or not at all: written beside `path`, flushed, then renamed to it.
+
+    Returns:
+        The card, with format, date and versions added.
+    """
+    if path.suffix != SUFFIX:
+        raise CheckpointError(f"call it {path.with_suffix(SUFFIX).name}, not {path.name}: checkpoints are safetensors")
+    stamp = {"format": kind, "library": __version__, "torch": torch.__version__}
+    card = {"date": datetime.now(UTC).isoformat(timespec="seconds"), **card, **stamp}
+    try:
+        text = json.dumps(card, ensure_ascii=False)
+    except TypeError as error:
+        raise CheckpointError(f"a card holds plain values (text, numbers, lists, dictionaries): {error}") from None
+    plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    replace(path, lambda file: save_file(plain, file, metadata={"card": text}))
+    return card
+
+
+def replace(path: Path, fill) -> None:
+    """`fill` a temporary file in the same folder and rename it to `path`; on failure nothing is left and nothing lost."""
+    temporary = path.with_name(f".{path.name}.part")  # one name: what a killed process leaves, the next save replaces
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fill(temporary)
+        _flush(temporary)
+        os.replace(temporary, path)
+        _flush(path.parent)
+    except (OSError, SafetensorError) as error:
+        kept = "; the one before it is untouched" if path.is_file() else ""
+        raise CheckpointError(
+            f"{path} could not be written ({_first(error)}){kept}: choose a folder with room"
+        ) from None
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+def _flush(path: Path) -> None:
+    if os.name != "posix" and path.is_dir():
+        return  # a folder cannot be opened there
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _refuse(path: Path) -> None:
+    """What can be told from a file's first bytes, without reading it as anything."""
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise CheckpointError(f"{path} {what}: give a checkpoint file, such as best{SUFFIX}")
+    try:
+        with open(path, "rb") as file:
+            start = file.read(9)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({_first(error)})") from None
+    if not start:
+        raise CheckpointError(f"{path} is empty: the save was cut off or the disk was full; fetch or save it again")
+    safe = start[8:] == b"{"  # eight bytes say how long the header is, and it is JSON
+    if (start.startswith(PICKLES) and not safe) or path.suffix in (".pt", ".pth", ".pkl", ".bin", ".ckpt"):
+        raise CheckpointError(
+            f"{path} is a pickle (torch.save), which can run code when it is read: give a {SUFFIX} file"
+        )
+
+
+def _first(error: BaseException) -> str:
+    """One short line of an error's text."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0][:160]

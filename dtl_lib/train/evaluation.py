@@ -1,0 +1,125 @@
+"""What a model attains on images it has not seen, and how sure that is."""
+
+import copy
+import time
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor
+
+from . import batches
+from .device import autocast, device_of
+
+Z = 1.959964  # 95 % of a normal distribution lie within ± this many standard deviations
+TOP5_FROM = 11  # with ten classes or fewer the best five say little
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Accuracy with its uncertainty.
+
+    Attributes:
+        accuracy: share of images whose class the largest logit names.
+        low, high: Wilson's 95 % interval for it.
+        n: images.
+        loss: mean cross-entropy, nats.
+        seconds: wall time.
+        top5: share of images whose class is among the five largest logits; None for ten classes or fewer.
+    """
+
+    accuracy: float
+    low: float
+    high: float
+    n: int
+    loss: float
+    seconds: float
+    top5: float | None = None
+
+    def __str__(self) -> str:
+        top5 = "" if self.top5 is None else f", top-5 {self.top5:.1%}"
+        return f"{self.accuracy:.1%} ± {100 * (self.high - self.low) / 2:.1f} (n = {self.n:,}){top5}"
+
+    def to_dict(self) -> dict:
+        """Plain values for a log row or a card."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+def wilson(right: int, n: int) -> tuple[float, float]:
+    """The 95 % interval of a share of `right` in `n` (Wilson 1927, Probable inference)."""
+    share, z2 = right / n, Z**2
+    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
+    half = Z / (1 + z2 / n) * (share * (1 - share) / n + z2 / (4 * n**2)) ** 0.5
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+@torch.inference_mode()
+def evaluate(model, images, batch_size: int = 256, amp: str = "auto", workers: int | None = None) -> Evaluation:
+    """Top-1 (and top-5 where there are more than ten classes) on every image, on the model's device.
+
+    Args:
+        model: a `ViT`; its configuration says how images are normalised.
+        images: one part of a data set, such as `sets.test`.
+        batch_size: images at a time.
+        amp: as in `Recipe`.
+
+    Raises:
+        ValueError: where the model has fewer classes than the data, or there is no image.
+    """
+    check_classes(model, images)
+    was_training, device = model.training, device_of(model)
+    model.eval()
+    start, n = time.perf_counter(), len(images)
+    right = right5 = loss = torch.zeros((), device=device, dtype=torch.float64)
+    for x, y in batches.in_order(as_expected(model, images), batch_size, workers):
+        x, y = x.to(device, non_blocking=True), y.to(device, non_blocking=True)
+        with autocast(device, amp):
+            logits = model(x)
+        logits = logits.float()
+        loss = loss + torch.nn.functional.cross_entropy(logits, y, reduction="sum")
+        right = right + (logits.argmax(dim=1) == y).sum()
+        if logits.shape[1] >= TOP5_FROM:
+            right5 = right5 + (logits.topk(5, dim=1).indices == y[:, None]).sum()
+    model.train(was_training)
+    low, high = wilson(int(right), n)
+    top5 = float(right5) / n if model.config.classes >= TOP5_FROM else None
+    return Evaluation(float(right) / n, low, high, n, float(loss) / n, time.perf_counter() - start, top5)
+
+
+def as_expected(model, images):
+    """The same images, normalised as the model's configuration says."""
+    if (tuple(images.mean), tuple(images.std)) == (model.config.mean, model.config.std):
+        return images
+    images = copy.copy(images)
+    images.mean, images.std = model.config.mean, model.config.std
+    return images
+
+
+def check_classes(model, images) -> None:
+    """A ValueError where the labels go beyond the model's classes, or there is nothing to look at."""
+    if not len(images):
+        raise ValueError(f"{images.name} holds no images")
+    if model.config.classes < len(images.classes):
+        raise ValueError(
+            f"the model has {model.config.classes} classes and {images.name} {len(images.classes)}: "
+            f"build it with classes={len(images.classes)}"
+        )
+
+
+@torch.inference_mode()
+def token_norms(model, x: Tensor) -> dict[str, float]:
+    """Lengths of the tokens after the last block, before its norm: by group their median, of patches also the 98th percentile.
+
+    High-norm patches show here first (Vision Transformers Need Registers, Darcet et al. 2024, §2).
+
+    Args:
+        model: a `ViT`.
+        x: `(batch, channels, height, width)`, a light sample.
+    """
+    was_training = model.training
+    model.eval()
+    tokens, _ = model.encode(x)
+    lengths = tokens.float().norm(dim=-1)
+    model.train(was_training)
+    layout = model.plan.layout(model.plan.blocks - 1)
+    norms = {name: lengths[:, where].median().item() for name, where in layout.items()}
+    return norms | {"patches_98": lengths[:, layout["patches"]].quantile(0.98).item()}

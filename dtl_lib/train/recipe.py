@@ -1,0 +1,144 @@
+"""How to train, as one frozen value that every log row and checkpoint carries."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import get_args
+
+AMP = ("auto", "off", "bf16", "fp16")
+
+
+def _note(default, text: str):
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides what training does to given weights on given data (`dtl train --help` lists the fields).
+
+    Raises:
+        ValueError: where a value is out of range or two contradict each other, with what would be right.
+    """
+
+    epochs: float | None = _note(None, "passes over the training images")
+    max_steps: int | None = _note(None, "optimiser steps; with epochs, whichever is less")
+    batch_size: int = _note(128, "images in one optimiser step")
+    accumulate: int = _note(1, "parts a batch is worked through in, to save memory")
+    lr: float = _note(1e-3, "highest learning rate")
+    min_lr: float = _note(0.0, "learning rate the cosine ends at")
+    warmup_steps: int = _note(0, "steps in which the learning rate rises to lr")
+    warmup_epochs: float = _note(0.0, "the same, in epochs")
+    weight_decay: float = _note(0.05, "AdamW's, on matrices alone: not on tokens, positions, norms and biases")
+    betas: tuple[float, float] = _note((0.9, 0.99), "AdamW's two averages")
+    clip: float | None = _note(1.0, "largest norm of the gradient; none for no limit")
+    smoothing: float = _note(0.0, "label smoothing")
+    mixup: float = _note(0.0, "mixup's alpha; 0 is off")
+    cutmix: float = _note(0.0, "CutMix's alpha; 0 is off; with mixup, either is taken half of the time")
+    crop: int = _note(
+        0, "pixels of mirrored border that a random crop moves in; for photos any value crops and resizes"
+    )
+    scale: float = _note(0.08, "smallest share of a photo that a random crop keeps")
+    flip: bool = _note(False, "mirror left and right half of the time")
+    randaugment: int = _note(0, "RandAugment's magnitude, 1 to 10; 0 is off")
+    three_augment: bool = _note(False, "DeiT III's grey scale, solarisation or blur")
+    color_jitter: float = _note(0.0, "strength of random brightness, contrast and saturation")
+    erase: float = _note(0.0, "probability of random erasing")
+    ema: float | None = _note(None, "decay of the weights' moving average, which is then what is evaluated and kept")
+    amp: str = _note("auto", "autocast: auto (on a GPU), off, bf16 or fp16")
+    seed: int = _note(0, "of order, augmentation, mixing and stochastic depth")
+    eval_every: int | None = _note(None, "steps between evaluations on held-out images; an epoch by default")
+    log_every: int = _note(50, "steps between log rows")
+
+    def __post_init__(self):
+        object.__setattr__(self, "betas", tuple(self.betas))
+        for name, least in _LEAST.items():
+            _check(self, name, least)
+        for name in _SHARES:
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is from 0 to 1, not {getattr(self, name)}")
+        if self.epochs is None and self.max_steps is None:
+            object.__setattr__(self, "epochs", 1.0)
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas are two numbers from 0 to below 1, such as 0.9 0.99, not {self.betas}")
+        if self.ema is not None and not 0 < self.ema < 1:
+            raise ValueError(f"ema is between 0 and 1, such as 0.999, or none; not {self.ema}")
+        if self.amp not in AMP:
+            raise ValueError(f"amp is one of {', '.join(AMP)}, not {self.amp!r}")
+        if self.batch_size % self.accumulate:
+            raise ValueError(f"accumulate={self.accumulate} does not divide batch_size={self.batch_size}")
+        if self.warmup_steps and self.warmup_epochs:
+            raise ValueError("warmup_steps and warmup_epochs say the same thing twice: give one")
+        if self.min_lr > self.lr:
+            raise ValueError(f"min_lr={self.min_lr} is above lr={self.lr}: the learning rate falls from lr to min_lr")
+
+    def steps(self, images: int) -> int:
+        """Optimiser steps in all, on `images` training images; the rest of a batch at an epoch's end is left out."""
+        by_epochs = None if self.epochs is None else max(1, round(self.epochs * self.steps_per_epoch(images)))
+        return min(steps for steps in (by_epochs, self.max_steps) if steps is not None)
+
+    def steps_per_epoch(self, images: int) -> int:
+        """Whole batches in one pass."""
+        if images < self.batch_size:
+            raise ValueError(f"batch_size={self.batch_size} is more than the {images} training images there are")
+        return images // self.batch_size
+
+    def augment(self):
+        """The `data.Augment` these fields ask for; None where none is on."""
+        from ..data import Augment
+
+        asked = {name: getattr(self, name) for name in _AUGMENT}
+        return Augment(**asked, scale=self.scale) if any(asked.values()) else None
+
+    @property
+    def slow_augmentation(self) -> bool:
+        """Whether images are augmented one by one, by Pillow, on the CPU."""
+        return bool(self.randaugment or self.three_augment or self.color_jitter)
+
+    def to_dict(self) -> dict:
+        """Plain values for JSON; `from_dict` is its inverse."""
+        return asdict(self) | {"betas": list(self.betas)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping) -> "Recipe":
+        """A recipe from `to_dict`'s values; an unknown field is a ValueError."""
+        known = {field.name for field in fields(cls)}
+        if unknown := sorted(set(values) - known):
+            raise ValueError(f"a recipe has no {', '.join(unknown)}; its fields are {', '.join(sorted(known))}")
+        return cls(**values)
+
+
+_AUGMENT = ("crop", "flip", "randaugment", "three_augment", "color_jitter", "erase")
+_SHARES = ("smoothing", "erase", "color_jitter", "scale")
+_LEAST = {
+    "epochs": 0.0, "max_steps": 1, "batch_size": 1, "accumulate": 1, "lr": 0.0, "min_lr": 0.0, "warmup_steps": 0,
+    "warmup_epochs": 0.0, "weight_decay": 0.0, "clip": 0.0, "mixup": 0.0, "cutmix": 0.0, "crop": 0, "randaugment": 0,
+    "seed": 0, "eval_every": 1, "log_every": 1,
+}  # fmt: skip
+_ABOVE = ("epochs", "lr", "clip")
+
+
+def _check(recipe: Recipe, name: str, least: int | float) -> None:
+    value = getattr(recipe, name)
+    if value is None and type(None) in get_args(Recipe.__dataclass_fields__[name].type):
+        return
+    whole = isinstance(least, int)
+    if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
+        raise ValueError(f"{name} is a {'whole ' if whole else ''}number, not {value!r}")
+    if not least <= value < float("inf") or (name in _ABOVE and value == 0):
+        raise ValueError(f"{name} is {'above 0' if name in _ABOVE else f'{least} or more'}, not {value}")
+
+
+def recipes() -> dict[str, Recipe]:
+    """A recipe to begin with for each data set."""
+    cifar = Recipe(
+        epochs=100, batch_size=128, lr=1e-3, warmup_epochs=5, smoothing=0.1, crop=4, flip=True, erase=0.1, ema=0.999
+    )
+    imagenet = Recipe(
+        epochs=300, batch_size=1024, lr=1e-3, min_lr=1e-5, warmup_epochs=5, betas=(0.9, 0.999), smoothing=0.1,
+        mixup=0.8, cutmix=1.0, crop=1, flip=True, randaugment=9, color_jitter=0.3, erase=0.25, ema=0.9999,
+    )  # fmt: skip
+    return {
+        "shapes": Recipe(max_steps=1100, batch_size=32, lr=2e-3, warmup_steps=50),
+        "cifar10": cifar,
+        "cifar100": cifar,
+        "imagenet": imagenet,
+    }
