@@ -67,7 +67,8 @@ def icons_as_css(out: Path) -> None:
     }
     rules = [
         ".fa, .fas, .far, .fab, .fa-solid, .fa-regular, .fa-brands { display: inline-block; width: 1em; height: 1em;"
-        " background: currentColor; vertical-align: -0.125em; mask: var(--icon, linear-gradient(#0000, #0000)) center / contain no-repeat; }",
+        " background: currentColor; vertical-align: -0.125em;"
+        " mask: var(--icon, linear-gradient(#0000, #0000)) center / contain no-repeat; }",
         ".fa-lg { font-size: 1.25em; }",
     ]
     for name in sorted(used):

@@ -1,4 +1,4 @@
-"""Builds the book: runs the notebooks whose outputs are out of date, checks them, renders the pages into `_build/html`."""
+"""Builds the book: runs the notebooks whose outputs are out of date, checks them, renders them into `_build/html`."""
 
 import subprocess
 import sys

@@ -1,13 +1,15 @@
 """The definition lock: what a reader has typed is what the library holds.
 
-A cell tagged `lock:dtl_lib.layers.Block` contains one definition, and it is the library's `Block`: the same syntax tree,
-docstrings aside, and the same numbers.
+A cell tagged `lock:dtl_lib.layers.Block` contains one definition, and it is the library's `Block`: the same syntax
+tree, docstrings aside, and the same numbers.
 """
 
 import ast
 import importlib
 import inspect
 import textwrap
+
+import torch
 
 LOCK = "lock:"
 DEFINITIONS = (ast.FunctionDef, ast.ClassDef)
@@ -58,9 +60,40 @@ def same_syntax(dotted: str, definition: ast.AST) -> None:
 
 
 def library(dotted: str):
-    """The library's object of a dotted name."""
+    """The library's object of a dotted name: a class, a function, or a class's method.
+
+    Raises:
+        Drift: where the library has no such name.
+    """
     module, _, name = dotted.rpartition(".")
-    return getattr(importlib.import_module(module), name)
+    try:
+        holder = importlib.import_module(module)
+    except ModuleNotFoundError:
+        holder = library(module)
+    if not hasattr(holder, name):
+        raise Drift(f"the library has no {dotted}")
+    return getattr(holder, name)
+
+
+def same_numbers(dotted: str, mine, case) -> None:
+    """Check that a definition computes what the library's does, on seeded inputs.
+
+    Args:
+        dotted: the library's name.
+        mine: the notebook's object.
+        case: a function of the object that returns a tensor; it is called for both under one seed.
+
+    Raises:
+        Drift: with the largest difference, or with the error that only the notebook's raises.
+    """
+    wanted = _seeded(case, library(dotted))
+    try:
+        got = _seeded(case, mine)
+    except Exception as error:
+        raise Drift(f"{dotted}: the notebook's stops with {type(error).__name__}: {error}") from error
+    if got.shape != wanted.shape or not torch.allclose(got, wanted, rtol=1e-6, atol=1e-7):
+        apart = f"{(got - wanted).abs().max():.2g}" if got.shape == wanted.shape else f"{got.shape} for {wanted.shape}"
+        raise Drift(f"{dotted}: same inputs, other numbers ({apart}): do its globals mean the same?")
 
 
 def namespace(notebook, upto: int) -> dict:
@@ -82,6 +115,12 @@ def parse(source: str) -> ast.Module:
         return ast.parse(source)
     except SyntaxError:
         return ast.parse("\n".join(map(_magic, source.splitlines())))
+
+
+def _seeded(case, definition) -> torch.Tensor:
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        return case(definition)
 
 
 def _magic(line: str) -> str:

@@ -126,7 +126,7 @@ def slow(cache: Cache, budget: float = BUDGET) -> list[str]:
             cache.store(notebook, executed, Run(run.key, cost))
         if over_budget(cost, budget):
             problems.append(
-                f"{notebook.name} took {cost.wall:.0f} s ({cost.cpu:.0f} s of CPU time); a notebook has {budget:.0f} s: "
+                f"{notebook.name} took {cost.wall:.0f} s ({cost.cpu:.0f} s of CPU time); a notebook has {budget:.0f}: "
                 "compute less in it, or compute it by the command line and read the result from the ledger"
             )
     costs = [run.cost for run in cache.runs().values()]

@@ -1,8 +1,8 @@
 """Finds the exercises of a notebook: heading, stub, checker, folded solution.
 
-An exercise is a Markdown cell that opens with `### Exercise` and says `Difficulty 1 of 3 · 10 minutes`, a code cell that
-leaves a name as a stub, a call such as `ch01.check_patchify(patchify)` in the same or a later cell, and, in the Markdown
-cell after that call, `<details><summary>Solution</summary>` around a fenced Python block.
+An exercise is a Markdown cell that opens with `### Exercise` and says `Difficulty 1 of 3 · 10 minutes`, a code cell
+that leaves a name as a stub, a call such as `ch01.check_patchify(patchify)` in the same or a later cell, and, in the
+Markdown cell after that call, `<details><summary>Solution</summary>` around a fenced Python block.
 """
 
 import ast
@@ -46,7 +46,7 @@ def complete(chapter) -> "Found":  # noqa: F821
     if not FEWEST <= len(exercises) <= MOST:
         yield (
             0,
-            f"{len(exercises)} exercises: a chapter has {FEWEST} to {MOST}, each with a call such as ch01.check_name(name)",
+            f"{len(exercises)} exercises: a chapter has {FEWEST} to {MOST}, each with a call, ch01.check_name(name)",
         )
     number = chapter.path.name[:2]
     for exercise in exercises:

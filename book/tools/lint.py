@@ -177,7 +177,7 @@ def contents(project: Project) -> list[str]:
 
 
 def stray_addresses(project: Project) -> list[str]:
-    """Copies of the repository's address, where `_config.yml` alone should hold it (notebooks and README are derived)."""
+    """Copies of the repository's address where `_config.yml` alone should hold it; README and notebooks are derived."""
     owner = project.address.removeprefix("https://github.com/")
     places = [project.root / name for name in ("CONTRIBUTING.md", "CITATION.cff", "pyproject.toml")]
     places += [path for folder in ("book", "dtl_lib") for path in (project.root / folder).rglob("*.[mp][dy]")]

@@ -19,29 +19,40 @@ LINK = re.compile(r"!?\[([^\]]*)\]\(([^)]*)\)")
 UNIT = r"(?:%|percent\b|×(?!\s*\d)|(?:ms|µs|s|seconds?|images/s|images per second|points?|[GMk]B|[GM]?FLOPs?)\b)"
 NUMBER = re.compile(rf"(?<![\w.,/§#])(\d[\d,]*\d|\d)(\.\d+)?(?:[\s~]?({UNIT}))?(?![\w]|\.\d)")
 NAMED = re.compile(r"(?:§|Section|Sec\.|Table|Figure|Fig\.|Eq\.|arXiv:?|Python|torch|PyTorch|version|CC BY)\s*\d[\d.]*")
+UNBACKED = (
+    " is not in the output of a cell above: print it there, link the sentence to its ledger record or to the reference "
+    "it is from, or say <!-- number: why -->"
+)
 SOURCES = {"references.md": "book/references.bib", "ledger.md": "dtl_lib/ledger/*.jsonl"}
 
 
 def backed(chapter):
-    """The rule: what is not backed, with the three ways to back it."""
+    """The rule: what is not backed, with the three ways to back it; links that lead nowhere."""
     known = {page: _ids(chapter.project.root, pattern) for page, pattern in SOURCES.items()}
     for n, cell in chapter.cells("markdown"):
+        shown = _outputs(chapter.executed, n) if chapter.executed else None
         for block in _blocks(cell.source):
             for sentence in _sentences(block):
-                links = [url.rpartition("/")[2].split("#") for _, url in LINK.findall(sentence) if "#" in url]
-                for page, key in (link for link in links if link[0] in known and link[1] not in known[link[0]]):
-                    yield n, f"links to {page}#{key}, but {SOURCES[page]} holds no {key!r}"
-                if any(page in known for page, *_ in links) or ESCAPE.search(block):
-                    continue
-                for text, value in numbers(sentence):
-                    if chapter.executed is not None and not _shown(value, _outputs(chapter.executed, n)):
-                        yield (
-                            n,
-                            (
-                                f"{text!r} is not in the output of a cell above: print it there, link the sentence to its "
-                                "ledger record or to the reference it is from, or say <!-- number: why -->"
-                            ),
-                        )
+                links = _links(sentence)
+                yield from (
+                    (n, f"links to {page}#{key}, but {SOURCES[page]} holds no {key!r}")
+                    for page, key in links
+                    if key not in known[page]
+                )
+                if not links and not ESCAPE.search(block):
+                    yield from ((n, text + UNBACKED) for text in _unbacked(sentence, shown))
+
+
+def _links(sentence: str) -> list[tuple[str, str]]:
+    """The pages and keys of a sentence's links to records and references."""
+    targets = (url.rpartition("/")[2].partition("#") for _, url in LINK.findall(sentence))
+    return [(page, key) for page, _, key in targets if page in SOURCES and key]
+
+
+def _unbacked(sentence: str, shown: str | None) -> list[str]:
+    if shown is None:  # not run yet: the build looks again
+        return []
+    return [repr(text) for text, value in numbers(sentence) if not _shown(value, shown)]
 
 
 def numbers(sentence: str) -> list[tuple[str, str]]:

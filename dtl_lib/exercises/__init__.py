@@ -1,4 +1,4 @@
-"""The rules every exercise of the book keeps: a stub is "not attempted", a wrong answer raises with a hint, a right one says so.
+"""The rules of every exercise: a stub is "not attempted", a wrong answer raises with a hint, a right one says so.
 
 A chapter's checkers are one module, `dtl_lib.exercises.ch01` and so on. A checker is a function of the reader's answer,
 decorated with `exercise`, that uses the `expect` functions below:
@@ -61,7 +61,7 @@ def exercise(check: Callable) -> Callable:
 
 
 def is_stub(answer) -> bool:
-    """Whether an answer is still the book's stub: None, `...`, or a function or method whose body is only `...` or `pass`."""
+    """Whether an answer is still the stub: None, `...`, or a function or method whose body is only `...` or `pass`."""
     if answer is None or answer is ...:
         return True
     if isinstance(answer, type):
@@ -91,7 +91,7 @@ def expect_close(tensor, wanted, hint: str, tolerance: float = 1e-5) -> None:
 
 
 def _does_nothing(function: types.FunctionType) -> bool:
-    """Whether the body only returns None or `...`: `inspect.getsource` would not see functions typed into a notebook."""
+    """Whether the body only returns None or `...`; read from bytecode, which needs no source."""
     steps = [step for step in dis.get_instructions(function) if step.opname not in ("RESUME", "NOP", "COPY_FREE_VARS")]
     constants = [step.argval for step in steps if step.opname in ("LOAD_CONST", "RETURN_CONST")]
     return len(steps) - len(constants) <= 1 and len(constants) == 1 and constants[0] in (None, ...)

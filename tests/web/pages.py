@@ -7,11 +7,15 @@ SETTLED = """async () => {
     await document.fonts.ready;
 }"""
 MATH_LEFT = """() => [...document.querySelectorAll('.math')]
-    .filter(e => !e.querySelector('mjx-container') || e.querySelector('mjx-merror')).map(e => e.textContent.slice(0, 60))"""
+    .filter(e => !e.querySelector('mjx-container') || e.querySelector('mjx-merror'))
+    .map(e => e.textContent.slice(0, 60))"""
 NO_ALT = """() => [...document.querySelectorAll('img')].filter(e => !e.alt.trim()).map(e => e.src)"""
 TOO_WIDE = """() => document.documentElement.scrollWidth - window.innerWidth"""
 CONTRAST = """() => {
-    const parse = c => { const m = c.match(/[\\d.]+/g).map(Number); return m.length > 3 && m[3] === 0 ? null : m.slice(0, 3); };
+    const parse = c => {
+        const m = c.match(/[\\d.]+/g).map(Number);
+        return m.length > 3 && m[3] === 0 ? null : m.slice(0, 3);
+    };
     const light = c => c.map(v => v / 255).map(v => v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4)
         .reduce((sum, v, i) => sum + v * [.2126, .7152, .0722][i], 0);
     const ground = e => e ? parse(getComputedStyle(e).backgroundColor) ?? ground(e.parentElement) : [255, 255, 255];

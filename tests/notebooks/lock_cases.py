@@ -1,0 +1,60 @@
+"""Inputs for the numeric half of the definition lock: one function a locked name, of the definition, to a tensor.
+
+It is called once for the notebook's definition and once for the library's, under one seed.
+"""
+
+import torch
+from torch import nn
+
+
+def perturbed(module: nn.Module) -> nn.Module:
+    """A module none of whose parameters is at its special value, so that all of them count."""
+    for parameter in module.parameters():
+        parameter += 0.1 * torch.randn_like(parameter)
+    return module
+
+
+def on_tokens(**options):
+    """A case for a module of tokens, built from `options`: (2, 5, 8) in."""
+    return lambda definition: perturbed(definition(**options))(torch.randn(2, 5, 8))
+
+
+def on_qkv(**options):
+    """A case for a module of queries, keys and values: (2, 2, 5, 4) each."""
+    return lambda definition: perturbed(definition(**options))(*torch.randn(3, 2, 2, 5, 4))
+
+
+def block(definition):
+    """A block with LayerScale and stochastic depth, asked for every row and for the first two."""
+    module = perturbed(definition(8, 2, layer_scale=0.5, drop_path=0.4))
+    x = torch.randn(6, 5, 8)
+    return torch.cat([module(x).flatten(), module(x, slice(0, 2)).flatten()])
+
+
+def attention(definition):
+    """Attention asked for every row and for the first."""
+    module, x = perturbed(definition(8, 2)), torch.randn(2, 5, 8)
+    return torch.cat([module(x).flatten(), module(x, slice(0, 1)).flatten()])
+
+
+def enter_and_leave(definition):
+    """`reg` enters, `late` leaves, `cls` stays."""
+    now = {"cls": slice(0, 1), "late": slice(1, 3), "patches": slice(3, None)}
+    then = {"cls": slice(0, 1), "reg": slice(1, 5), "patches": slice(5, None)}
+    tokens = {"cls": torch.randn(1, 8), "late": torch.randn(2, 8), "reg": torch.randn(4, 8)}
+    return definition(torch.randn(2, 7, 8), now, then, tokens)
+
+
+NUMERIC = {
+    "dtl_lib.layers.PatchEmbed": lambda definition: perturbed(definition(4, 8))(torch.randn(2, 3, 8, 12)),
+    "dtl_lib.layers.interpolate_positions": lambda definition: definition(torch.randn(4, 4, 8), (3, 6)),
+    "dtl_lib.layers.sincos_positions": lambda definition: definition((3, 5), 16),
+    "dtl_lib.layers.DotProduct": on_qkv(),
+    "dtl_lib.layers.TalkingHeads": on_qkv(heads=2),
+    "dtl_lib.layers.Attention": attention,
+    "dtl_lib.layers.Mlp": on_tokens(dim=8, hidden=16),
+    "dtl_lib.layers.LayerScale": on_tokens(dim=8, initial=0.3),
+    "dtl_lib.layers.DropPath": on_tokens(probability=0.5),
+    "dtl_lib.layers.Block": block,
+    "dtl_lib.models.enter_and_leave": enter_and_leave,
+}

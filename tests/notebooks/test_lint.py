@@ -1,0 +1,192 @@
+"""Each rule for notebooks finds what it is there for, and lets a good chapter be."""
+
+import json
+
+import nbformat
+import pytest
+
+from book.tools import lint
+from book.tools.lint import Chapter, check, contents, stray_addresses
+from book.tools.project import read
+from book.tools.sync import sync
+from tests.notebooks.conftest import code, markdown
+
+DESCRIBED = {
+    "mystnb": {"image": {"alt": "A grid of grey squares, darker to the right"}, "figure": {"caption": "Squares."}}
+}
+EXERCISES = [
+    cell
+    for number in (1, 2, 3)
+    for cell in (
+        markdown(f"### Exercise {number} · Name it\n\nDifficulty 2 of 3 · 5 minutes"),
+        code(f"def answer{number}(x): ...\n\n\nch01.check_answer(answer{number})"),
+        markdown("<details><summary>Solution</summary>\n\n```python\ndef answer(x):\n    return x\n```\n\n</details>"),
+    )
+]
+
+
+@pytest.fixture
+def good(project, add, notebook):
+    """A chapter that keeps every rule, as (path, notebook)."""
+    cells = [
+        markdown("# Pictures to tokens\n\nWhat is a token?"),
+        code("from dtl_lib.exercises import ch01"),
+        code("import matplotlib.pyplot as plt\n\nplt.plot([1]);", **DESCRIBED),
+        code("print(2 + 2)", lint.CHECKED),
+    ]
+    chapter = notebook(*cells, *EXERCISES)
+    chapter.cells[3].outputs = [nbformat.v4.new_output("stream", text="4\n")]
+    path = add("01_pictures.ipynb", chapter)
+    sync(project, path)
+    return path, read(path)
+
+
+def test_a_good_chapter_has_no_problems(project, good):
+    assert check(Chapter(project, *good)) == []
+
+
+def test_sync_changes_nothing_twice(project, good):
+    assert not sync(project, good[0])
+
+
+def at(number, **fields):
+    """A mistake in cell `number` (the good notebook's, from 1)."""
+
+    def change(notebook):
+        for name, value in fields.items():
+            notebook.cells[number - 1][name] = value
+
+    return change
+
+
+def says(number, text):
+    """A mistake: text put at the end of a cell."""
+
+    def change(notebook):
+        notebook.cells[number - 1].source += text
+
+    return change
+
+
+MISTAKES = {
+    "second h1": (says(6, "\n\n# Another title"), "a second h1, '# Another title'"),
+    "html h1": (says(6, "\n\n<h1>x</h1>"), "a second h1"),
+    "no h1": (at(1, source="Pictures"), "opens with the chapter's title"),
+    "first cell": (says(2, "\nprint()"), "the first code cell is not the book's"),
+    "other address": (
+        lambda notebook: at(2, source=notebook.cells[1].source.replace("github.com/", "github.com/fork-"))(notebook),
+        "the first code cell is not the book's",
+    ),
+    "badge": (lambda nb: at(1, source=nb.cells[0].source.replace("/main/", "/dev/"))(nb), "needs one link to Colab"),
+    "directive": (says(6, "\n\n```{note}\nx\n```"), "MyST ('```{note}') shows raw in Colab"),
+    "colon directive": (says(6, "\n\n:::{tip}\nx\n:::"), "MyST"),
+    "role": (says(6, " See {ref}`fig-x`."), "MyST ('{ref}`fig-x`')"),
+    "target": (says(6, "\n\n(fig-x)=\n"), "MyST"),
+    "stored output": (
+        lambda nb: nb.cells[3].outputs.append(nbformat.v4.new_output("stream", text="x")),
+        "cell 4: stored output",
+    ),
+    "no stored output": (lambda nb: nb.cells[4].update(outputs=[]), "but has no stored output"),
+    "execution count": (at(4, execution_count=3), "has an execution count"),
+    "long cell": (says(4, "\nx = 1" * 12), "lines: a cell has at most 12"),
+    "kernel": (lambda nb: nb.metadata.kernelspec.update(name="ir"), "the kernel is 'ir', not 'python3'"),
+    "machine metadata": (lambda nb: nb.metadata.update(widgets={}), "metadata that differs by machine (widgets)"),
+    "id twice": (lambda nb: nb.cells[4].update(id=nb.cells[3].id), "is missing or taken"),
+    "syntax": (says(4, "\nx = = 1"), "cell 4: is not Python"),
+    "two locks": (
+        lambda nb: nb.cells[3].metadata.update(tags=["lock:dtl_lib.layers.Mlp", "lock:dtl_lib.layers.Block"]),
+        "a locked cell has one",
+    ),
+    "lock elsewhere": (lambda nb: nb.cells[3].metadata.update(tags=["lock:torch.nn.Linear"]), "a locked cell has one"),
+    "image": (says(6, "\n\n![](x.png)"), "an image without alt text"),
+    "html image": (says(6, '\n\n<img src="x.png">'), "an image without alt text"),
+    "figure": (lambda nb: nb.cells[3].metadata.clear(), "cell 4: draws a figure: needs metadata mystnb.image.alt"),
+    "poor alt": (lambda nb: nb.cells[3].metadata.mystnb.image.update(alt="figure"), "needs metadata mystnb.image.alt"),
+    "caption": (lambda nb: nb.cells[3].metadata.mystnb.pop("figure"), "needs metadata mystnb.figure.caption"),
+    "effort": (at(6, source="### Exercise 1 · Name it"), "'Difficulty 1 of 3 · 10 minutes'"),
+    "solution": (at(8, source="No solution."), "<details><summary>Solution</summary>"),
+    "stub": (at(7, source="ch01.check_answer(unknown)"), "leaves 'unknown' as a stub"),
+    "other chapter": (at(7, source="def a(x): ...\nch02.check_answer(a)"), "this chapter's checkers are in ch01"),
+    "too few": (at(7, source="answer = 1"), "2 exercises: a chapter has 3 to 5"),
+    "reference": (says(6, " [x](../book/references.md#nobody2020)"), "holds no 'nobody2020'"),
+    "record": (says(6, " [x](../book/ledger.md#nothing)"), "holds no 'nothing'"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_found(project, good, name):
+    path, notebook = good
+    change, message = MISTAKES[name]
+    change(notebook)
+    found = check(Chapter(project, path, notebook))
+    assert any(message in line for line in found), found
+    assert all(line.startswith("notebooks/01_pictures.ipynb") for line in found)
+
+
+def test_a_locked_cell_may_be_long(project, good):
+    path, notebook = good
+    notebook.cells[3].metadata.tags = ["lock:dtl_lib.layers.Mlp"]
+    notebook.cells[3].source += "\nx = 1" * 12
+    assert check(Chapter(project, path, notebook)) == []
+
+
+def test_a_figure_only_the_output_shows(project, good):
+    path, notebook = good
+    executed = nbformat.from_dict(json.loads(json.dumps(notebook)))
+    executed.cells[2].outputs = [nbformat.v4.new_output("display_data", {"image/png": "x"})]
+    assert "cell 3: draws a figure" in "\n".join(check(Chapter(project, path, notebook, executed)))
+
+
+BACKED = {
+    "There are 12 blocks of 64 patches, and 16×16 pixels.": True,
+    "See §3.1, Table 2.4 and Python 3.11.": True,
+    "The factor is `0.1`, that is $0.1$.": True,
+    "```\n97.5 %\n```": True,
+    "It takes 97.5 %.": True,
+    "It takes about 98 %.": True,
+    "It is 0.975.": True,
+    "It handles 1,234 images/s.": True,
+    "It takes 96.1 %.": False,
+    "It is 2× faster.": False,
+    "It runs in 30 s.": False,
+    "The loss falls to 0.31.": False,
+    "It gains 3 points.": False,
+    "- one\n- two: 96.1 %": False,
+    "The paper reports 79.9 % ([DeiT](../book/references.md#touvron2021training)).": True,
+    "The paper reports 79.9 %. See [DeiT](../book/references.md#touvron2021training).": False,
+    "We reach 61.2 ± 0.4 % ([record](../book/ledger.md#cifar-short)).": True,
+    "Drop 10 % of them. <!-- number: the setting of the cell below -->": True,
+    "Drop 10 % of them. <!-- a comment -->": False,
+    "| a | b |\n|---|---|\n| [x](../book/references.md#touvron2021training) | 79.9 |": True,
+    "| a | b |\n|---|---|\n| x | 79.9 |": False,
+}
+
+
+@pytest.mark.parametrize("text", BACKED)
+def test_numbers_in_prose_are_backed(project, good, text):
+    path, notebook = good
+    (project.root / "dtl_lib" / "ledger" / "train.jsonl").write_text('{"id": "cifar-short", "value": 61.2}\n')
+    notebook.cells[4].outputs = [nbformat.v4.new_output("stream", text="accuracy 0.9751, 1234 images/s\n")]
+    notebook.cells[5].source += "\n\n" + text
+    found = check(Chapter(project, path, notebook, notebook))
+    assert (found == []) is BACKED[text], found
+    assert BACKED[text] or "is not in the output of a cell above" in found[0]
+
+
+def test_a_number_below_its_cell_is_not_backed(project, good):
+    path, notebook = good
+    notebook.cells[0].source += "\n\nIt takes 97.5 %."
+    notebook.cells[4].outputs = [nbformat.v4.new_output("stream", text="97.5\n")]
+    assert len(check(Chapter(project, path, notebook, notebook))) == 1
+
+
+def test_the_contents_list_every_chapter(project, good):
+    assert contents(project) == ["_toc.yml: notebooks/01_pictures is not listed: add it to its part"]
+    (project.root / "_toc.yml").write_text("- file: notebooks/01_pictures\n- file: notebooks/02_gone\n")
+    assert contents(project) == ["_toc.yml: notebooks/02_gone is listed but does not exist"]
+
+
+def test_the_address_stands_in_one_place(project):
+    assert stray_addresses(project) == []
+    (project.root / "book" / "page.md").write_text(f"see {project.address}")
+    assert len(stray_addresses(project)) == 1
