@@ -29,7 +29,9 @@ def a_grid(images, patch_size):
 
 def back_as_square(patches, patch_size, rows):
     side = int(patches.shape[1] ** 0.5)
-    return rearrange(patches[:, : side * side], "b (r s) (p q c) -> b c (r p) (s q)", r=side, p=patch_size, q=patch_size)
+    return rearrange(
+        patches[:, : side * side], "b (r s) (p q c) -> b c (r p) (s q)", r=side, p=patch_size, q=patch_size
+    )
 
 
 def back_by_columns(patches, patch_size, rows):

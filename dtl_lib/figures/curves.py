@@ -1,0 +1,83 @@
+"""Curves, and estimates with their intervals."""
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+
+from .style import COLOURS, array, styled
+
+
+@styled
+def show_curves(
+    curves: Mapping[str, tuple],
+    x: str,
+    y: str,
+    level: tuple[float, str] | None = None,
+    log: bool = False,
+    width: float = 6.4,
+) -> Figure:
+    """Named curves over one axis, labelled where they end.
+
+    Args:
+        curves: name → (x values, y values), or (x, y, low, high) for a curve with a band.
+        x, y: what the axes are, with their unit.
+        level: a horizontal line to compare with, and its name.
+        log: a logarithmic x axis.
+    """
+    figure, axis = plt.subplots(figsize=(width, 3.4))
+    for index, (name, (across, up, *band)) in enumerate(curves.items()):
+        colour = COLOURS[index % len(COLOURS)]
+        axis.plot(across, up, color=colour, label=name, linestyle=("-", "--", "-.", ":")[index % 4])
+        if band:
+            axis.fill_between(across, *band, color=colour, alpha=0.2, linewidth=0)
+    if level is not None:
+        axis.axhline(level[0], color="#777777", linewidth=1, linestyle=(0, (1, 2)))
+        axis.annotate(level[1], (1, level[0]), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=9)
+    axis.set(xlabel=x, ylabel=y, xscale="log" if log else "linear")
+    if len(curves) > 1:
+        axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure
+
+
+@styled
+def show_lines(
+    rows, names: Sequence[str], x: str, y: str, colours: Sequence | None = None, width: float = 6.4
+) -> Figure:
+    """Many lines over their index, such as the channels of a vector by position.
+
+    Args:
+        rows: (lines, points).
+        names: one a line.
+    """
+    figure, axis = plt.subplots(figsize=(width, 3.0))
+    for index, (row, name) in enumerate(zip(array(rows), names)):
+        axis.plot(row, label=name, color=(colours or COLOURS)[index % len(colours or COLOURS)])
+    axis.set(xlabel=x, ylabel=y)
+    axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure
+
+
+@styled
+def show_intervals(
+    estimates: Mapping[str, tuple[float, float]], x: str, reference: str | None = None, width: float = 6.4
+) -> Figure:
+    """Estimates with their ± from top to bottom, with a line through the one to compare with.
+
+    Args:
+        estimates: name → (value, half width of its interval).
+        x: what the values are, with their unit.
+        reference: the name of the estimate to compare with.
+    """
+    figure, axis = plt.subplots(figsize=(width, 0.7 + 0.34 * len(estimates)))
+    for row, (name, (value, half)) in enumerate(estimates.items()):
+        colour = COLOURS[1] if name == reference else COLOURS[0]
+        axis.errorbar(value, row, xerr=half, fmt="o", color=colour, capsize=3)
+    if reference is not None:
+        axis.axvline(estimates[reference][0], color=COLOURS[1], linewidth=1, linestyle=":")
+    axis.set_yticks(range(len(estimates)), list(estimates))
+    axis.invert_yaxis()
+    axis.set(xlabel=x)
+    axis.spines["left"].set_visible(False)
+    axis.tick_params(left=False)
+    return figure

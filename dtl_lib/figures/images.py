@@ -1,0 +1,59 @@
+"""Pictures, and pictures cut into patches."""
+
+from collections.abc import Sequence
+
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from .style import MARK, panels, styled
+
+
+@styled
+def show_images(images: Sequence, titles: Sequence[str] | None = None, columns: int = 6, size: float = 1.8) -> Figure:
+    """Pictures side by side.
+
+    Args:
+        images: uint8 (height, width, 3) arrays, or (height, width) for grey.
+        titles: one a picture.
+        columns: pictures in a row, at most.
+        size: inches a picture.
+    """
+    figure, axes = panels(len(images), columns, size)
+    for axis, image, title in zip(axes, images, titles or [""] * len(images)):
+        axis.imshow(image, cmap="gray" if image.ndim == 2 else None)
+        axis.set_title(title)
+    return figure
+
+
+@styled
+def show_patches(image, patch_size: int, mark: tuple[int, int] | None = None, size: float = 4.2) -> Figure:
+    """A picture with the grid that cuts it, one patch marked, and that patch alone beside it.
+
+    Args:
+        image: uint8 (height, width, 3).
+        patch_size: pixels.
+        mark: (row, column) of the patch to mark.
+    """
+    height, width = image.shape[:2]
+    figure, axes = panels(1 if mark is None else 2, size=size, height=size)
+    grid = axes[0]
+    grid.imshow(image)
+    for line in range(0, height + 1, patch_size):
+        grid.axhline(line - 0.5, color="white", linewidth=0.7)
+    for line in range(0, width + 1, patch_size):
+        grid.axvline(line - 0.5, color="white", linewidth=0.7)
+    grid.set_title(f"{height // patch_size} × {width // patch_size} patches of {patch_size} × {patch_size} pixels")
+    if mark is not None:
+        outline(grid, mark, patch_size)
+        row, column = (index * patch_size for index in mark)
+        axes[1].imshow(image[row : row + patch_size, column : column + patch_size])
+        axes[1].set_title(f"patch {mark}")
+        axes[1].add_patch(Rectangle((-0.5, -0.5), patch_size, patch_size, fill=False, edgecolor=MARK, linewidth=4))
+    return figure
+
+
+def outline(axis, mark: tuple[int, int], patch_size: float = 1, colour: str = MARK) -> None:
+    """Mark the patch in (row, column) on an axis whose unit is a pixel, or a patch where `patch_size` is 1."""
+    row, column = mark
+    corner = (column * patch_size - 0.5, row * patch_size - 0.5)
+    axis.add_patch(Rectangle(corner, patch_size, patch_size, fill=False, edgecolor=colour, linewidth=2.5))

@@ -1,0 +1,115 @@
+"""Attention maps, attention matrices and similarities."""
+
+from collections.abc import Sequence
+
+from matplotlib.figure import Figure
+
+from .images import outline
+from .style import MAP, MARK, SIGNED, array, panels, styled
+
+
+@styled
+def show_maps(
+    maps: Sequence,
+    titles: Sequence[str] | None = None,
+    image=None,
+    mark: tuple[int, int] | None = None,
+    label: str = "attention",
+    columns: int = 6,
+    size: float = 2.1,
+    shared: bool = True,
+) -> Figure:
+    """Maps over the grid of patches, on one scale from 0, with the photo first where it is given.
+
+    Args:
+        maps: each (rows, columns), not negative.
+        titles: one a map.
+        image: the photo, uint8 (height, width, 3).
+        mark: (row, column) of a patch to outline.
+        label: what the colour means.
+        columns: panels in a row, at most.
+        size: inches a panel.
+        shared: one scale for all maps; False gives each its own, and says so.
+    """
+    maps = [array(one) for one in maps]
+    figure, axes = panels(len(maps) + (image is not None), columns, size)
+    if image is not None:
+        photo = axes.pop(0)
+        photo.imshow(image)
+        photo.set_title("photo")
+        if mark is not None:
+            outline(photo, mark, image.shape[0] / maps[0].shape[0])
+    highest = max(one.max() for one in maps) if shared else None
+    for axis, one, title in zip(axes, maps, titles or [""] * len(maps)):
+        drawn = axis.imshow(one, vmin=0, vmax=highest, cmap=MAP)
+        axis.set_title(title)
+        if mark is not None:
+            outline(axis, mark)
+    if shared:
+        figure.colorbar(drawn, ax=axes, label=label, shrink=0.8, pad=0.01)
+    else:
+        figure.supxlabel(f"{label}: each panel from 0 to its own maximum", fontsize=10)
+    return figure
+
+
+@styled
+def show_matrix(
+    matrix,
+    label: str,
+    rows: str = "query",
+    columns: str = "key",
+    names: dict[str, slice] | None = None,
+    numbers: bool = False,
+    signed: bool = False,
+    size: float = 3.6,
+) -> Figure:
+    """A matrix with its axes named.
+
+    Args:
+        matrix: (rows, columns).
+        label: what the colour means.
+        names: a token plan's layout, to write group names along the axes.
+        numbers: write the value into each cell (for matrices one can read by eye).
+        signed: a colour map with white at 0.
+    """
+    matrix = array(matrix)
+    figure, (axis,) = panels(1, size=size * 1.25, height=size)
+    axis.set_axis_on()
+    top = abs(matrix).max() or 1
+    limits = {"vmin": -top, "vmax": top, "cmap": SIGNED} if signed else {"vmin": 0, "vmax": top, "cmap": MAP}
+    drawn = axis.imshow(matrix, **limits)
+    axis.set(xlabel=columns, ylabel=rows)
+    axis.spines[:].set_visible(False)
+    if names is not None:
+        starts = {name: where.start for name, where in names.items()}
+        axis.set_xticks(list(starts.values()), list(starts))
+        axis.set_yticks(list(starts.values()), list(starts))
+    if numbers:
+        for (row, column), value in _cells(matrix):
+            dark = abs(value) > 0.6 * top if signed else value < 0.6 * top
+            axis.text(column, row, f"{value:.2f}", ha="center", va="center", color="white" if dark else "black")
+    figure.colorbar(drawn, ax=axis, label=label, shrink=0.85)
+    return figure
+
+
+@styled
+def show_similarity(similarity, marks: Sequence[tuple[int, int]], low: float = -1, size: float = 2.1) -> Figure:
+    """How alike each position is to a few chosen ones, on one scale.
+
+    Args:
+        similarity: (rows, columns, rows, columns), cosines.
+        marks: (row, column) of the chosen positions.
+        low: where the scale begins; it ends at 1. White is 0 on a scale from −1.
+    """
+    similarity = array(similarity)
+    figure, axes = panels(len(marks), size=size)
+    for axis, mark in zip(axes, marks):
+        drawn = axis.imshow(similarity[mark], vmin=low, vmax=1, cmap=SIGNED if low == -1 else MAP)
+        outline(axis, mark, colour="black" if low == -1 else MARK)
+        axis.set_title(f"patch {mark}")
+    figure.colorbar(drawn, ax=axes, label="cosine", shrink=0.8, pad=0.01)
+    return figure
+
+
+def _cells(matrix):
+    return (((row, column), value) for row, values in enumerate(matrix) for column, value in enumerate(values))
