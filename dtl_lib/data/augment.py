@@ -66,7 +66,7 @@ def padded(pixels: torch.Tensor, by: int) -> torch.Tensor:
             f"crop is {by}, but an image of {height}×{width} can be mirrored by at most {min(height, width) - 1} pixels"
         )
     rows, columns = (_mirrored(length, by).to(pixels.device) for length in pixels.shape[-2:])
-    return pixels[..., rows, :][..., columns]
+    return pixels.index_select(-2, rows).index_select(-1, columns)
 
 
 def crop(bordered: torch.Tensor, which: torch.Tensor, by: int, key: Sequence[int], indices) -> torch.Tensor:
@@ -75,16 +75,25 @@ def crop(bordered: torch.Tensor, which: torch.Tensor, by: int, key: Sequence[int
     Returns:
         (batch, 3, height − 2·by, width − 2·by).
     """
-    height, width = (length - 2 * by for length in bordered.shape[-2:])
-    windows = bordered.unfold(2, height, 1).unfold(3, width, 1)  # a view: nothing is copied before the one index below
+    channels, tall, wide = bordered.shape[1:]
+    height, width = tall - 2 * by, wide - 2 * by
     top, left = (keyed.uniform((2,), key, indices, "crop") * (2 * by + 1)).long().unbind(1)
-    return windows[which, :, top, left]
+    channel, row = (torch.arange(n, device=bordered.device) for n in (channels, height))
+    line = ((which * channels)[:, None, None] + channel[:, None]) * tall + top[:, None, None] + row
+    starts = line * wide + left[:, None, None]
+    runs = bordered.flatten().unfold(
+        0, width, 1
+    )  # a view of every run of `width` pixels: nothing is copied before the pick
+    picked = runs.index_select(0, starts.flatten())
+    return rearrange(picked, "(batch channel row) column -> batch channel row column", channel=channels, row=height)
 
 
 def flip(pixels: torch.Tensor, key: Sequence[int], indices) -> torch.Tensor:
     """Mirrors a keyed half of (batch, 3, height, width) left to right."""
-    mirrored = keyed.uniform((1, 1, 1), key, indices, "flip") < 0.5
-    return torch.where(mirrored, pixels.flip(-1), pixels)
+    mirrored = keyed.uniform((), key, indices, "flip") < 0.5
+    both = torch.cat([pixels, pixels.flip(-1)])
+    pick = torch.arange(len(pixels), device=pixels.device) + len(pixels) * mirrored
+    return both.index_select(0, pick)
 
 
 def recolour(pixels: torch.Tensor, augment: Augment, key: Sequence[int], indices) -> torch.Tensor:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from einops import rearrange
 
-from .folder import HELD_OUT, data_folder, split, subset
+from .folder import data_folder, held_out_of, split, subset
 from .images import InMemory, Sets, size_of
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
@@ -33,7 +33,7 @@ def load(name: str, path=None, image_size=None, samples: int | None = None) -> S
     pixels, targets = _read(folder, name, source.train_list)
     test_pixels, test_targets = _read(folder, name, source.test_list)
     classes = _unpickle(_verified(folder, name, source.meta["filename"], source.meta["md5"]))[source.meta["key"]]
-    train, held_out = split(len(targets), HELD_OUT)
+    train, held_out = split(len(targets), held_out_of(len(targets), folder))
     train = train[subset(len(train), samples)]
     size = image_size and size_of(image_size)
 

@@ -184,7 +184,7 @@ class Sets:
 
 def size_of(image_size: int | Sequence[int]) -> tuple[int, int]:
     """(height, width) of an int or a pair; raises ValueError for anything else."""
-    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
-    if not (isinstance(height, int) and isinstance(width, int) and height > 0 and width > 0):
-        raise ValueError(f"image_size is {image_size}; it is one number of pixels or (height, width)")
-    return height, width
+    size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+    if len(size) != 2 or not all(isinstance(length, int) and length > 0 for length in size):
+        raise ValueError(f"image_size is {image_size!r}; it is one number of pixels or (height, width)")
+    return size

@@ -32,7 +32,8 @@ def uniform(shape_tail: Sequence[int], key: Sequence[int], indices, stream: str)
     Returns:
         float32 (samples, *shape_tail), on the device of `indices`.
     """
-    return (_shift(_bits(math.prod(shape_tail), key, indices, stream), 40).float() * 2.0**-24).unflatten(1, shape_tail)
+    bits = _bits(math.prod(shape_tail), key, indices, stream)
+    return (_shift(bits, 40).float() * 2.0**-24).view(len(bits), *shape_tail)
 
 
 def permutation(length: int, key: Sequence[int], stream: str = "order") -> torch.Tensor:

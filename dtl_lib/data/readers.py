@@ -50,7 +50,7 @@ def load(name: str, path=None, image_size=None, samples: int | None = None, conf
         name: prefix/name, such as `hfds/uoft-cs/cifar10` or `torch/fashion_mnist`.
         path: the folder it lies in or is cached in.
         image_size: pixels, an int or (height, width); the config's, or 224, where None.
-        samples: training images to use; needed for a stream (`wds`, `tfds`, `hfids`), which is read into memory once, as
+        samples: training images to use; needed for a stream (`wds`, `tfds`, `hfids`), read into memory once, as
             are as many test images.
         config: preprocessing, such as a `ViTConfig`: mean, std, crop, interpolation.
 
