@@ -1,7 +1,10 @@
 """Weights in: from a live timm model, from DTL_DATA, from the hub, from a checkpoint of ours, from the zoo."""
 
+import contextlib
 import logging
 import os
+import urllib.error
+import urllib.request
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -58,6 +61,7 @@ def load_pretrained(name: str, plan: TokenPlan | None = None, classes: int | Non
     Raises:
         ValueError: where there are no such weights, with what to do.
     """
+    name = str(name)
     model = _checkpoint(name) if _is_path(name) else _timm(name)
     config = model.config if plan is None else model.config.with_plan(plan)
     if classes is not None:
@@ -231,7 +235,7 @@ def _checkpoint(name: str) -> ViT:
 
     if not name.startswith("zoo/"):
         return load_model(name)
-    path = (ZOO / name.removeprefix("zoo/")).with_suffix(".safetensors")
+    path = ZOO / f"{name.removeprefix('zoo/').removesuffix('.safetensors')}.safetensors"
     if not path.is_file():
         have = ", ".join(sorted(f"zoo/{file.stem}" for file in ZOO.glob("*.safetensors"))) or "nothing yet"
         raise ValueError(f"the zoo has no {name!r}; it has {have}")
@@ -241,32 +245,54 @@ def _checkpoint(name: str) -> ViT:
 def _timm(name: str) -> ViT:
     import timm
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
 
     if not timm.is_model(name.split(".")[0]):
         raise ValueError(f"{name!r} is no timm model, no zoo/… and no path to a .safetensors file")
+    if name != (base := name.split(".")[0]) and name not in timm.list_pretrained(f"{base}.*"):
+        raise ValueError(
+            f"timm has no weights {name!r}; it has {', '.join(timm.list_pretrained(f'{base}.*')) or 'none'}"
+        )
     given = timm.get_pretrained_cfg(name)
     tagged = f"{given.architecture}.{given.tag}" if given is not None and given.tag else name
     files = [data_folder() / "weights" / f"{known}.safetensors" for known in dict.fromkeys((name, tagged))]
-    file = next((file for file in files if file.is_file()), None)
+    file = next((file for file in files if file.is_file()), None) or _cached(tagged)
     if file is None:
         return from_timm(_download(name, files[-1])).eval()
-    model = timm.create_model(tagged, pretrained=False)
-    try:
-        model.load_state_dict(load_file(file))
+    try:  # through timm's loader, which knows the older names some checkpoints use
+        overlay = {"file": str(file), "custom_load": False}
+        model = timm.create_model(tagged, pretrained=True, pretrained_cfg_overlay=overlay)
     except (SafetensorError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"{file} does not hold the weights of {name}: {reason}; fetch it again") from None
+        raise ValueError(f"{file} does not hold the weights of {name} ({_short(error)}): fetch it again") from None
     return from_timm(model).eval()
+
+
+def _cached(name: str) -> Path | None:
+    """The weights, where the hub's client has fetched them before."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(f"timm/{name}", "model.safetensors")
+    return Path(found) if isinstance(found, str) else None
 
 
 def _download(name: str, file: Path) -> nn.Module:
     import timm
 
     try:
+        _reach_hub()
         return timm.create_model(name, pretrained=True)
     except Exception as error:  # whatever the hub's client raises, the reader needs one thing: where to put the file
-        reason = str(error).strip().splitlines() or [type(error).__name__]
         raise ValueError(
-            f"no weights for {name}: put them at {file}, or connect to the hub ({reason[0][:120]})"
+            f"no weights for {name}: put them at {file}, or connect to the hub ({_short(error)})"
         ) from None
+
+
+def _reach_hub() -> None:
+    """An OSError at once where there is no network: the hub's client would try again for most of a minute."""
+    request = urllib.request.Request(os.environ.get("HF_ENDPOINT", "https://huggingface.co"), method="HEAD")
+    with contextlib.suppress(urllib.error.HTTPError):  # it answers
+        urllib.request.urlopen(request, timeout=5).close()
+
+
+def _short(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).strip().splitlines()] or [type(error).__name__]
+    return " ".join(lines[:2])[:160].strip()
