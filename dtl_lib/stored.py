@@ -134,12 +134,18 @@ def save(stored: Stored, name: str, folder: Path = FOLDER) -> Path:
     tensors = {key: getattr(stored, key).half() for key in HALVES}
     tensors["probabilities"] = stored.probabilities
     for key in MAPS:
-        tensors[key], tensors[f"{key}_scale"] = _quantise(getattr(stored, key))
+        tensors[key], tensors[f"{key}_scale"] = quantise(getattr(stored, key))
     card = json.dumps({"names": stored.names, "source": stored.source})
     file = Path(folder) / f"{name}.safetensors"
     file.parent.mkdir(parents=True, exist_ok=True)
     save_file({key: value.contiguous() for key, value in tensors.items()}, file, metadata={"card": card})
     return file
+
+
+def quantise(maps: Tensor) -> tuple[Tensor, Tensor]:
+    """Roots of maps `(…, rows, columns)` as uint8, and the scale of each: a map is `(codes * scale)²`."""
+    scale = maps.amax(dim=(-2, -1), keepdim=True).sqrt() / LEVELS
+    return (maps.sqrt() / scale).round().to(torch.uint8), scale
 
 
 def _measure(tape) -> dict[str, Tensor]:
@@ -160,11 +166,6 @@ def _measure(tape) -> dict[str, Tensor]:
 def _cosines(positions: Tensor) -> Tensor:
     unit = torch.nn.functional.normalize(positions, dim=-1)
     return torch.einsum("r s d, t u d -> r s t u", unit, unit)
-
-
-def _quantise(maps: Tensor) -> tuple[Tensor, Tensor]:
-    scale = maps.amax(dim=(-2, -1), keepdim=True).sqrt() / LEVELS
-    return (maps.sqrt() / scale).round().to(torch.uint8), scale
 
 
 def _class_names(indices: Tensor) -> tuple[str, ...]:
