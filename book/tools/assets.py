@@ -3,8 +3,11 @@
 import importlib.util
 import re
 import shutil
-import urllib.parse
 from pathlib import Path
+
+from fontTools.subset import Subsetter
+from fontTools.ttLib import TTFont
+from PIL import Image
 
 FOREIGN = ("thebe", "require.js", "html-manager", "//")
 MATH = (
@@ -17,7 +20,9 @@ MATH = (
     "a11y/assistive-mml.js",
 )
 THEBE = re.compile(r'<script type="text/x-thebe-config">.*?</script>', re.DOTALL)
-ICON = r'[{{,]"?{name}"?:\[(\d+),(\d+),\[[^\]]*\],"[^"]*","(M[^"]+)"\]'
+ICON_RULE = re.compile(r'((?:\.fa-[a-z0-9-]+:before,?)+)\{content:"\\([0-9a-f]+)"\}')
+FONT_SOURCES = re.compile(r"src:url\((\.\./vendor/fontawesome/webfonts/fa-[a-z]+-\d+)\.woff2\)[^;}]*")
+HEAVY = 40_000  # bytes; below this an image is not worth converting
 
 
 def is_foreign(item) -> bool:
@@ -39,11 +44,12 @@ def _inline(item) -> str:
 
 
 def install(app, error) -> None:
-    """Put math and icons beside the pages, when all pages are written."""
+    """When all pages are written, put math beside them and make icons and images small."""
     if error is None and app.builder.format == "html":
-        static = Path(app.outdir) / "_static"
-        copy_math(static / "mathjax")
-        icons_as_css(Path(app.outdir))
+        out = Path(app.outdir)
+        copy_math(out / "_static" / "mathjax")
+        trim_icons(out)
+        convert_images(out)
 
 
 def copy_math(target: Path) -> None:
@@ -58,23 +64,51 @@ def copy_math(target: Path) -> None:
             shutil.copyfile(source / name, target / name)
 
 
-def icons_as_css(out: Path) -> None:
-    """Replace the theme's icon script (1.5 MB, every icon there is) by style rules for the icons in use."""
-    theme = Path(importlib.util.find_spec("pydata_sphinx_theme").origin).parent
-    code = (theme / "theme" / "pydata_sphinx_theme" / "static" / "scripts" / "fontawesome.js").read_text("utf8")
-    used = {
-        name for page in out.rglob("*.html") for name in re.findall(r"\bfa-([a-z][a-z0-9-]*)", page.read_text("utf8"))
-    }
-    rules = [
-        ".fa, .fas, .far, .fab, .fa-solid, .fa-regular, .fa-brands { display: inline-block; width: 1em; height: 1em;"
-        " background: currentColor; vertical-align: -0.125em;"
-        " mask: var(--icon, linear-gradient(#0000, #0000)) center / contain no-repeat; }",
-        ".fa-lg { font-size: 1.25em; }",
-    ]
-    for name in sorted(used):
-        if found := re.search(ICON.format(name=re.escape(name)), code):
-            width, height, path = found.groups()
-            svg = f"<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 {width} {height}'><path d='{path}'/></svg>"
-            rules.append(f'.fa-{name} {{ --icon: url("data:image/svg+xml,{urllib.parse.quote(svg)}"); }}')
-    (out / "_static" / "icons.css").write_text("\n".join(rules), "utf8")
-    (out / "_static" / "scripts" / "fontawesome.js").write_text("", "utf8")
+def trim_icons(out: Path) -> None:
+    """Keep of the theme's icons the ones in use: fonts and rules of a few kB in place of 1.7 MB, and no script."""
+    package = Path(importlib.util.find_spec("pydata_sphinx_theme").origin).parent
+    theme = package / "theme" / package.name / "static"
+    pages = [path.read_text("utf8") for path in out.rglob("*.html")]
+    used = {name for page in pages for name in re.findall(r"\bfa-[a-z0-9-]+", page)}
+    styles = (theme / "styles" / "pydata-sphinx-theme.css").read_text("utf8")
+    points = {ord(char) for value in re.findall(r'--pst-[a-z-]+:"([^"\\]+)"', styles) for char in value}
+
+    def keep(match: re.Match) -> str:
+        if not used & set(re.findall(r"fa-[a-z0-9-]+", match[1])):
+            return ""
+        points.add(int(match[2], 16))
+        return match[0]
+
+    styles = FONT_SOURCES.sub(r'src:url(\1.ttf) format("truetype")', ICON_RULE.sub(keep, styles))
+    static = out / "_static"
+    (static / "styles" / "pydata-sphinx-theme.css").write_text(styles, "utf8")
+    (static / "scripts" / "fontawesome.js").write_text("", "utf8")
+    for font in (theme / "vendor" / "fontawesome" / "webfonts").glob("*.ttf"):
+        target = static / font.relative_to(theme)
+        subset_font(font, target, points)
+        target.with_suffix(".woff2").unlink(missing_ok=True)
+
+
+def subset_font(font: Path, target: Path, points: set[int]) -> None:
+    """Write the part of a font that draws these characters."""
+    whole = TTFont(font)
+    subsetter = Subsetter()
+    subsetter.populate(unicodes=points)
+    subsetter.subset(whole)
+    whole.save(target)
+
+
+def convert_images(out: Path) -> None:
+    """Turn heavy PNG figures into WebP and point the pages at them: a photograph shrinks to a tenth."""
+    converted = {}
+    for image in (out / "_images").glob("*.png"):
+        if image.stat().st_size > HEAVY:
+            target = image.with_suffix(".webp")
+            Image.open(image).save(target, quality=90, method=6)
+            converted[image.name] = target.name
+            image.unlink()
+    for page in out.rglob("*.html") if converted else ():
+        text = page.read_text("utf8")
+        changed = re.sub(r"_images/([\w-]+\.png)", lambda match: f"_images/{converted.get(match[1], match[1])}", text)
+        if changed != text:
+            page.write_text(changed, "utf8")

@@ -83,5 +83,4 @@ def setup(app: Sphinx) -> dict:
     app.connect("build-finished", assets.install)
     app.add_directive("ledger", Ledger)
     app.add_directive("command-line", CommandLine)
-    app.add_css_file("icons.css")
     return {"version": "1", "parallel_read_safe": False}

@@ -1,6 +1,7 @@
 """Runs the notebooks whose outputs are not at hand, two at a time, into the cache that the book is rendered from."""
 
 import json
+import re
 import shutil
 import statistics
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +18,7 @@ from book.tools.project import Project, read
 
 CELL_LIMIT = 120  # seconds; far above any budget: it only ends what hangs
 BUDGET, MEDIAN = 30.0, 15.0  # seconds, of one notebook and of the median notebook
+COLOURS = re.compile(r"\x1b\[[\d;]*m")
 NOISE = 1.5  # a busy machine stretches wall time, not CPU time: wall may be this many times the budget
 
 
@@ -80,14 +82,14 @@ def execute(notebook: Path) -> tuple[object, Cost]:
         timeout=CELL_LIMIT,
         kernel_name="python3",
         resources={"metadata": {"path": str(notebook.parent)}},
-        extra_arguments=[f"--IPKernelApp.exec_files={IN_KERNEL}", "--IPKernelApp.hide_initial_ns=True"],
+        extra_arguments=[f"--IPKernelApp.exec_files={IN_KERNEL}", "--IPKernelApp.log_level=ERROR"],
         record_timing=False,
     )
     try:
         with Meter() as meter:
             client.execute(env=meter.environment)
     except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
-        raise NotebookFailed(f"{notebook.name} stops:\n{error}") from None
+        raise NotebookFailed(f"{notebook.name} stops:\n{COLOURS.sub('', str(error))}") from None
     return fresh, meter.cost
 
 

@@ -1,0 +1,145 @@
+"""Running notebooks: what is kept, what is run again, what fails, and what is too slow."""
+
+import dataclasses
+import textwrap
+
+import nbformat
+import pytest
+
+from book.tools import execute
+from book.tools.execute import Cache, NotebookFailed, over_budget, refresh
+from book.tools.meter import Cost
+from tests.notebooks.conftest import markdown
+
+BUSY = "import time\n\nend = time.process_time() + 2\nwhile time.process_time() < end:\n    pass"
+HELLO = "from part import value\n\nprint(value)"
+
+
+@pytest.fixture
+def chapter(project, add, notebook, monkeypatch):
+    """A project with one chapter that prints a value of the library; returns its path."""
+    monkeypatch.setenv("PYTHONPATH", str(project.root / "dtl_lib"))
+    return add("01_a.ipynb", notebook(markdown("# A"), HELLO))
+
+
+def printed(project, chapter):
+    """What the cached notebook's last cell put out."""
+    return Cache(project).executed(chapter).cells[-1].outputs[0].text
+
+
+def count_runs(monkeypatch):
+    """Counts the notebooks that are run."""
+    runs, real = [], execute.execute
+    monkeypatch.setattr(execute, "execute", lambda path: runs.append(path.name) or real(path))
+    return runs
+
+
+def test_outputs_are_kept_until_something_changes(project, chapter, monkeypatch):
+    runs = count_runs(monkeypatch)
+    assert refresh(project) == []
+    assert refresh(project) == []
+    assert runs == ["01_a.ipynb"]
+    assert printed(project, chapter) == "1\n"
+
+    doctrees = project.built / ".doctrees"
+    doctrees.mkdir()
+    (project.root / "dtl_lib" / "part.py").write_text("value = 2\n")
+    changed = dataclasses.replace(project)
+    assert Cache(changed).executed(chapter) is None
+    assert refresh(changed) == []
+    assert printed(changed, chapter) == "2\n"
+    assert not doctrees.exists()
+
+    (project.root / "requirements.txt").write_text("einops\n")
+    assert Cache(dataclasses.replace(project)).executed(chapter) is None
+
+
+def test_changed_text_is_not_run_again(project, chapter, monkeypatch):
+    refresh(project)
+    runs = count_runs(monkeypatch)
+    changed = nbformat.read(str(chapter), as_version=4)
+    changed.cells[0].source = "# B"
+    nbformat.write(changed, str(chapter))
+    assert refresh(project) == []
+    assert runs == []
+    assert Cache(project).executed(chapter).cells[0].source == "# B"
+
+
+def test_an_error_shows_the_cell_and_the_traceback(project, add, notebook):
+    add("01_a.ipynb", notebook("def divide(x):\n    return 1 / x", "divide(0)"))
+    (problem,) = refresh(project)
+    for part in ("01_a.ipynb stops", "divide(0)", "return 1 / x", "ZeroDivisionError"):
+        assert part in problem
+    assert Cache(project).runs() == {}
+
+
+def test_a_cell_that_hangs_is_ended(project, add, notebook, monkeypatch):
+    monkeypatch.setattr(execute, "CELL_LIMIT", 1)
+    path = add("01_a.ipynb", notebook("import time\ntime.sleep(60)"))
+    with pytest.raises(NotebookFailed, match=r"time\.sleep\(60\)"):
+        execute.execute(path)
+
+
+def test_the_cost_of_a_run(project, add, notebook):
+    hold = "held = bytearray(400_000_000)\n" + BUSY
+    _, cost = execute.execute(add("01_a.ipynb", notebook(hold)))
+    assert cost.cpu > 2
+    assert cost.wall > 2
+    assert 400e6 < cost.memory < 1000e6
+    assert cost.downloaded == 0
+    assert "downloads nothing" in str(cost)
+
+
+DOWNLOAD = """
+    import http.server, socket, threading, urllib.request
+
+    server = http.server.ThreadingHTTPServer(("0.0.0.0", 0), http.server.SimpleHTTPRequestHandler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    probe = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    probe.connect(("192.0.2.1", 1))
+    host = probe.getsockname()[0]
+    for name in (HOSTS):
+        urllib.request.urlopen(f"http://{name}:{server.server_port}/big").read()
+"""
+
+
+@pytest.mark.parametrize(("hosts", "counted"), [("host,", 300_000), ("'127.0.0.1',", 0)])
+def test_downloads_from_other_machines_are_counted(project, add, notebook, hosts, counted):
+    (project.root / "notebooks" / "big").write_bytes(bytes(300_000))
+    source = textwrap.dedent(DOWNLOAD).replace("(HOSTS)", f"({hosts})")
+    try:
+        _, cost = execute.execute(add("01_a.ipynb", notebook(source)))
+    except NotebookFailed as error:
+        if "Network is unreachable" in str(error):
+            pytest.skip("this machine has no address but its own")
+        raise
+    assert counted <= cost.downloaded <= 3 * counted
+
+
+def test_a_slow_notebook_fails_and_a_quick_one_on_a_busy_machine_does_not(project, add, notebook):
+    add("01_slow.ipynb", notebook(BUSY))
+    (problem,) = refresh(project, budget=1)
+    assert "01_slow.ipynb took" in problem
+    assert "a notebook has 1" in problem
+    assert over_budget(Cost(wall=44, cpu=20, memory=0, downloaded=0)) is False
+    assert over_budget(Cost(wall=46, cpu=20, memory=0, downloaded=0)) is True
+    assert over_budget(Cost(wall=31, cpu=31, memory=0, downloaded=0)) is True
+
+
+def test_a_slow_run_has_a_second_chance_alone(project, add, notebook, monkeypatch):
+    path = add("01_a.ipynb", notebook("print(1)"))
+    costs = iter([Cost(60, 31, 0, 0), Cost(20, 18, 0, 0)])
+    monkeypatch.setattr(execute, "execute", lambda _: (nbformat.read(str(path), as_version=4), next(costs)))
+    assert refresh(project) == ["the median notebook takes 18 s of CPU time; it has 15 s"]
+    assert Cache(project).runs()["01_a.ipynb"].cost.wall == 20
+
+
+def test_notebooks_that_wait_run_two_at_a_time(project, add, notebook):
+    for name in ("01_a.ipynb", "02_b.ipynb"):
+        add(name, notebook("import time\n\nprint(time.time())\ntime.sleep(2)\nprint(time.time())"))
+    refresh(project)
+    (start, end), (other_start, other_end) = (
+        [float(line) for line in "".join(o.text for o in Cache(project).executed(path).cells[0].outputs).split()]
+        for path in project.notebooks
+    )
+    assert max(start, other_start) < min(end, other_end)
