@@ -84,6 +84,9 @@ def show_matrix(
         starts = {name: where.start for name, where in names.items()}
         axis.set_xticks(list(starts.values()), list(starts))
         axis.set_yticks(list(starts.values()), list(starts))
+    elif max(matrix.shape) <= 12:
+        axis.set_xticks(range(matrix.shape[1]))
+        axis.set_yticks(range(matrix.shape[0]))
     if numbers:
         for (row, column), value in _cells(matrix):
             dark = abs(value) > 0.6 * top if signed else value < 0.6 * top
