@@ -141,7 +141,7 @@ def write(path: Path, tensors: Mapping[str, Tensor], card: Mapping, kind: str) -
 
 
 def replace(path: Path, fill) -> None:
-    """`fill` a temporary file in the same folder and rename it to `path`; on failure nothing is left and nothing lost."""
+    """`fill` a temporary file in the same folder and rename it; on failure nothing is left and nothing lost."""
     temporary = path.with_name(f".{path.name}.part")  # one name: what a killed process leaves, the next save replaces
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,8 +1,197 @@
 """Experiment records: what was run, on what, what came out. One JSON line each, in `ledger/<experiment>.jsonl`."""
 
+import hashlib
+import json
+import math
 import os
 import platform
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from datetime import UTC, datetime
 from pathlib import Path
+
+from . import __version__
+
+FOLDER = Path(__file__).parent / "ledger"
+
+
+@dataclass(frozen=True)
+class Record:
+    """One run of an experiment.
+
+    Args:
+        experiment: the file it belongs to: a word.
+        what: one line: what was measured.
+        command: what to type to get it again.
+        date: ISO 8601, UTC.
+        device: as `device_name` says it.
+        library, torch: versions.
+        seed: of the run; None where nothing is random.
+        n: what each value is over: images, pairs, ….
+        values: name → number, or a list of numbers.
+        config, recipe: `to_dict` of those that were used; the plan is in the configuration.
+        id: a hash of the rest; made where left out.
+
+    Raises:
+        ValueError: naming the first field that is not as it should be.
+    """
+
+    experiment: str
+    what: str
+    command: str
+    date: str
+    device: str
+    library: str
+    torch: str
+    seed: int | None
+    n: int
+    values: Mapping[str, float | list[float]]
+    config: Mapping | None = None
+    recipe: Mapping | None = None
+    id: str = ""
+
+    def __post_init__(self):
+        for name in ("what", "command", "date", "device", "library", "torch"):
+            _need(name, isinstance(getattr(self, name), str) and getattr(self, name).strip(), "a line of text")
+        _need("experiment", isinstance(self.experiment, str) and self.experiment.isidentifier(), "a word")
+        _need("date", _is_date(self.date), "an ISO 8601 date such as 2026-01-31T12:00:00+00:00")
+        _need("seed", self.seed is None or _is_whole(self.seed), "a whole number, or null")
+        _need("n", _is_whole(self.n) and self.n > 0, "a whole number above 0")
+        _need("values", isinstance(self.values, Mapping) and self.values, "a dictionary of numbers, and not empty")
+        for name, value in self.values.items():
+            good = all(map(_is_number, value)) if isinstance(value, list) else _is_number(value)
+            _need(f"values.{name}", good, "a finite number, or a list of them")
+        for name in ("config", "recipe"):
+            value = getattr(self, name)
+            _need(name, value is None or isinstance(value, Mapping), "a dictionary, or null")
+        digest = _digest(self)
+        _need("id", self.id in ("", digest), f"{digest} for this record: it has been changed by hand")
+        object.__setattr__(self, "id", digest)
+
+    def to_dict(self) -> dict:
+        """Plain values for JSON; `from_dict` is its inverse."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping) -> "Record":
+        """A record from `to_dict`'s values; a field too many or too few is a ValueError that names it."""
+        known = {field.name for field in fields(cls)}
+        needed = {field.name for field in fields(cls) if field.name not in ("config", "recipe", "id")}
+        if unknown := sorted(set(values) - known):
+            raise ValueError(f"a record has no field {unknown[0]}; it has {', '.join(sorted(known))}")
+        if missing := sorted(needed - set(values)):
+            raise ValueError(f"the record lacks {missing[0]}")
+        return cls(**values)
+
+    def get(self, name: str):
+        """A field, or a value inside values, config, its plan or recipe, by name: `seed`, `accuracy`, `recipe.lr`."""
+        places = [self.to_dict(), self.values, self.recipe or {}, self.config or {}]
+        head, _, rest = name.partition(".")
+        for place in places:
+            if head in place:
+                found = place[head]
+                for part in rest.split(".") if rest else ():
+                    if not isinstance(found, Mapping) or part not in found:
+                        raise ValueError(f"record {self.id} has no {name}")
+                    found = found[part]
+                return found
+        raise ValueError(f"record {self.id} has no {name}; its values are {', '.join(self.values)}")
+
+
+@dataclass(frozen=True)
+class Aggregate:
+    """Records of one kind taken together.
+
+    Attributes:
+        by: what they have in common.
+        mean: of the value.
+        half: half of the 95 % interval of the mean, Student's t over runs; None for one run.
+        deviation: standard deviation over runs; None for one run.
+        n: runs.
+    """
+
+    by: dict
+    mean: float
+    half: float | None
+    deviation: float | None
+    n: int
+
+    def __str__(self) -> str:
+        spread = "" if self.half is None else f" ± {self.half:.3g} (95 %)"
+        return f"{self.mean:.4g}{spread}, n = {self.n}"
+
+
+def read(experiment: str, folder: str | Path | None = None) -> list[Record]:
+    """Every record of an experiment, oldest first.
+
+    Raises:
+        ValueError: where there is no such experiment, or a line is no record: which line, which field.
+    """
+    path = _path(experiment, folder)
+    if not path.is_file():
+        have = ", ".join(sorted(file.stem for file in path.parent.glob("*.jsonl"))) or "none yet"
+        raise ValueError(f"the ledger has no experiment {experiment!r}; it has {have}")
+    records = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            records.append(Record.from_dict(json.loads(line)))
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{path}, line {number}: {error}") from None
+    return records
+
+
+def append(record: Record | Mapping, folder: str | Path | None = None) -> Path:
+    """Add one record to its experiment's file; a ValueError where it is wrong or there already."""
+    record = record if isinstance(record, Record) else Record.from_dict(record)
+    path = _path(record.experiment, folder)
+    if path.is_file() and any(record.id == other.id for other in read(record.experiment, folder)):
+        raise ValueError(f"id: record {record.id} is in {path} already")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(json.dumps(record.to_dict(), ensure_ascii=False) + "\n")
+    return path
+
+
+def add(
+    experiment: str, what: str, command: str, device, values: Mapping, *, n: int, seed: int | None,
+    config: Mapping | None = None, recipe: Mapping | None = None, folder: str | Path | None = None,
+) -> Path:  # fmt: skip
+    """Append a record of what this process has just measured: date, versions and device filled in."""
+    import torch
+
+    date = datetime.now(UTC).isoformat(timespec="seconds")
+    parts = (
+        experiment,
+        what,
+        command,
+        date,
+        device_name(device),
+        __version__,
+        torch.__version__,
+        seed,
+        n,
+        dict(values),
+    )
+    return append(Record(*parts, config=_plain(config), recipe=_plain(recipe)), folder)
+
+
+def aggregate(records: Iterable[Record], by: str | Sequence[str], value: str) -> list[Aggregate]:
+    """Mean and 95 % interval (Student's t) of a value, for each combination of `by`, in the order they first appear.
+
+    Args:
+        records: of one experiment, one a run.
+        by: names that `Record.get` finds, such as "what" or ("recipe.mixup", "recipe.ema").
+        value: a name that it finds, such as "accuracy".
+    """
+    names = (by,) if isinstance(by, str) else tuple(by)
+    groups: dict[str, tuple[dict, list[float]]] = {}
+    for record in records:
+        key = {name: record.get(name) for name in names}
+        found = record.get(value)
+        if not _is_number(found):
+            raise ValueError(f"{value} of record {record.id} is no number: {found!r}")
+        groups.setdefault(json.dumps(key, sort_keys=True), (key, []))[1].append(float(found))
+    return [_aggregate(key, numbers) for key, numbers in groups.values()]
 
 
 def device_name(device="cpu") -> str:
@@ -15,8 +204,53 @@ def device_name(device="cpu") -> str:
     return f"{cores} CPU core{'s' * (cores != 1)} ({_processor()})"
 
 
+def _aggregate(key: dict, numbers: list[float]) -> Aggregate:
+    n = len(numbers)
+    mean = math.fsum(numbers) / n
+    if n == 1:
+        return Aggregate(key, mean, None, None, 1)
+    from scipy.stats import t
+
+    deviation = math.sqrt(math.fsum((number - mean) ** 2 for number in numbers) / (n - 1))
+    return Aggregate(key, mean, float(t.ppf(0.975, n - 1)) * deviation / math.sqrt(n), deviation, n)
+
+
+def _path(experiment: str, folder: str | Path | None) -> Path:
+    _need("experiment", isinstance(experiment, str) and experiment.isidentifier(), "a word")
+    return Path(folder or FOLDER) / f"{experiment}.jsonl"
+
+
+def _digest(record: Record) -> str:
+    rest = {name: value for name, value in asdict(record).items() if name != "id"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _plain(values: Mapping | None) -> dict | None:
+    return None if values is None else json.loads(json.dumps(values))
+
+
 def _processor() -> str:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
+
+
+def _need(name: str, good, what: str) -> None:
+    if not good:
+        raise ValueError(f"{name} has to be {what}")
+
+
+def _is_whole(value) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_date(text) -> bool:
+    try:
+        return bool(datetime.fromisoformat(text))
+    except (TypeError, ValueError):
+        return False

@@ -1,7 +1,13 @@
 """Training: a `Recipe` says how, `fit` is the loop, `evaluate` measures."""
 
-_HOME = {"Recipe": "recipe", "recipes": "recipe", "fit": "loop", "Fit": "loop", "evaluate": "evaluation",
-         "Evaluation": "evaluation", "wilson": "evaluation", "token_norms": "evaluation"}  # fmt: skip
+_MODULES = {
+    "evaluation": ("Evaluation", "evaluate", "token_norms", "wilson"),
+    "loop": ("fit",),
+    "recipe": ("Recipe", "recipes"),
+    "run": ("FitResult",),
+    "stop": ("Stopped",),
+}
+_HOME = {name: module for module, names in _MODULES.items() for name in names}
 __all__ = list(_HOME)
 
 

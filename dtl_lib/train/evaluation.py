@@ -107,7 +107,7 @@ def check_classes(model, images) -> None:
 
 @torch.inference_mode()
 def token_norms(model, x: Tensor) -> dict[str, float]:
-    """Lengths of the tokens after the last block, before its norm: by group their median, of patches also the 98th percentile.
+    """Median length of each group's tokens after the last block, before the norm; of patches the 98th percentile too.
 
     High-norm patches show here first (Vision Transformers Need Registers, Darcet et al. 2024, §2).
 

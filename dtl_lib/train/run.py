@@ -103,6 +103,8 @@ class Run:
                 raise ValueError(f"{self.folder} was trained with another {what} ({changed}): resume with the same")
         parts = self.model, self.average, self.optimizer, self.scaler
         self.progress = state.restore(self.folder / state.NAME, tensors, card, *parts)
+        if (self.folder / BEST).is_file():  # saved before the state: it may be of a step that the state has not reached
+            self.progress.best = checkpoint.read(self.folder / BEST)[1]["held_out"]
 
     def __enter__(self):
         from tqdm.auto import tqdm

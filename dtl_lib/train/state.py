@@ -52,7 +52,7 @@ def read(path: str | Path) -> tuple[dict[str, Tensor], dict]:
     if not path.is_file():
         raise CheckpointError(f"{path.parent} holds no {NAME} to resume from: leave --resume out to start there")
     tensors, card = checkpoint.read(path)
-    if card["format"] != checkpoint.STATE or not {"config", "recipe", "progress"} <= set(card):
+    if card["format"] != checkpoint.STATE or not {"config", "recipe", "data", "progress", "scaler"} <= set(card):
         raise CheckpointError(f"{path} is no training state: resume from the folder that holds {NAME}")
     return tensors, card
 
@@ -72,9 +72,9 @@ def restore(path: Path, tensors: Mapping[str, Tensor], card: Mapping, model, ave
         moment, _, parameter = name.partition("/")
         if parameter not in named or value.shape not in ((), named[parameter].shape):
             raise CheckpointError(f"{path}: the optimiser's {moment} of {parameter} does not fit the model")
-        device = named[parameter].device
-        optimizer.state[named[parameter]][moment] = value.to(device) if value.ndim or device.type == "cuda" else value
-    scaler.load_state_dict(card.get("scaler", {})) if card.get("scaler") else None
+        optimizer.state[named[parameter]][moment] = value.to(named[parameter].device)
+    if card["scaler"]:
+        scaler.load_state_dict(card["scaler"])
     return Progress(**card["progress"])
 
 

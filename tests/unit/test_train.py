@@ -251,7 +251,7 @@ def test_what_does_not_fit_is_refused(sets, tmp_path):
         fit(tiny(), sets, SHORT, progress=False, tensorboard=True)
     with pytest.raises(ValueError, match="needs the output_dir"):
         fit(tiny(), sets, SHORT, progress=False, resume=True)
+    model = tiny()
+    torch.nn.init.constant_(model.norm.weight, float("nan"))
     with pytest.raises(ValueError, match="loss is nan at step 2: lower lr"):
-        model = tiny()
-        torch.nn.init.constant_(model.norm.weight, float("nan"))
         fit(model, sets, SHORT, progress=False)

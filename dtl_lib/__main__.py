@@ -1,0 +1,52 @@
+"""The command line: `dtl …`, the same as `python -m dtl_lib …`. Wrong input is one line and exit status 2."""
+
+import shlex
+import sys
+
+from .commands.flags import Parser, alike
+from .commands.register import COMMANDS, run
+
+
+def parser() -> Parser:
+    """Every command and flag, for `--help` and the book's reference page."""
+    top = Parser(prog="dtl", description="Vision Transformers whose tokens enter and leave where you say.")
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, command in COMMANDS.items():
+        sub = commands.add_parser(
+            name, help=command.summary, description=f"{command.summary[0].upper()}{command.summary[1:]}."
+        )
+        command.flags(sub)
+    return top
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command and return its exit status: 0, 2 for wrong input, 130 after Ctrl-C."""
+    try:
+        given = alike(sys.argv[1:] if arguments is None else arguments)
+        args = parser().parse_args(given)
+        args.line = shlex.join(["dtl", *given])
+        run(args)
+    except (ValueError, OSError) as error:
+        return _one_line(_words(error), 2)
+    except KeyboardInterrupt as stop:
+        return _one_line(str(stop) or "stopped", 130)
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":
+            raise
+        return _one_line("the GPU's memory is full: lower --batch-size, or raise --accumulate", 2)
+    return 0
+
+
+def _one_line(words: str, status: int) -> int:
+    print(f"dtl: {' '.join(words.split())}", file=sys.stderr)
+    return status
+
+
+def _words(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return str(error) or type(error).__name__
+
+
+if __name__ == "__main__":
+    sys.exit(main())

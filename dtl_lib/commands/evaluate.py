@@ -1,0 +1,50 @@
+"""`dtl evaluate`: a trained model on images it has not seen."""
+
+from argparse import Namespace
+
+from .. import data, ledger
+from ..checkpoint import load_model
+from ..models import ViT
+from ..pretrained import load_pretrained
+from ..train import evaluate
+from ..train.device import find_device
+
+
+def main(args: Namespace) -> None:
+    """Print accuracy with its interval and n, time, images/s."""
+    device = find_device(args.device)
+    model = _model(args)
+    images = getattr(_sets(args, model), args.part)
+    found = evaluate(model.to(device), images, args.batch_size, args.amp, args.workers)
+    where = ledger.device_name(device)
+    print(f"{images.name}: {found}")
+    print(f"{found.seconds:.1f} s, {found.n / found.seconds:,.0f} images/s on {where}")
+    if args.record:
+        what = f"{args.model_path or args.model} on {images.name}"
+        values = {**found.to_dict(), "images_per_s": found.n / found.seconds}
+        about = {"n": found.n, "seed": None, "config": model.config.to_dict()}
+        print(f"recorded in {ledger.add(args.record, what, args.line, device, values, **about)}")
+
+
+def _model(args: Namespace) -> ViT:
+    if args.model_path and args.model:
+        raise ValueError("--model-path and --model name two models: give one")
+    if args.model_path:
+        return load_model(args.model_path)
+    if not args.model:
+        raise ValueError("say which model: --model-path best.safetensors, or --model NAME --pretrained")
+    if args.model.startswith("zoo/") or args.model.endswith(".safetensors") or args.pretrained:
+        return load_pretrained(args.model)
+    raise ValueError(f"--model {args.model} alone has fresh weights: add --pretrained, or give --model-path")
+
+
+def _sets(args: Namespace, model: ViT) -> data.Sets:
+    trained_on = getattr(model, "card", {}).get("run", {}).get("data", {})
+    name = args.data or trained_on.get("name")
+    if name is None:
+        raise ValueError("say which images: --data shapes, cifar10, cifar100, imagenet or folder")
+    same = trained_on if name == trained_on.get("name") else {}
+    level = args.level or same.get("level") or 1
+    return data.load(
+        name, args.data_path or same.get("path"), model.config.image_size, level=level, config=model.config
+    )

@@ -1,0 +1,195 @@
+"""Flags, made from the fields of `ViTConfig`, `TokenPlan.of` and `Recipe`."""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import fields
+from difflib import get_close_matches
+from typing import get_args, get_origin
+
+from ..config import ViTConfig, configurations
+from ..train.recipe import AMP, Recipe, recipes
+
+PLAN = {
+    "cls_pos": (int | None, "block the class token enters before; none for no class token"),
+    "reg_pos": (int | None, "block the registers enter before"),
+    "num_reg": (int, "number of registers"),
+    "dist": (bool, "a distillation token, which enters with the class token"),
+    "class_blocks": (int, "class-attention blocks after the trunk"),
+}
+CONFIG = {
+    "depth": "blocks in the trunk",
+    "dim": "width of a token",
+    "heads": "heads of attention; they divide dim",
+    "mlp_ratio": "hidden width of an MLP over dim",
+    "image_size": "height and width in pixels, or one number",
+    "patch_size": "pixels along a patch's side",
+    "layer_scale": "LayerScale's first value; none for none",
+    "drop_path": "stochastic depth's probability",
+    "drop_path_schedule": "linear or uniform over the blocks",
+    "talking_heads": "mix heads before and after the softmax",
+    "pool": "what the head reads: cls or patches",
+    "norm_after_pool": "pool first, then normalise",
+    "positions": "learned or sincos",
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose errors are a ValueError of one line, with the nearest flags there are."""
+
+    def __init__(self, **options):
+        super().__init__(**{**options, "allow_abbrev": False})
+
+    def error(self, message: str):
+        """Raise instead of printing usage."""
+        raise ValueError(message.removeprefix("argument ").replace("COMMAND: invalid choice:", "there is no command"))
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace=None) -> argparse.Namespace:
+        """As argparse's; an unknown flag is a ValueError with the ones near it."""
+        found, rest = self.parse_known_args(args, namespace)
+        if rest:
+            raise ValueError(self._unknown(rest[0], getattr(found, "command", None)))
+        return found
+
+    def _unknown(self, word: str, command: str | None) -> str:
+        if not word.startswith("-"):
+            return f"{word!r} belongs to no flag of {command}; see dtl {command} --help"
+        choices = next(action.choices for action in self._actions if isinstance(action.choices, dict))
+        known = [flag for flag in choices[command]._option_string_actions if flag.startswith("--")]
+        near = get_close_matches(word.partition("=")[0], known, n=3, cutoff=0.5)
+        hint = f"; near it: {', '.join(near)}" if near else f"; see dtl {command} --help"
+        return f"{command} has no flag {word}{hint}"
+
+
+def alike(arguments: Sequence[str]) -> list[str]:
+    """Flags with `-` for `_`, so that both spellings work; values stay as they are."""
+    parts = [(word, *word.partition("=")) if word.startswith("--") else (word,) for word in arguments]
+    return [part[0] if len(part) == 1 else part[1].replace("_", "-") + part[2] + part[3] for part in parts]
+
+
+def plan(parser: Parser) -> None:
+    """`dtl plan`."""
+    model(parser)
+
+
+def train(parser: Parser) -> None:
+    """`dtl train`."""
+    model(parser)
+    data(parser, "what to train on (default shapes)")
+    parser.add_argument("--samples", type=int, help="training images to use (default all)")
+    place = parser.add_argument_group("the run")
+    place.add_argument("--output-dir", help="where to save (default runs/ and the date)")
+    place.add_argument(
+        "--resume", nargs="?", const=True, metavar="DIR", help="go on with the run saved in DIR, or in --output-dir"
+    )
+    place.add_argument("--finetune", metavar="WEIGHTS", help="begin with these weights: a timm name, zoo/… or a path")
+    place.add_argument("--checkpoint-every", type=_positive, metavar="STEPS", help="save the whole state this often")
+    place.add_argument("--tensorboard", action="store_true", help="write TensorBoard's curves too")
+    place.add_argument("--record", metavar="EXPERIMENT", help="add a record to the ledger")
+    place.add_argument("--distributed", action="store_true", help="needless: torchrun is noticed")
+    machine(place)
+    named = recipes()
+    group = parser.add_argument_group("recipe", "Where a flag is left out, the recipe of the data set decides.")
+    group.add_argument("--recipe", choices=named, help="another data set's recipe")
+    for field in fields(Recipe):
+        _add(group, field.name, field.type, field.metadata["help"])
+    parser.epilog = "Recipes: " + "; ".join(f"{name}: {_told(recipe)}" for name, recipe in named.items())
+
+
+def evaluate(parser: Parser) -> None:
+    """`dtl evaluate`."""
+    parser.add_argument("--model-path", metavar="FILE", help="a checkpoint, such as best.safetensors")
+    parser.add_argument("--model", metavar="NAME", help="a timm name with --pretrained, or zoo/…")
+    parser.add_argument("--pretrained", action="store_true", help="take the published weights of --model")
+    data(parser, "what to measure on (default what it was trained on)")
+    parser.add_argument("--part", choices=("test", "held_out", "train"), default="test", help="default test")
+    parser.add_argument("--batch-size", type=_positive, default=256, help="images at a time (default 256)")
+    parser.add_argument("--amp", choices=AMP, default="auto", help="autocast (default auto)")
+    parser.add_argument("--record", metavar="EXPERIMENT", help="add a record to the ledger")
+    machine(parser)
+
+
+def zoo(parser: Parser) -> None:
+    """`dtl zoo`: no flags."""
+
+
+def model(parser: Parser) -> None:
+    """Which ViT: a named configuration, then what is changed in it."""
+    names = ", ".join(sorted(configurations()))
+    parser.add_argument("--model", metavar="NAME", help=f"a named configuration: {names}")
+    tokens = parser.add_argument_group("tokens")
+    for name, (kind, text) in PLAN.items():
+        _add(tokens, name, kind, text)
+    shape = parser.add_argument_group("configuration")
+    kinds = {field.name: field.type for field in fields(ViTConfig)}
+    for name, text in CONFIG.items():
+        _add(shape, name, kinds[name], text)
+
+
+def data(parser: Parser, text: str) -> None:
+    """Which images."""
+    parser.add_argument("--data", metavar="NAME", help=f"{text}: shapes, cifar10, cifar100, imagenet, folder, …")
+    parser.add_argument("--data-path", metavar="DIR", help="where the data lies (default under DTL_DATA)")
+    parser.add_argument("--level", type=int, help="how hard shapes are, 1 to 3 (default 1)")
+
+
+def machine(parser) -> None:
+    """Where to compute."""
+    parser.add_argument("--device", help="cuda, cpu, … (default the GPU where there is one)")
+    parser.add_argument("--workers", type=int, help="processes that read images from files")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def given(args: argparse.Namespace, names) -> dict:
+    """Those of the fields that were given as flags."""
+    return {name: getattr(args, name) for name in names if hasattr(args, name)}
+
+
+def _add(group, name: str, kind, text: str) -> None:
+    """A flag for a field of that type; one not given is not in the namespace: defaults stay in one place."""
+    flag, options = f"--{name.replace('_', '-')}", {"dest": name, "help": text, "default": argparse.SUPPRESS}
+    if kind is bool:
+        group.add_argument(flag, action=argparse.BooleanOptionalAction, **options)
+        return
+    optional = type(None) in get_args(kind)
+    parts = [part for part in get_args(kind) or (kind,) if part is not type(None)]
+    if name == "image_size":
+        group.add_argument(flag, action=_Size, nargs="+", type=int, metavar="PIXELS", **options)
+    elif get_origin(kind) is tuple:
+        group.add_argument(flag, nargs=len(parts), type=parts[0], metavar=name.upper(), **options)
+    else:
+        group.add_argument(flag, type=_reader(parts[0], optional), metavar=name.upper(), **options)
+
+
+class _Size(argparse.Action):
+    """One number for a square, two for height and width."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        if len(values) > 2:
+            raise argparse.ArgumentError(self, f"give one number or two, not {len(values)}")
+        setattr(namespace, self.dest, values[0] if len(values) == 1 else tuple(values))
+
+
+def _reader(kind: type, optional: bool):
+    def read(text: str):
+        if optional and text.lower() == "none":
+            return None
+        try:
+            return kind(text)
+        except ValueError:
+            what = {int: "a whole number", float: "a number"}[kind] + (" or none" if optional else "")
+            raise argparse.ArgumentTypeError(f"give {what}, not {text!r}") from None
+
+    return read
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"give a whole number, 1 or more, not {text!r}")
+    return int(text)
+
+
+def _told(recipe: Recipe) -> str:
+    """The fields in which a recipe differs from a bare one."""
+    bare = Recipe()
+    changed = [(field.name, getattr(recipe, field.name)) for field in fields(Recipe)]
+    return ", ".join(f"{name} {value}" for name, value in changed if value != getattr(bare, name) and value is not None)
