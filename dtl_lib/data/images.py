@@ -166,7 +166,8 @@ class InMemory(Images):
     def _resized(self, pixels):
         if self.image_size == self._size:
             return pixels
-        return F.interpolate(pixels, self.image_size, mode="bicubic", antialias=True)
+        resized = F.interpolate(pixels.float(), self.image_size, mode="bicubic", antialias=True)
+        return resized.round_().clamp_(0, 255).to(torch.uint8)
 
 
 @dataclass(frozen=True)

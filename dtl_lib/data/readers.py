@@ -21,8 +21,12 @@ class Indexed:
         return len(self.reader)
 
     def __call__(self, number: int):
-        image, target = self.reader[number][:2]
-        return image, f"{self.name}, sample {number}", int(target)
+        called = f"{self.name}, sample {number}"
+        try:
+            image, target = self.reader[number][:2]
+        except OSError as error:  # torchvision's data sets decode here
+            raise ValueError(f"{called}, cannot be read: {error}") from None
+        return image, called, int(target)
 
 
 class Kept:
