@@ -12,7 +12,7 @@ const VIRIDIS = [[68, 1, 84], [72, 40, 120], [62, 74, 137], [49, 104, 142], [38,
   [109, 205, 89], [180, 222, 44], [253, 231, 37]];
 
 const sum = (values) => values.reduce((total, value) => total + value, 0);
-const percent = (share) => `${(100 * share).toFixed(share < 0.0995 ? 1 : 0)} %`;
+const percent = (share) => `${(100 * share).toFixed(share < 0.0995 ? 1 : 0)}\u00a0%`;
 const name = (patch) => `(${Math.floor(patch / SIDE)},\u00a0${patch % SIDE})`;
 const median = (values) => [...values].sort((a, b) => a - b)[values.length >> 1];
 
@@ -110,7 +110,7 @@ function start(root, data) {
     slider.value = state.block;
     slider.setAttribute("aria-valuetext", `block ${state.block}. ${see}`);
     bars(".landing-corners", maps.map(corners), 1, percent);
-    bars(".landing-norms", maps.map((_, block) => length(block)), 40, (ratio) => `${ratio.toFixed(1)} ×`);
+    bars(".landing-norms", maps.map((_, block) => length(block)), 40, (ratio) => `${ratio.toFixed(1)}\u00a0×`);
     root.querySelectorAll("[data-head]").forEach((button) => {
       button.setAttribute("aria-pressed", String(asking() === null && button.dataset.head === String(state.head ?? "mean")));
       button.disabled = asking() !== null && button.dataset.head !== "mean";
