@@ -63,7 +63,7 @@ class Ledger(SphinxDirective):
     def run(self) -> list[nodes.Node]:
         for path in (ROOT / "dtl_lib" / "ledger").glob("*.jsonl"):
             self.env.note_dependency(str(path))
-        return self.parse_text_to_nodes(records.table(ROOT))
+        return self.parse_text_to_nodes(records.tables(ROOT))
 
 
 class CommandLine(SphinxDirective):

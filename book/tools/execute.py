@@ -112,7 +112,7 @@ def refresh(project: Project, budget: float = BUDGET, say=print) -> list[str]:
                 problems.append(str(error))
                 continue
             cache.store(notebook, executed, Run(project.key(notebook), cost))
-            say(f"{notebook.name}: {cost} ({cost.cpu:.0f} s of CPU time)")
+            say(f"{notebook.name}: {cost}")
     return problems + slow(cache, budget)
 
 

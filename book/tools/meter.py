@@ -25,7 +25,7 @@ class Cost:
     def __str__(self) -> str:
         """The line under a chapter's title."""
         got = f"downloads {size(self.downloaded)}" if self.downloaded else "downloads nothing"
-        return f"Ran in {self.wall:.0f} s on one CPU core · {size(self.memory)} of memory · {got}"
+        return f"Ran in {self.wall:.0f} s ({self.cpu:.0f} s of CPU time) · {size(self.memory)} of memory · {got}"
 
 
 class Meter:

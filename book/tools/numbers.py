@@ -2,14 +2,16 @@
 
 A decimal, a percentage, or a number with a measured unit has to be one of:
 - in the text output of a code cell above (looked up in the executed notebook, when the book is built), rounded or not;
-- in a sentence that links to a record, `[…](../book/ledger.md#id)`, whose id is in dtl_lib/ledger/*.jsonl;
+- in a sentence that links to the ledger, `[…](../book/ledger.md#name)`: a record's id, or the name of an experiment;
 - in a sentence that links to a source, `[…](../book/references.md#key)`: the number is the paper's.
 A number that is none of these but right, a definition say, stands in `code` or $math$, or its paragraph says why in
 `<!-- number: why -->`.
 """
 
-import json
+import difflib
 import re
+
+from book.tools import records
 
 NOT_PROSE = re.compile(
     r"^(?P<fence>```+|~~~+).*?^(?P=fence)[ \t]*$|\$\$.*?\$\$|`[^`]*`|\$[^$\n]+\$|<!--.*?-->|<[^>]+>", re.M | re.S
@@ -23,19 +25,19 @@ UNBACKED = (
     " is not in the output of a cell above: print it there, link the sentence to its ledger record or to the reference "
     "it is from, or say <!-- number: why -->"
 )
-SOURCES = {"references.md": "book/references.bib", "ledger.md": "dtl_lib/ledger/*.jsonl"}
+SOURCES = {"references.md": records.references, "ledger.md": records.ledger}
 
 
 def backed(chapter):
     """The rule: what is not backed, with the three ways to back it; links that lead nowhere."""
-    known = {page: _ids(chapter.project.root, pattern) for page, pattern in SOURCES.items()}
+    known = {page: targets(chapter.project.root) for page, targets in SOURCES.items()}
     for n, cell in chapter.cells("markdown"):
         shown = _outputs(chapter.executed, n) if chapter.executed else None
         for block in _blocks(cell.source):
             for sentence in _sentences(block):
                 links = _links(sentence)
                 yield from (
-                    (n, f"links to {page}#{key}, but {SOURCES[page]} holds no {key!r}")
+                    (n, f"links to {page}#{key}, but there is no {key!r}: one of {_near(key, known[page])}")
                     for page, key in links
                     if key not in known[page]
                 )
@@ -53,6 +55,11 @@ def _unbacked(sentence: str, shown: str | None) -> list[str]:
     if shown is None:  # not run yet: the build looks again
         return []
     return [repr(text) for text, value in numbers(sentence) if not _shown(value, shown)]
+
+
+def _near(key: str, known: dict) -> str:
+    close = difflib.get_close_matches(key, known, cutoff=0.3) or list(known)[:3]
+    return ", ".join(close) or "none yet"
 
 
 def numbers(sentence: str) -> list[tuple[str, str]]:
@@ -91,10 +98,3 @@ def _sentences(block: str) -> list[str]:
     if "\n|" in f"\n{block}":
         return [block]
     return re.split(r"(?<=[.!?])\s+(?=[A-Z\[*_(<])", block)
-
-
-def _ids(root, pattern: str) -> set[str]:
-    if pattern.endswith(".bib"):
-        return set(re.findall(r"^@\w+\{([^,\s]+)", (root / pattern).read_text("utf8"), re.M))
-    lines = (line for path in root.glob(pattern) for line in path.read_text("utf8").splitlines() if line.strip())
-    return {str(json.loads(line).get("id")) for line in lines}

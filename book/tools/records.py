@@ -1,52 +1,59 @@
-"""The pages that are lists: the ledger's records, and the keys of the references."""
+"""The pages that are lists: the ledger's records and the keys of the references, and what a notebook can link to."""
 
 import json
 import re
 from pathlib import Path
 
-COLUMNS = ("record", "what", "value", "runs", "device", "date", "command")
+from dtl_lib.ledger import aggregate, read
+
+COLUMNS = ("what", "value", "mean", "± 95 %", "runs", "each over", "device", "date", "command")
 
 
 def references(root: Path) -> dict[str, str]:
-    """Every key of the bibliography, with the title a link without text would show."""
+    """Every key of the bibliography, with the title that a link without text would show."""
     text = (root / "book" / "references.bib").read_text("utf8")
     entries = re.findall(r"^@\w+\{([^,\s]+),(.*?)^\}", text, re.M | re.S)
     return {key: re.search(r"title\s*=\s*\{+(.*?)\}+,", body, re.S)[1] for key, body in entries}
 
 
-def read(root: Path) -> list[dict]:
-    """Every record of dtl_lib/ledger/*.jsonl, in order of file and line."""
-    files = sorted((root / "dtl_lib" / "ledger").glob("*.jsonl"))
-    return [json.loads(line) for path in files for line in path.read_text("utf8").splitlines() if line.strip()]
-
-
 def ledger(root: Path) -> dict[str, str]:
-    """Every record's id, with what it measures."""
-    return {str(record["id"]): str(record.get("what", record["id"])) for record in read(root)}
+    """What ledger.md#… can name: an experiment, all runs of it, or one record; with what it measures."""
+    targets = {}
+    for path in _experiments(root):
+        targets[path.stem] = f"experiment {path.stem}"
+        for line in path.read_text("utf8").splitlines():
+            record = json.loads(line)
+            targets[record["id"]] = record["what"]
+    return targets
 
 
-def table(root: Path) -> str:
-    """The records as a Markdown table, each row with its id as anchor."""
-    rows = [f"| {' | '.join(COLUMNS)} |", "|" + "---|" * len(COLUMNS)]
-    for record in read(root):
-        name = str(record["id"])
-        cells = (
-            f'<span id="{name}"></span>`{name}`',
-            record.get("what", ""),
-            value(record),
-            record.get("n", ""),
-            record.get("device", ""),
-            record.get("date", ""),
-            f"`{record['command']}`" if record.get("command") else "",
-        )
-        rows.append("| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |")
-    return "\n".join(rows) if len(rows) > 2 else "No records yet.\n"
+def tables(root: Path) -> str:
+    """The records as Markdown: a table an experiment, a row a value, with anchors for experiment and records."""
+    sections = [_table(path.stem, path.parent) for path in _experiments(root)]
+    return "\n\n".join(sections) or "No records yet.\n"
 
 
-def value(record: dict) -> str:
-    """A record's value with its spread and unit: 97.6 ± 0.3 %."""
-    number, spread, unit = (record.get(name) for name in ("value", "spread", "unit"))
-    text = f"{number:.4g}" if isinstance(number, float) else str(number)
-    if spread is not None:
-        text += f" ± {spread:.2g}"
-    return f"{text} {unit}" if unit else text
+def _experiments(root: Path) -> list[Path]:
+    return sorted((root / "dtl_lib" / "ledger").glob("*.jsonl"))
+
+
+def _table(experiment: str, folder: Path) -> str:
+    rows = [f'<span id="{experiment}"></span>', "", f"**{experiment}**", ""]
+    rows += ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
+    groups: dict[str, list] = {}
+    for record in read(experiment, folder):
+        groups.setdefault(record.what, []).append(record)
+    for what, records in groups.items():
+        anchors = "".join(f'<span id="{record.id}"></span>' for record in records)
+        last = records[-1]
+        for name in (name for name, value in last.values.items() if not isinstance(value, list)):
+            (over,) = aggregate([record for record in records if name in record.values], "what", name)
+            spread = "" if over.half is None else f"{over.half:.2g}"
+            cells = (anchors + what, name, f"{over.mean:.4g}", spread, over.n, last.n, last.device, last.date[:10])
+            rows.append("| " + " | ".join(_escaped(cell) for cell in (*cells, f"`{last.command}`")) + " |")
+            anchors = ""
+    return "\n".join(rows)
+
+
+def _escaped(cell) -> str:
+    return str(cell).replace("|", "\\|")

@@ -108,8 +108,8 @@ MISTAKES = {
     "stub": (at(7, source="ch01.check_answer(unknown)"), "leaves 'unknown' as a stub"),
     "other chapter": (at(7, source="def a(x): ...\nch02.check_answer(a)"), "this chapter's checkers are in ch01"),
     "too few": (at(7, source="answer = 1"), "2 exercises: a chapter has 3 to 5"),
-    "reference": (says(6, " [x](../book/references.md#nobody2020)"), "holds no 'nobody2020'"),
-    "record": (says(6, " [x](../book/ledger.md#nothing)"), "holds no 'nothing'"),
+    "reference": (says(6, " [x](../book/references.md#nobody2020)"), "there is no 'nobody2020'"),
+    "record": (says(6, " [x](../book/ledger.md#nothing)"), "there is no 'nothing'"),
 }
 
 
@@ -165,7 +165,7 @@ BACKED = {
 @pytest.mark.parametrize("text", BACKED)
 def test_numbers_in_prose_are_backed(project, good, text):
     path, notebook = good
-    (project.root / "dtl_lib" / "ledger" / "train.jsonl").write_text('{"id": "cifar-short", "value": 61.2}\n')
+    (project.root / "dtl_lib" / "ledger" / "train.jsonl").write_text('{"id": "cifar-short", "what": "x"}\n')
     notebook.cells[4].outputs = [nbformat.v4.new_output("stream", text="accuracy 0.9751, 1234 images/s\n")]
     notebook.cells[5].source += "\n\n" + text
     found = check(Chapter(project, path, notebook, notebook))
