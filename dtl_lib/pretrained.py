@@ -110,7 +110,7 @@ def _config(model: nn.Module, cait: bool) -> ViTConfig:
     scale = first.gamma_1 if cait else getattr(first.ls1, "gamma", None)
     average = model.global_pool == "avg"
     after = not cait and isinstance(model.fc_norm, nn.LayerNorm)
-    given = {**model.pretrained_cfg}
+    given = getattr(model, "pretrained_cfg", None) or {}  # a model made without create_model has none
     return ViTConfig(
         image_size=model.patch_embed.img_size,
         patch_size=model.patch_embed.patch_size[0],

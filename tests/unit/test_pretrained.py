@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from dtl_lib import pretrained
-from dtl_lib.pretrained import load_pretrained, load_shared
+from dtl_lib.pretrained import from_timm, load_pretrained, load_shared
 from dtl_lib.tokens import Group, TokenPlan
 
 NAME = "vit_tiny_patch16_224.augreg_in21k_ft_in1k"
@@ -88,6 +88,13 @@ class TestFromAFile:
             twin = load_pretrained(name)
             assert twin.config == model.config
             assert all(torch.equal(value, twin.state_dict()[key]) for key, value in model.state_dict().items())
+
+
+def test_a_timm_model_made_by_hand():
+    theirs = timm.models.VisionTransformer(img_size=32, patch_size=8, embed_dim=24, depth=2, num_heads=3, num_classes=7)
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(from_timm(theirs.eval())(images), theirs(images))
 
 
 class TestAnotherPlan:

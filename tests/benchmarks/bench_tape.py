@@ -1,0 +1,137 @@
+"""What looking inside costs: recording, reading the class token's maps, reading every row, against timm with hooks.
+
+`python -m tests.benchmarks.bench_tape [--record]`, ViT-Ti/16 at 224. Asked of it, as multiples of a plain forward pass:
+recording ≤ 1.05, the class token's maps of every block ≤ 1.1, every row of every block, one block at a time, ≤ 1.3 and
+with less memory at the peak than timm's hooks need.
+"""
+
+import copy
+import multiprocessing
+from pathlib import Path
+
+import timm
+import torch
+
+from dtl_lib.pretrained import from_timm
+from dtl_lib.tape import record as record_tape
+from tests.benchmarks.pairs import measure, parser, ratio, record, report, values
+
+NAME, BATCH, MEMORY_BATCH = "vit_tiny_patch16_224", 8, 32
+
+
+def hooked(model):
+    """timm's model with fused attention off and every block's map kept by a hook, the usual way to look inside."""
+    model, maps = copy.deepcopy(model), []
+    for block in model.blocks:
+        block.attn.fused_attn = False
+        block.attn.attn_drop.register_forward_hook(lambda module, args, output: maps.append(output))
+    return model, maps
+
+
+def with_hooks(model, images):
+    """A function that runs `hooked` and lets its maps go."""
+    model, maps = hooked(model)
+
+    def run():
+        maps.clear()
+        model(images)
+
+    return run
+
+
+def recorded(model, images, read=lambda tape, block: None):
+    """A function that runs and records, and then reads each block once."""
+
+    def run():
+        with record_tape(model) as tape:
+            model(images)
+        for block in range(model.plan.blocks):
+            read(tape, block)
+
+    return run
+
+
+def class_token(tape, block: int) -> None:
+    tape.maps(block, of="cls")
+
+
+def every_row(tape, block: int) -> None:
+    tape.attention(block)
+
+
+def models(device: str = "cpu"):
+    """timm's ViT-Ti/16 and ours with its weights."""
+    torch.manual_seed(0)
+    theirs = timm.create_model(NAME).eval().to(device)
+    return theirs, from_timm(theirs)
+
+
+def peak_of(kind: str) -> float:
+    """MiB that one way of looking inside adds to a process at its peak, over the models and the images."""
+    theirs, ours = models()
+    images = torch.randn(MEMORY_BATCH, 3, 224, 224)
+    run = {
+        "plain": lambda: ours(images),
+        "hooks": with_hooks(theirs, images),
+        "every row": recorded(ours, images, every_row),
+    }[kind]
+    with torch.inference_mode():
+        ours(images[:1])
+        Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts again from here
+        before = _kib("VmRSS")
+        run()
+    return (_kib("VmHWM") - before) / 1024
+
+
+def _kib(field: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field))
+
+
+def peaks() -> dict[str, float]:
+    """`peak_of` each way, in a fresh process each: a peak is never given back."""
+    context = multiprocessing.get_context("spawn")
+    found = {}
+    for kind in ("plain", "hooks", "every row"):
+        with context.Pool(1) as pool:
+            found[kind] = pool.apply(peak_of, (kind,))
+    return found
+
+
+def main() -> None:
+    options = parser(__doc__).parse_args()
+    theirs, ours = models(options.device)
+    images = torch.randn(BATCH, 3, 224, 224, device=options.device)
+    ways = {
+        "plain": lambda: ours(images),
+        "plain, again": lambda: ours(images),
+        "recording": recorded(ours, images),
+        "class token of every block": recorded(ours, images, class_token),
+        "every row of every block": recorded(ours, images, every_row),
+        "timm": lambda: theirs(images),
+        "timm, unfused, with hooks": with_hooks(theirs, images),
+    }
+    with torch.inference_mode():
+        seconds = measure(ways, options.rounds, options.device)
+    asked = {"plain, again": "control: 1", "recording": "≤ 1.05", "class token of every block": "≤ 1.1"}
+    asked |= {"every row of every block": "≤ 1.3"}
+    ratios = {name: ratio(seconds, name, "plain") for name in asked}
+    ratios["hooks over timm"] = ratio(seconds, "timm, unfused, with hooks", "timm")
+    case = f"{NAME}: forward, batch {BATCH}, over a plain forward"
+    report(case, seconds, {name: (value, asked.get(name, "for comparison")) for name, value in ratios.items()})
+    memory = {}
+    if options.device == "cpu" and Path("/proc/self/clear_refs").exists():
+        memory = {f"peak_{name.replace(' ', '_')}_mib": round(value, 1) for name, value in peaks().items()}
+        print(f"  peak memory, batch {MEMORY_BATCH}: " + ", ".join(f"{k} {v}" for k, v in memory.items()))
+    if options.record:
+        record(
+            "bench_tape",
+            options,
+            f"looking inside: {case}",
+            values(seconds, ratios, batch=BATCH, **memory),
+            ours.config,
+        )
+
+
+if __name__ == "__main__":
+    main()
