@@ -1,0 +1,128 @@
+"""Records of experiments: a wrong one is refused, a right one survives, and aggregation is a t interval."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from dtl_lib import ledger
+from dtl_lib.ledger import Record
+
+RECORD = Record(
+    experiment="recipe_shapes",
+    what="mixup",
+    command="dtl train --mixup 0.2",
+    date="2026-01-31T12:00:00+00:00",
+    device="2 CPU cores (some processor)",
+    library="0.1.0",
+    torch="2.6.0",
+    seed=1,
+    n=2000,
+    values={"accuracy": 0.5, "curve": [1, 2.5]},
+    recipe={"lr": 0.001, "mixup": 0.2},
+    config={"dim": 64, "plan": {"depth": 4}},
+)
+
+
+def changed(**fields):
+    return {**{name: value for name, value in RECORD.to_dict().items() if name != "id"}, **fields}
+
+
+def test_what_is_appended_is_read(tmp_path):
+    other = replace(RECORD, seed=2, id="")
+    ledger.append(RECORD, tmp_path)
+    ledger.append(other.to_dict(), tmp_path)
+    assert ledger.read("recipe_shapes", tmp_path) == [RECORD, other]
+    assert len((tmp_path / "recipe_shapes.jsonl").read_text().splitlines()) == 2
+    assert RECORD.id != other.id
+    with pytest.raises(ValueError, match="already"):
+        ledger.append(RECORD, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"n": 0}, "^n has to be"),
+        ({"n": 2.5}, "^n has to be"),
+        ({"n": True}, "^n has to be"),
+        ({"seed": "one"}, "^seed has to be"),
+        ({"date": "yesterday"}, "^date has to be an ISO"),
+        ({"device": ""}, "^device has to be"),
+        ({"values": {}}, "^values has to be"),
+        ({"values": {"accuracy": "high"}}, r"^values\.accuracy has to be"),
+        ({"values": {"accuracy": float("nan")}}, r"^values\.accuracy has to be"),
+        ({"values": {"curve": [1, None]}}, r"^values\.curve has to be"),
+        ({"experiment": "../escape"}, "^experiment has to be a word"),
+        ({"recipe": "default"}, "^recipe has to be"),
+        ({"colour": 1}, "no field colour"),
+        ({"id": "0123456789ab"}, "^id has to be .* changed by hand"),
+    ],
+)
+def test_a_wrong_record_is_refused_and_named(tmp_path, fields, message):
+    with pytest.raises(ValueError, match=message):
+        ledger.append(changed(**fields), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["what", "command", "date", "device", "library", "torch", "seed", "n", "values"])
+def test_a_missing_field_is_named(tmp_path, name):
+    fields = changed()
+    del fields[name]
+    with pytest.raises(ValueError, match=f"lacks {name}"):
+        ledger.append(fields, tmp_path)
+
+
+def test_a_damaged_line_is_named(tmp_path):
+    path = ledger.append(RECORD, tmp_path)
+    with open(path, "a") as file:
+        file.write(json.dumps(changed(n=-1)) + "\n")
+    with pytest.raises(ValueError, match="recipe_shapes.jsonl, line 2: n has to be"):
+        ledger.read("recipe_shapes", tmp_path)
+    path.write_text("{")
+    with pytest.raises(ValueError, match="line 1"):
+        ledger.read("recipe_shapes", tmp_path)
+
+
+def test_an_unknown_experiment_is_refused_with_those_there_are(tmp_path):
+    ledger.append(RECORD, tmp_path)
+    with pytest.raises(ValueError, match="no experiment 'atlas'; it has recipe_shapes"):
+        ledger.read("atlas", tmp_path)
+
+
+def test_every_record_that_is_kept_is_right():
+    for path in ledger.FOLDER.glob("*.jsonl"):
+        assert ledger.read(path.stem)
+
+
+def test_fields_are_found_by_name():
+    assert RECORD.get("seed") == 1
+    assert RECORD.get("accuracy") == 0.5
+    assert RECORD.get("recipe.mixup") == RECORD.get("mixup") == 0.2
+    assert RECORD.get("config.plan.depth") == 4
+    with pytest.raises(ValueError, match="has no loss"):
+        RECORD.get("loss")
+
+
+def test_aggregation_by_hand():
+    runs = [
+        replace(RECORD, id="", seed=seed, what=what, values={"accuracy": accuracy})
+        for what, accuracies in (("plain", (0.1, 0.2, 0.3)), ("mixup", (0.5,)))
+        for seed, accuracy in enumerate(accuracies)
+    ]
+    plain, mixup = ledger.aggregate(runs, by="what", value="accuracy")
+    assert (plain.by, plain.n, mixup.by, mixup.n) == ({"what": "plain"}, 3, {"what": "mixup"}, 1)
+    assert plain.mean == pytest.approx(0.2) and plain.deviation == pytest.approx(0.1)
+    assert plain.half == pytest.approx(4.302653 * 0.1 / 3**0.5, rel=1e-6)  # Student's t, two degrees of freedom
+    assert mixup.mean == 0.5 and mixup.half is None and "±" not in str(mixup)
+    assert str(plain) == "0.2 ± 0.248 (95 %), n = 3"
+    two = ledger.aggregate(runs, by=("what", "seed"), value="accuracy")
+    assert len(two) == 4 and two[1].by == {"what": "plain", "seed": 1}
+    with pytest.raises(ValueError, match="is no number"):
+        ledger.aggregate([RECORD], by="what", value="curve")
+
+
+def test_add_fills_in_where_and_when(tmp_path):
+    path = ledger.add("speed", "a forward", "dtl bench", "cpu", {"ratio": 1.05}, n=20, seed=None, folder=tmp_path)
+    (record,) = ledger.read("speed", tmp_path)
+    assert path == tmp_path / "speed.jsonl"
+    assert "CPU core" in record.device and record.torch and record.library and record.command == "dtl bench"
