@@ -14,7 +14,7 @@ def show_curves(
     x: str,
     y: str,
     level: tuple[float, str] | None = None,
-    log: bool = False,
+    log: str = "",
     width: float = 6.4,
 ) -> Figure:
     """Named curves over one axis, labelled where they end.
@@ -23,7 +23,7 @@ def show_curves(
         curves: name → (x values, y values), or (x, y, low, high) for a curve with a band.
         x, y: what the axes are, with their unit.
         level: a horizontal line to compare with, and its name.
-        log: a logarithmic x axis.
+        log: axes that are logarithmic: "x", "y" or "xy".
     """
     figure, axis = plt.subplots(figsize=(width, 3.4))
     for index, (name, (across, up, *band)) in enumerate(curves.items()):
@@ -34,7 +34,7 @@ def show_curves(
     if level is not None:
         axis.axhline(level[0], color="#777777", linewidth=1, linestyle=(0, (1, 2)))
         axis.annotate(level[1], (1, level[0]), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=9)
-    axis.set(xlabel=x, ylabel=y, xscale="log" if log else "linear")
+    axis.set(xlabel=x, ylabel=y, xscale="log" if "x" in log else "linear", yscale="log" if "y" in log else "linear")
     if len(curves) > 1:
         axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
@@ -79,5 +79,24 @@ def show_intervals(
     axis.invert_yaxis()
     axis.set(xlabel=x)
     axis.spines["left"].set_visible(False)
+    axis.tick_params(left=False)
+    return figure
+
+
+@styled
+def show_bars(names: Sequence[str], values, x: str, width: float = 5.6) -> Figure:
+    """Named values as horizontal bars from 0, the first on top.
+
+    Args:
+        names: one a bar.
+        values: their lengths.
+        x: what they are, with their unit.
+    """
+    figure, axis = plt.subplots(figsize=(width, 0.6 + 0.32 * len(names)))
+    bars = axis.barh(range(len(names)), array(values), color=COLOURS[0], height=0.7)
+    axis.bar_label(bars, fmt="%.2f", padding=3)
+    axis.set_yticks(range(len(names)), names)
+    axis.invert_yaxis()
+    axis.set(xlabel=x, xlim=(0, 1.12 * max(array(values))))
     axis.tick_params(left=False)
     return figure
