@@ -1,7 +1,7 @@
 """The rules of every exercise: a stub is "not attempted", a wrong answer raises with a hint, a right one says so.
 
 A chapter's checkers are one module, `dtl_lib.exercises.ch01` and so on. A checker is a function of the reader's answer,
-decorated with `exercise`, that uses the `expect` functions below:
+decorated with `exercise`, that uses the `expect` functions below::
 
     @exercise
     def check_patchify(patchify):
