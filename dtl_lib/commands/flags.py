@@ -41,7 +41,9 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str):
         """Raise instead of printing usage."""
-        raise ValueError(message.removeprefix("argument ").replace("COMMAND: invalid choice:", "there is no command"))
+        message = message.removeprefix("argument ").replace("COMMAND: invalid choice:", "there is no command")
+        before, choose, choices = message.partition("(choose from ")
+        raise ValueError(before + choose + choices.replace("'", ""))  # Python 3.11 quotes them, 3.12 does not
 
     def parse_args(self, args: Sequence[str] | None = None, namespace=None) -> argparse.Namespace:
         """As argparse's; an unknown flag is a ValueError with the ones near it."""
@@ -75,7 +77,7 @@ def train(parser: Parser) -> None:
     """`dtl train`."""
     model(parser)
     data(parser, "what to train on (default shapes)")
-    parser.add_argument("--samples", type=int, help="training images to use (default all)")
+    parser.add_argument("--samples", type=_positive, help="training images to use (default all)")
     place = parser.add_argument_group("the run")
     place.add_argument("--output-dir", help="where to save (default runs/ and the date)")
     place.add_argument(
@@ -129,13 +131,13 @@ def data(parser: Parser, text: str) -> None:
     """Which images."""
     parser.add_argument("--data", metavar="NAME", help=f"{text}: shapes, cifar10, cifar100, imagenet, folder, …")
     parser.add_argument("--data-path", metavar="DIR", help="where the data lies (default under DTL_DATA)")
-    parser.add_argument("--level", type=int, help="how hard shapes are, 1 to 3 (default 1)")
+    parser.add_argument("--level", type=_positive, help="how hard shapes are, 1 to 3 (default 1)")
 
 
 def machine(parser) -> None:
     """Where to compute."""
     parser.add_argument("--device", help="cuda, cpu, … (default the GPU where there is one)")
-    parser.add_argument("--workers", type=int, help="processes that read images from files")
+    parser.add_argument("--workers", type=_whole, help="processes that read images from files")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
@@ -183,8 +185,12 @@ def _reader(kind: type, optional: bool):
 
 
 def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"give a whole number, 1 or more, not {text!r}")
+    return _whole(text, least=1)
+
+
+def _whole(text: str, least: int = 0) -> int:
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"give a whole number, {least} or more, not {text!r}")
     return int(text)
 
 

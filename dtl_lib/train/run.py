@@ -60,6 +60,7 @@ class Run:
 
     def __init__(self, model, sets, recipe: Recipe, output_dir, device, resume, card, tensorboard, progress):
         self.device = find_device(device)
+        recipe.augment()  # what contradicts itself is refused before anything is written
         move = not recipe.slow_augmentation
         self.train, self.held_out, self.test = (
             _near(part, self.device) if move else part for part in (sets.train, sets.held_out, sets.test)
@@ -117,7 +118,8 @@ class Run:
         self._mark = time.perf_counter()
         return self
 
-    def __exit__(self, *error) -> None:
+    def __exit__(self, kind, *error) -> None:
+        self.bar.leave = kind is None  # an error's line stands alone
         self.bar.close()
         self.log.close()
 

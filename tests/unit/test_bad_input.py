@@ -1,0 +1,160 @@
+"""Wrong input on the command line: one line that says what is wrong and what would be right, and exit status 2."""
+
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from dtl_lib.__main__ import main
+from dtl_lib.checkpoint import save_model
+from dtl_lib.config import ViTConfig
+from dtl_lib.models import ViT
+
+ROOT = Path(__file__).parents[2]
+TINY = "--image-size 16 --dim 16 --depth 2 --heads 2 --max-steps 2 --batch-size 16 --samples 64 --device cpu --quiet"
+
+
+@pytest.fixture
+def refused(capsys, tmp_path, monkeypatch):
+    """Runs a command that has to be refused, and gives the one line it prints."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DTL_DATA", str(tmp_path / "data"))
+
+    def run(arguments):
+        assert main(arguments.split() if isinstance(arguments, str) else arguments) == 2
+        out, err = capsys.readouterr()
+        assert err.startswith("dtl: ") and len(err.splitlines()) == 1, err
+        assert "Traceback" not in err and "usage:" not in err + out
+        return err.strip()
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("", "COMMAND"),
+        ("trian", "no command 'trian' (choose from plan, train"),
+        ("train --lerning-rate 3", "train has no flag --lerning-rate"),
+        ("train --batchsize 3", "near it: --batch-size"),
+        ("train --batch 3", "--batch-size"),
+        ("train 3", "'3' belongs to no flag of train"),
+        ("train --lr", "--lr: expected one argument"),
+        ("train --lr fast", "--lr: give a number, not 'fast'"),
+        ("train --epochs 1.x", "--epochs: give a number or none, not '1.x'"),
+        ("train --batch-size 1.5", "--batch-size: give a whole number, not '1.5'"),
+        ("train --batch-size 0", "batch_size is 1 or more, not 0"),
+        ("train --checkpoint-every 0", "--checkpoint-every: give a whole number, 1 or more, not '0'"),
+        ("train --batch-size 70000", "more than the 50000 training images"),
+        ("train --lr -1", "lr is above 0, not -1"),
+        ("train --smoothing 2", "smoothing is from 0 to 1"),
+        ("train --amp half", "amp is one of auto, off, bf16, fp16"),
+        ("train --randaugment 9 --three-augment", "choose one"),
+        ("train --model vit_tiny_patch16", "near it: vit_tiny_patch16_224"),
+        ("plan --model resnet50", "no configuration is called 'resnet50'; near it:"),
+        ("plan --cls_pos 13", "choose a block from 0 to 11"),
+        ("plan --cls_pos -1", "0 or more, not -1"),
+        ("plan --cls_pos last", "--cls-pos: give a whole number or none, not 'last'"),
+        ("plan --reg_pos 3", "reg_pos=3 needs num_reg"),
+        ("plan --num_reg 3", "num_reg=3 needs reg_pos"),
+        ("plan --cls_pos none --dist", "needs a class token"),
+        ("plan --heads 5", "heads has to divide dim: 5 does not divide 192"),
+        ("plan --image-size 100", "nearest that does is 96×96"),
+        ("plan --image-size 1 2 3", "one number or two, not 3"),
+        ("plan --pool mean", "pool is one of cls, patches"),
+        ("train --data mnist", "no data set 'mnist'; there are shapes, cifar10"),
+        ("train --level 4", "level is 4; shapes come in levels 1, 2, 3"),
+        ("train --data imagenet --data-path nowhere", "nowhere is not a folder"),
+        ("train --data-path somewhere", "say what lies in somewhere: --data cifar10"),
+        ("train --samples 0", "--samples: give a whole number, 1 or more"),
+        ("train --device abacus", "no device 'abacus' here"),
+        ("train --resume", "say which run to resume: --resume DIR"),
+        ("train --resume nowhere", "nowhere holds no state.safetensors to resume from"),
+        ("train --resume a --output-dir b", "leave --output-dir out"),
+        ("train --finetune nowhere.safetensors", "nowhere.safetensors does not exist"),
+        ("train --finetune zoo/nothing", "the zoo has no 'zoo/nothing'"),
+        ("evaluate", "say which model: --model-path best.safetensors"),
+        ("evaluate --model deit_tiny_patch16_224", "has fresh weights: add --pretrained"),
+        ("evaluate --model nonsense --pretrained", "'nonsense' is no timm model"),
+        ("evaluate --model-path nowhere.safetensors", "nowhere.safetensors does not exist"),
+        ("evaluate --model-path a --model b", "name two models: give one"),
+        ("evaluate --part all", "--part: invalid choice: 'all' (choose from test, held_out, train)"),
+        ("evaluate --batch-size 0", "1 or more, not '0'"),
+    ],
+)
+def test_one_line_says_what_would_be_right(refused, arguments, said):
+    assert said in refused(arguments)
+
+
+def test_weights_that_are_not_there_name_the_place_to_put_them(refused, monkeypatch, tmp_path):
+    def offline(*args, **kwargs):
+        raise OSError("no network\nat all")
+
+    monkeypatch.setattr("timm.create_model", offline)
+    line = refused("evaluate --model deit_tiny_patch16_224 --pretrained --data shapes")
+    assert f"put them at {tmp_path}/data/weights/deit_tiny_patch16_224" in line
+
+
+def test_an_output_folder_that_cannot_be_made(refused, tmp_path):
+    (tmp_path / "file").write_text("")
+    line = refused(f"train {TINY} --output-dir {tmp_path}/file/run")
+    assert "could not be written" in line and "state.safetensors" in line
+
+
+def test_checkpoints_that_are_none(refused, tmp_path):
+    model = ViT(ViTConfig(16, 8, dim=16, depth=2, heads=2, classes=3))
+    good = save_model(tmp_path / "good.safetensors", model)
+    (tmp_path / "cut.safetensors").write_bytes(good.read_bytes()[:3000])
+    (tmp_path / "empty.safetensors").write_bytes(b"")
+    with open(tmp_path / "old.pth", "wb") as file:
+        pickle.dump({"weights": 1}, file)
+    torch.save(model.state_dict(), tmp_path / "renamed.safetensors")
+    assert "cut short" in refused("evaluate --model-path cut.safetensors")
+    assert "is empty" in refused("evaluate --model-path empty.safetensors")
+    assert "is a pickle" in refused("evaluate --model-path old.pth")
+    assert "is a pickle" in refused("evaluate --model-path renamed.safetensors")
+    assert "is a folder" in refused(f"evaluate --model-path {tmp_path}")
+    assert "say which images: --data" in refused("evaluate --model-path good.safetensors")
+    assert "the model has 3 classes" in refused("evaluate --model-path good.safetensors --data shapes")
+    assert "no training state" in refused("train --resume good.safetensors")
+
+
+def test_a_state_that_is_cut_short(refused, tmp_path):
+    assert main(["train", *TINY.split(), "--output-dir", str(tmp_path / "run")]) == 0
+    state = tmp_path / "run" / "state.safetensors"
+    state.write_bytes(state.read_bytes()[:-100])
+    assert "state.safetensors is no safetensors file, or cut short" in refused(f"train --resume {tmp_path}/run")
+
+
+def test_a_data_folder_without_classes(refused, tmp_path):
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "1.jpg").write_bytes(b"no image")
+    assert "holds no classes" in refused(f"train --data folder --data-path {tmp_path}/pictures")
+
+
+def test_an_image_that_is_no_image(refused, tmp_path):
+    for part in ("train", "val"):
+        for label in ("cat", "dog"):
+            folder = tmp_path / "pictures" / part / label
+            folder.mkdir(parents=True)
+            for number in range(20):
+                (folder / f"{number}.png").write_bytes(b"no image")
+    line = refused(
+        f"train {TINY} --data folder --data-path {tmp_path}/pictures --workers 0".replace("--samples 64", "")
+    )
+    assert ".png" in line and "image" in line
+
+
+def test_the_exit_status_and_the_stream_of_a_real_process(tmp_path):
+    command = [sys.executable, "-m", "dtl_lib", "plan", "--cls_pos", "99"]
+    done = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    )
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr == (
+        "dtl: cls enters at block 99, after the end: choose a block from 0 to 11, or class_blocks ≥ 1\n"
+    )
