@@ -46,21 +46,31 @@ def _load(images, asked, batch_size: int, workers: int | None) -> Iterator[tuple
     if not workers:
         yield from _several(images, asked, max(1, AT_ONCE // batch_size))
         return
-    yield from torch.utils.data.DataLoader(
+    loader = torch.utils.data.DataLoader(
         _Asked(images), sampler=asked, batch_size=None, num_workers=workers, prefetch_factor=4,
         pin_memory=torch.cuda.is_available(), worker_init_fn=_leave_interrupts_to_the_parent,
     )  # fmt: skip
+    for batch in loader:
+        if isinstance(batch, Exception):
+            raise batch
+        yield batch
 
 
 class _Asked(torch.utils.data.Dataset):
-    """A data set whose items are whole batches: (samples, augmentation, key) → images and labels."""
+    """A data set whose items are whole batches: (samples, augmentation, key) → images and labels, or an error."""
 
     def __init__(self, images):
         self.images = images
 
     def __getitem__(self, request):
         samples, augment, key = request
-        return self.images.batch(samples, augment=augment, key=key)
+        try:
+            return self.images.batch(samples, augment=augment, key=key)
+        except (
+            ValueError,
+            OSError,
+        ) as error:  # raised here, it would come back with the worker's traceback as its text
+            return error
 
 
 def _leave_interrupts_to_the_parent(worker: int) -> None:

@@ -81,6 +81,7 @@ class Run:
             "torch": torch.__version__, "device": device_name(self.device), "precision": half,
         }  # fmt: skip
         self.card, self.weights, self.progress = {**card, **self.about}, None, Progress()
+        self._mark = None  # when the clock was last looked at
         self._begin(resume)
         self.log = Log(self.folder, _row_about(self.about), self.progress.step, tensorboard)
         self._losses, self._steps, self._shown = 0.0, 0, progress
@@ -188,7 +189,7 @@ class Run:
 
     def _clock(self, training: bool = False) -> None:
         """Add the time since the last call to the run's, and to training's where that is what it was."""
-        before, self._mark = getattr(self, "_mark", None), time.perf_counter()
+        before, self._mark = self._mark, time.perf_counter()
         if before is not None:
             self.progress.seconds += self._mark - before
             self.progress.training_seconds += (self._mark - before) * training

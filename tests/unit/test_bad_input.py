@@ -136,7 +136,8 @@ def test_a_data_folder_without_classes(refused, tmp_path):
     assert "holds no classes" in refused(f"train --data folder --data-path {tmp_path}/pictures")
 
 
-def test_an_image_that_is_no_image(refused, tmp_path):
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_that_is_no_image(refused, tmp_path, workers):
     for part in ("train", "val"):
         for label in ("cat", "dog"):
             folder = tmp_path / "pictures" / part / label
@@ -144,7 +145,7 @@ def test_an_image_that_is_no_image(refused, tmp_path):
             for number in range(20):
                 (folder / f"{number}.png").write_bytes(b"no image")
     line = refused(
-        f"train {TINY} --data folder --data-path {tmp_path}/pictures --workers 0".replace("--samples 64", "")
+        f"train {TINY} --data folder --data-path {tmp_path}/pictures --workers {workers}".replace("--samples 64", "")
     )
     assert ".png" in line and "image" in line
 

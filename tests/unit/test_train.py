@@ -177,6 +177,24 @@ def test_batches_made_together_are_the_batches_made_alone(sets):
     assert sorted(order.tolist()) == list(range(96)) and order.tolist() != list(range(96))
 
 
+def test_pictures_from_files_are_the_same_from_any_number_of_workers(tmp_path):
+    from PIL import Image
+
+    from dtl_lib.train import batches
+
+    for number in range(48):
+        folder = tmp_path / "train" / ("cat", "dog")[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (20 + number % 5, 24), (5 * number, 250 - 5 * number, number)).save(folder / f"{number}.png")
+    images = data.load("folder", tmp_path, image_size=16).train
+    recipe = Recipe(max_steps=5, batch_size=8, crop=1, flip=True)
+    alone, helped = (list(batches.training(images, recipe, 1, 5, workers)) for workers in (0, 2))
+    assert len(alone) == len(helped) == 4
+    for (x, y), (other_x, other_y) in zip(alone, helped):
+        assert torch.equal(x, other_x) and torch.equal(y, other_y)
+    assert sum(len(y) for _, y in batches.in_order(images, 7, workers=1)) == len(images)
+
+
 def test_best_is_picked_on_held_out_images_alone(sets, monkeypatch):
     from dtl_lib.train import run
     from dtl_lib.train.evaluation import evaluate

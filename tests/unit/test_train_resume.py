@@ -171,7 +171,8 @@ def test_ctrl_c_saves_says_how_to_go_on_and_ends_with_130(tmp_path):
     assert process.returncode == 130
     lines = err.strip().splitlines()
     assert len(lines) == 1, err
-    said = re.fullmatch(rf"dtl: stopped at step (\d+) of 20000, saved; go on with: dtl train --resume {folder}", lines[0])
+    pattern = rf"dtl: stopped at step (\d+) of 20000, saved; go on with: dtl train --resume {folder}"
+    said = re.fullmatch(pattern, lines[0])
     assert said, err
     assert checkpoint.read(folder / state.NAME)[1]["progress"]["step"] == int(said[1])
 
