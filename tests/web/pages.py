@@ -52,15 +52,15 @@ def open_page(browser, site: str, path: str, widths=(1440, 360)) -> Report:
     def weigh(response):
         if response.status >= 400:
             report.problems.append(f"{response.status} for {response.url}")
-        elif not response.url.startswith("data:"):
-            report.weight += len(response.body())
+        report.weight += int(response.headers.get("content-length", 0))
 
     page.route("**/*", route)
     page.on("requestfailed", lambda request: report.problems.append(f"failed: {request.url}"))
-    page.on("requestfinished", lambda request: weigh(request.response()))
+    page.on("response", weigh)
     page.on("pageerror", lambda error: report.problems.append(f"script error: {error}"))
     page.on("console", lambda line: line.type == "error" and report.problems.append(f"console: {line.text}"))
-    page.goto(f"{site}/{path}", wait_until="networkidle")
+    page.goto(f"{site}/{path}", wait_until="load")
+    page.add_style_tag(content="* { transition: none !important; animation: none !important; }")
     page.evaluate(SETTLED)
     report.problems += [f"math not rendered: {text}" for text in page.evaluate(MATH_LEFT)]
     report.problems += [f"image without alt text: {source}" for source in page.evaluate(NO_ALT)]

@@ -17,8 +17,14 @@ LOADS = re.compile(
 
 
 def pages(html):
-    """The pages as paths, without the ones a server never shows."""
-    return sorted(str(path.relative_to(html)) for path in html.rglob("*.html") if "_static" not in path.parts)
+    """The pages as paths; index.html only sends the reader on to the first page."""
+    there = (path for path in html.rglob("*.html") if "_static" not in path.parts and path != html / "index.html")
+    return sorted(str(path.relative_to(html)) for path in there)
+
+
+def test_the_site_opens_at_the_landing_page(html):
+    (target,) = re.findall(r'http-equiv="Refresh" content="0; url=([^"]+)"', (html / "index.html").read_text("utf8"))
+    assert (html / target).is_file()
 
 
 def foreign_loads(text: str) -> list[str]:
