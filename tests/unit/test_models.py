@@ -30,6 +30,17 @@ class TestFeatures:
         stream, _ = model.encode(x)
         torch.testing.assert_close(torch.cat([f.cls, f.reg, f.late, f.patches], dim=1), model.norm(stream))
 
+    @some
+    @given(configs())
+    def test_every_group_that_stays_is_its_part_of_the_stream(self, config):
+        model, x, last = build(config), images(config), config.plan.layout(config.plan.blocks - 1)
+        stream, grid = model.encode(x)
+        stream = stream if config.norm_after_pool else model.norm(stream)
+        features = model.features(x)
+        assert list(features.tokens) == list(config.plan.final) and features.grid == grid == config.grid
+        for name, tokens in features.tokens.items():
+            torch.testing.assert_close(tokens, stream[:, last[name]])
+
     def test_patches_are_row_by_row(self):
         model, x = build(SMALL), images(SMALL)
         x2 = x.clone()
@@ -132,11 +143,12 @@ class TestParameters:
     @given(configs())
     def test_every_one_gets_a_gradient(self, config):
         """None is unused, or distributed training would wait for it for ever."""
-        model = build(config).train()
-        heads = model.heads(images(config))
-        sum(head.square().sum() for head in heads).backward()
-        assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
-        for name, token in model.tokens.items():
+        for drop_path in (config.drop_path, 0.0):
+            model = build(replace(config, drop_path=drop_path)).train()
+            heads = model.heads(images(config))
+            sum(head.square().sum() for head in heads).backward()
+            assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
+        for name, token in model.tokens.items():  # nothing is dropped by chance in the second of the two
             assert token.grad.abs().sum() > 0, name
 
     def test_what_weight_decay_leaves_alone(self):
