@@ -31,7 +31,7 @@ const opacity = (value) => 0.2 + 0.7 * Math.sqrt(value);
 
 function start(root, data) {
   const find = (selector) => root.querySelector(selector);
-  const [slider, grid, canvas, play] = ["input", ".landing-grid", "canvas", ".landing-play"].map(find);
+  const [slider, grid, canvas, play, text] = ["input", ".landing-grid", "canvas", ".landing-play", ".landing-see"].map(find);
   const classMap = unpack(data.classMaps), patchMap = unpack(data.patchMaps);
   const state = { block: Number(slider.value), head: null, patch: null, hover: null, at: EYE };
   const still = window.matchMedia("(prefers-reduced-motion: reduce)");
@@ -59,7 +59,7 @@ function start(root, data) {
 
   // A headline and what backs it, both from the map's numbers.
   function sentence(map, block) {
-    const who = asking() !== null ? `Patch ${name(asking())}` : state.head === null ? "The class token" : `Head ${state.head + 1} of the class token`;
+    const who = asking() !== null ? `Patch ${name(asking())}` : state.head === null ? "The class token" : `Head ${state.head} of the class token`;
     const most = map.indexOf(Math.max(...map)), share = corners(map), ratio = length(block), self = 1 - sum(map);
     const even = `An even share is ${percent(1 / (PATCHES + 1))}.`;
     if (most === asking()) return [`${who} takes most from itself.`, `${percent(map[most])} of its attention. ${even}`];
@@ -93,22 +93,22 @@ function start(root, data) {
     frame = requestAnimationFrame(step);
   }
 
-  function bars(selector, values, most, text) {
+  function bars(selector, values, most, format) {
     [...find(`${selector} .landing-bars`).children].forEach((bar, block) => {
       bar.style.height = `${100 * Math.min(1, values[block] / most)}%`;
       bar.classList.toggle("now", block === state.block);
     });
-    find(`${selector} b`).textContent = text(values[state.block]);
+    find(`${selector} b`).textContent = format(values[state.block]);
   }
 
   function draw() {
     const maps = [...Array(BLOCKS).keys()].map(mapOf), map = maps[state.block], most = Math.max(...map);
     const [see, more] = sentence(map, state.block);
-    find(".landing-see").replaceChildren(Object.assign(document.createElement("strong"), { textContent: see }), more);
+    text.replaceChildren(Object.assign(document.createElement("strong"), { textContent: see }), more);
     find(".landing-block b").textContent = state.block;
     find(".landing-legend b").textContent = `${percent(most)} of its attention`;
     slider.value = state.block;
-    slider.setAttribute("aria-valuetext", `block ${state.block}. ${see}`);
+    slider.setAttribute("aria-valuetext", `block ${state.block}`);
     bars(".landing-corners", maps.map(corners), 1, percent);
     bars(".landing-norms", maps.map((_, block) => length(block)), 40, (ratio) => `${ratio.toFixed(1)}\u00a0×`);
     root.querySelectorAll("[data-head]").forEach((button) => {
@@ -135,12 +135,14 @@ function start(root, data) {
     clearInterval(timer);
     timer = 0;
     play.textContent = "play";
+    text.setAttribute("aria-live", "polite");
   }
 
   // Without motion asked for, blocks still follow each other; only the fade between them is left out.
   function toggle() {
     if (timer) return stop();
     play.textContent = "stop";
+    text.setAttribute("aria-live", "off");  // a sentence every second is too much to listen to
     set({ block: 0 });
     timer = setInterval(() => (state.block < BLOCKS - 1 ? set({ block: state.block + 1 }) : stop()), 900);
   }
@@ -188,8 +190,10 @@ function start(root, data) {
   find(".landing-legend i").style.background = `linear-gradient(to right, ${stops.join(", ")}), #888`;
   const [[likeliest, probability]] = data.likeliest;
   find(".landing-name-of-class").textContent = `${likeliest} (${probability.toFixed(2)})`;
-  root.removeAttribute("hidden");
+  const { photo, photo_licence, weights, weights_licence } = data.source;
+  find(".landing-source").textContent = `Photo: ${photo}, ${photo_licence}. Weights: ${weights}, ${weights_licence}.`;
   draw();
+  root.dataset.ready = "";
 }
 
 document.querySelectorAll(".landing").forEach((root) => start(root, window.landingData));
