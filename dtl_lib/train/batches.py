@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections import deque
 from collections.abc import Iterator
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from ..data import keyed
 from ..data.decoded import Decoded
 
+PIECE = 64  # images a worker hands over at a time
 AT_ONCE = 256  # images made together: a sample's pixels do not depend on its batch, and small batches cost overhead
 STREAM = "order"
 
@@ -46,18 +48,32 @@ def _load(images, asked, batch_size: int, workers: int | None) -> Iterator[tuple
     if not workers:
         yield from _several(images, asked, max(1, AT_ONCE // batch_size))
         return
+    counts = deque()
     loader = torch.utils.data.DataLoader(
-        _Asked(images), sampler=asked, batch_size=None, num_workers=workers, prefetch_factor=4,
+        _Asked(images), sampler=_pieces(asked, counts), batch_size=None, num_workers=workers, prefetch_factor=4,
         pin_memory=torch.cuda.is_available(), worker_init_fn=_leave_interrupts_to_the_parent,
     )  # fmt: skip
-    for batch in loader:
-        if isinstance(batch, Exception):
-            raise batch
-        yield batch
+    made = []
+    for piece in loader:
+        if isinstance(piece, Exception):
+            raise piece
+        made.append(piece)
+        if len(made) == counts[0]:
+            yield tuple(torch.cat(parts) if len(parts) > 1 else parts[0] for parts in zip(*made))
+            made = []
+            counts.popleft()
+
+
+def _pieces(asked, counts: deque) -> Iterator:
+    """The batches asked for, in pieces that can wait in memory by the dozen; how many each has goes to `counts`."""
+    for samples, augment, key in asked:
+        pieces = samples.split(PIECE)
+        counts.append(len(pieces))
+        yield from ((piece, augment, key) for piece in pieces)
 
 
 class _Asked(torch.utils.data.Dataset):
-    """A data set whose items are whole batches: (samples, augmentation, key) → images and labels, or an error."""
+    """A data set whose items are pieces of batches: (samples, augmentation, key) → images and labels, or an error."""
 
     def __init__(self, images):
         self.images = images

@@ -86,6 +86,7 @@ def fit(
             run.count(loss)
             if on_step:
                 on_step(now.step, loss, model)
+                model.train()  # who looks at a model often leaves it in eval mode
             last = now.step == total
             if evaluated := (last or now.step % run.eval_every == 0):
                 run.evaluate()

@@ -78,7 +78,9 @@ class Recipe:
     def steps_per_epoch(self, images: int) -> int:
         """Whole batches in one pass."""
         if images < self.batch_size:
-            raise ValueError(f"batch_size={self.batch_size} is more than the {images} training images there are")
+            raise ValueError(
+                f"batch_size={self.batch_size} is more than the {images} training images there are: lower it"
+            )
         return images // self.batch_size
 
     def augment(self):

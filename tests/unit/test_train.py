@@ -157,6 +157,16 @@ def test_each_ingredient_changes_the_weights(sets, change):
     assert not torch.equal(weights(plain), weights(changed))
 
 
+def test_who_looks_on_may_leave_the_model_in_eval_mode(sets):
+    config = dataclasses.replace(TINY, drop_path=0.5)
+    plain, watched = tiny(config), tiny(config)
+    seen = []
+    fit(plain, sets, SHORT, progress=False)
+    fit(watched, sets, SHORT, progress=False, on_step=lambda step, loss, model: seen.append((step, model.eval())))
+    assert [step for step, _ in seen] == [1, 2, 3, 4, 5, 6]
+    assert torch.equal(weights(plain), weights(watched))
+
+
 def test_accumulation_computes_the_same_step(sets):
     whole, parts = tiny(), tiny()
     fit(whole, sets, SHORT, progress=False)
@@ -177,11 +187,13 @@ def test_batches_made_together_are_the_batches_made_alone(sets):
     assert sorted(order.tolist()) == list(range(96)) and order.tolist() != list(range(96))
 
 
-def test_pictures_from_files_are_the_same_from_any_number_of_workers(tmp_path):
+@pytest.mark.parametrize("piece", [3, 64])
+def test_pictures_from_files_are_the_same_from_any_number_of_workers(tmp_path, monkeypatch, piece):
     from PIL import Image
 
     from dtl_lib.train import batches
 
+    monkeypatch.setattr(batches, "PIECE", piece)
     for number in range(48):
         folder = tmp_path / "train" / ("cat", "dog")[number % 2]
         folder.mkdir(parents=True, exist_ok=True)

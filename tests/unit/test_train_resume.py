@@ -1,6 +1,7 @@
 """A run that is killed, or stopped, goes on to the weights of a run that was left alone."""
 
 import dataclasses
+import errno
 import json
 import os
 import random
@@ -121,6 +122,25 @@ def test_a_state_that_lost_a_tensor_is_refused(sets, tmp_path):
     checkpoint.write(tmp_path / state.NAME, found, card, checkpoint.STATE)
     with pytest.raises(ValueError, match="lacks norm.weight"):
         fit(tiny(), sets, RECIPE, tmp_path, progress=False, resume=True)
+
+
+def test_a_full_disk_ends_the_run_and_keeps_what_was_saved(sets, tmp_path, monkeypatch):
+    fit(tiny(), sets, RECIPE, tmp_path / "whole", progress=False, checkpoint_every=1)
+    real, saves = checkpoint.save_file, []
+
+    def full_after_a_while(tensors, path, metadata):
+        saves.append(path)
+        if len(saves) > 9:
+            Path(path).write_bytes(b"as much as there was room for")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(tensors, path, metadata=metadata)
+
+    monkeypatch.setattr(checkpoint, "save_file", full_after_a_while)
+    with pytest.raises(checkpoint.CheckpointError, match="No space left on device"):
+        fit(tiny(), sets, RECIPE, tmp_path / "full", progress=False, checkpoint_every=1)
+    monkeypatch.undo()
+    fit(ViT(TINY), sets, RECIPE, tmp_path / "full", progress=False, checkpoint_every=1, resume=True)
+    assert_same(tmp_path / "whole", tmp_path / "full")
 
 
 def start(*arguments):
