@@ -19,7 +19,7 @@ from book.tools.project import Project, read
 CELL_LIMIT = 120  # seconds; far above any budget: it only ends what hangs
 BUDGET, MEDIAN = 30.0, 15.0  # seconds, of one notebook and of the median notebook
 COLOURS = re.compile(r"\x1b\[[\d;]*m")
-NOISE = 1.5  # a busy machine stretches wall time, not CPU time: wall may be this many times the budget
+NOISE = 1.5  # a busy machine also slows what waits for children or disks: the clock may show this many times the budget
 
 
 class NotebookFailed(Exception):
@@ -46,9 +46,9 @@ class Cache:
         """The recorded runs by notebook name."""
         try:
             rows = json.loads(self._file.read_text("utf8"))
-        except FileNotFoundError:
+            return {name: Run(row["key"], Cost(**row["cost"])) for name, row in rows.items()}
+        except (FileNotFoundError, ValueError, KeyError, TypeError):  # none, or written by another version
             return {}
-        return {name: Run(row["key"], Cost(**row["cost"])) for name, row in rows.items()}
 
     def executed(self, notebook: Path):
         """The notebook with the cached outputs, or None where they are missing or were made by other code."""
@@ -95,7 +95,7 @@ def execute(notebook: Path) -> tuple[object, Cost]:
 
 def over_budget(cost: Cost, budget: float = BUDGET) -> bool:
     """Whether a run was too slow whatever else the machine was doing."""
-    return cost.cpu > budget or cost.wall > NOISE * budget
+    return cost.cpu > budget or cost.seconds > NOISE * budget
 
 
 def refresh(project: Project, budget: float = BUDGET, say=print) -> list[str]:
@@ -124,21 +124,21 @@ def slow(cache: Cache, budget: float = BUDGET) -> list[str]:
         if run is None or not over_budget(run.cost, budget):
             continue
         executed, cost = execute(notebook)
-        if cost.cpu < run.cost.cpu:
+        if cost.seconds < run.cost.seconds:
             cache.store(notebook, executed, Run(run.key, cost))
         if over_budget(cost, budget):
             problems.append(
-                f"{notebook.name} took {cost.wall:.0f} s ({cost.cpu:.0f} s of CPU time); a notebook has {budget:.0f}: "
+                f"{notebook.name} took {cost.seconds:.0f} s ({cost.cpu:.0f} s of CPU time); it has {budget:.0f}: "
                 "compute less in it, or compute it by the command line and read the result from the ledger"
             )
     costs = [run.cost for run in cache.runs().values()]
     if not problems and costs and over_budget(_median(costs), budget * MEDIAN / BUDGET):
         problems.append(
-            f"the median notebook takes {_median(costs).cpu:.0f} s of CPU time; it has {budget * MEDIAN / BUDGET:.0f} s"
+            f"the median notebook takes {_median(costs).seconds:.0f} s; it has {budget * MEDIAN / BUDGET:.0f} s"
         )
     return problems
 
 
 def _median(costs: list[Cost]) -> Cost:
-    wall, cpu = (statistics.median(getattr(cost, name) for cost in costs) for name in ("wall", "cpu"))
-    return Cost(wall, cpu, 0, 0)
+    wall, cpu = (statistics.median(getattr(cost, name) for cost in costs) for name in ("seconds", "cpu"))
+    return Cost(wall, cpu, delayed=0, memory=0, downloaded=0)

@@ -15,17 +15,30 @@ MARK = "DTL_METER"
 
 @dataclass(frozen=True)
 class Cost:
-    """What a run took: `wall` and `cpu` in seconds, `memory` (peak resident) and `downloaded` in bytes."""
+    """What a run took.
+
+    Attributes:
+        wall, cpu: seconds on the clock, and of CPU time.
+        delayed: seconds in which it was ready to run but the machine was busy with others (0 where Linux does not say).
+        memory: peak resident bytes.
+        downloaded: bytes from other machines.
+    """
 
     wall: float
     cpu: float
+    delayed: float
     memory: int
     downloaded: int
+
+    @property
+    def seconds(self) -> float:
+        """Time on the clock, had the machine done nothing else."""
+        return max(self.cpu, self.wall - self.delayed)
 
     def __str__(self) -> str:
         """The line under a chapter's title."""
         got = f"downloads {size(self.downloaded)}" if self.downloaded else "downloads nothing"
-        return f"Ran in {self.wall:.0f} s ({self.cpu:.0f} s of CPU time) · {size(self.memory)} of memory · {got}"
+        return f"Ran in {self.seconds:.0f} s on one CPU core · {size(self.memory)} of memory · {got}"
 
 
 class Meter:
@@ -38,7 +51,7 @@ class Meter:
         self._count = tempfile.NamedTemporaryFile(prefix="dtl-meter-")
         self.environment = os.environ | {MARK: self._count.name, "OMP_NUM_THREADS": "1"}
         self._cpu: dict[tuple[int, float], float] = {}
-        self._memory = 0
+        self._memory, self._delayed = 0, 0.0
         self._done = threading.Event()
         self._start = time.perf_counter()
         self._thread = threading.Thread(target=self._watch, daemon=True)
@@ -51,7 +64,7 @@ class Meter:
         self._thread.join()
         downloaded = int(Path(self._count.name).read_text() or 0)
         self._count.close()
-        self.cost = Cost(wall, sum(self._cpu.values()), self._memory, downloaded)
+        self.cost = Cost(wall, sum(self._cpu.values()), self._delayed, self._memory, downloaded)
 
     def _watch(self) -> None:
         older = set(psutil.pids())
@@ -61,10 +74,19 @@ class Meter:
                 try:
                     if process.pid not in older and process.environ().get(MARK) == self._count.name:
                         memory += process.memory_info().rss
+                        self._delayed = max(self._delayed, delay(process.pid))
                         self._cpu[process.pid, process.create_time()] = sum(process.cpu_times()[:2])
                 except psutil.Error:
                     continue
             self._memory = max(self._memory, memory)
+
+
+def delay(pid: int) -> float:
+    """Seconds a process's main thread has waited for a CPU."""
+    try:
+        return int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9
+    except (OSError, IndexError, ValueError):
+        return 0.0
 
 
 def size(count: int) -> str:
