@@ -15,7 +15,7 @@ def main(args: Namespace) -> None:
     device = find_device(args.device)
     model = _model(args)
     images = getattr(_sets(args, model), args.part)
-    found = evaluate(model.to(device), images, args.batch_size, args.amp, args.workers)
+    found = evaluate(model.to(device), images, args.batch_size, args.amp, args.workers, not args.quiet)
     where = ledger.device_name(device)
     print(f"{images.name}: {found}")
     print(f"{found.seconds:.1f} s, {found.n / found.seconds:,.0f} images/s on {where}")

@@ -77,9 +77,9 @@ def train(parser: Parser) -> None:
     """`dtl train`."""
     model(parser)
     data(parser, "what to train on (default shapes)")
-    parser.add_argument("--samples", type=_positive, help="training images to use (default all)")
+    parser.add_argument("--samples", type=_positive, metavar="N", help="training images to use (default all)")
     place = parser.add_argument_group("the run")
-    place.add_argument("--output-dir", help="where to save (default runs/ and the date)")
+    place.add_argument("--output-dir", metavar="DIR", help="where to save (default runs/ and the date)")
     place.add_argument(
         "--resume", nargs="?", const=True, metavar="DIR", help="go on with the run saved in DIR, or in --output-dir"
     )
@@ -104,7 +104,7 @@ def evaluate(parser: Parser) -> None:
     parser.add_argument("--pretrained", action="store_true", help="take the published weights of --model")
     data(parser, "what to measure on (default what it was trained on)")
     parser.add_argument("--part", choices=("test", "held_out", "train"), default="test", help="default test")
-    parser.add_argument("--batch-size", type=_positive, default=256, help="images at a time (default 256)")
+    parser.add_argument("--batch-size", type=_positive, default=256, metavar="N", help="images at a time (default 256)")
     parser.add_argument("--amp", choices=AMP, default="auto", help="autocast (default auto)")
     parser.add_argument("--record", metavar="EXPERIMENT", help="add a record to the ledger")
     machine(parser)
@@ -131,13 +131,13 @@ def data(parser: Parser, text: str) -> None:
     """Which images."""
     parser.add_argument("--data", metavar="NAME", help=f"{text}: shapes, cifar10, cifar100, imagenet, folder, …")
     parser.add_argument("--data-path", metavar="DIR", help="where the data lies (default under DTL_DATA)")
-    parser.add_argument("--level", type=_positive, help="how hard shapes are, 1 to 3 (default 1)")
+    parser.add_argument("--level", type=_positive, metavar="N", help="how hard shapes are, 1 to 3 (default 1)")
 
 
 def machine(parser) -> None:
     """Where to compute."""
-    parser.add_argument("--device", help="cuda, cpu, … (default the GPU where there is one)")
-    parser.add_argument("--workers", type=_whole, help="processes that read images from files")
+    parser.add_argument("--device", metavar="NAME", help="cuda, cpu, … (default the GPU where there is one)")
+    parser.add_argument("--workers", type=_whole, metavar="N", help="processes that read images from files")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
@@ -157,9 +157,13 @@ def _add(group, name: str, kind, text: str) -> None:
     if name == "image_size":
         group.add_argument(flag, action=_Size, nargs="+", type=int, metavar="PIXELS", **options)
     elif get_origin(kind) is tuple:
-        group.add_argument(flag, nargs=len(parts), type=parts[0], metavar=name.upper(), **options)
+        group.add_argument(flag, nargs=2, type=_reader(float, False), metavar="X", **options)
     else:
-        group.add_argument(flag, type=_reader(parts[0], optional), metavar=name.upper(), **options)
+        metavar = _METAVARS[parts[0]] + "|none" * optional
+        group.add_argument(flag, type=_reader(parts[0], optional), metavar=metavar, **options)
+
+
+_METAVARS = {int: "N", float: "X", str: "NAME"}
 
 
 class _Size(argparse.Action):

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from . import batches
 from .device import autocast, device_of
@@ -53,7 +54,9 @@ def wilson(right: int, n: int) -> tuple[float, float]:
 
 
 @torch.inference_mode()
-def evaluate(model, images, batch_size: int = 256, amp: str = "auto", workers: int | None = None) -> Evaluation:
+def evaluate(
+    model, images, batch_size: int = 256, amp: str = "auto", workers: int | None = None, progress: bool = False
+) -> Evaluation:
     """Top-1 (and top-5 where there are more than ten classes) on every image, on the model's device.
 
     Args:
@@ -61,6 +64,8 @@ def evaluate(model, images, batch_size: int = 256, amp: str = "auto", workers: i
         images: one part of a data set, such as `sets.test`.
         batch_size: images at a time.
         amp: as in `Recipe`.
+        workers: as in `fit`.
+        progress: whether to show a bar.
 
     Raises:
         ValueError: where the model has fewer classes than the data, or there is no image.
@@ -70,6 +75,7 @@ def evaluate(model, images, batch_size: int = 256, amp: str = "auto", workers: i
     model.eval()
     start, n = time.perf_counter(), len(images)
     right = right5 = loss = torch.zeros((), device=device, dtype=torch.float64)
+    bar = tqdm(total=n, unit="img", unit_scale=True, disable=not progress, leave=False, dynamic_ncols=True)
     for x, y in batches.in_order(as_expected(model, images), batch_size, workers):
         x, y = x.to(device, non_blocking=True), y.to(device, non_blocking=True)
         with autocast(device, amp):
@@ -79,6 +85,8 @@ def evaluate(model, images, batch_size: int = 256, amp: str = "auto", workers: i
         right = right + (logits.argmax(dim=1) == y).sum()
         if logits.shape[1] >= TOP5_FROM:
             right5 = right5 + (logits.topk(5, dim=1).indices == y[:, None]).sum()
+        bar.update(len(y))
+    bar.close()
     model.train(was_training)
     low, high = wilson(int(right), n)
     top5 = float(right5) / n if model.config.classes >= TOP5_FROM else None

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from .. import __version__, checkpoint
 from ..ledger import device_name
@@ -109,8 +110,6 @@ class Run:
             self.progress.best = checkpoint.read(self.folder / BEST)[1]["held_out"]
 
     def __enter__(self):
-        from tqdm.auto import tqdm
-
         images = self.recipe.batch_size
         self.bar = tqdm(
             total=self.total * images, initial=self.progress.step * images, unit="img", unit_scale=True,

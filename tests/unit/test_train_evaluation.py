@@ -1,0 +1,85 @@
+"""Accuracy, its interval, and the lengths of tokens."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from dtl_lib.config import ViTConfig
+from dtl_lib.data import InMemory
+from dtl_lib.models import ViT
+from dtl_lib.tokens import TokenPlan
+from dtl_lib.train import evaluate, token_norms, wilson
+
+CONFIG = ViTConfig(16, 8, dim=16, depth=2, heads=2, classes=12, mean=(0.5,) * 3, std=(0.5,) * 3)
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return ViT(CONFIG)
+
+
+def images_with(labels, pixels):
+    names = [f"class {number}" for number in range(12)]
+    return InMemory("made test", names, (0.5,) * 3, (0.5,) * 3, pixels, torch.as_tensor(labels))
+
+
+def test_wilson_s_interval_by_hand():
+    assert wilson(8, 10) == pytest.approx((0.4901625, 0.9433178), abs=1e-6)  # Wilson's formula, worked out apart
+    low, high = wilson(0, 10)
+    assert low == 0 and high == pytest.approx(0.2775328, abs=1e-6)
+    assert wilson(10, 10)[1] == 1.0
+    assert wilson(800, 1000)[1] - wilson(800, 1000)[0] < 0.06
+
+
+@pytest.mark.parametrize("batch_size", [7, 50])
+def test_accuracy_counts_what_is_right(model, batch_size):
+    pixels = torch.randint(256, (50, 3, 16, 16), dtype=torch.uint8)
+    logits = model.eval()((pixels / 255 - 0.5) / 0.5)
+    ranked = logits.argsort(dim=1, descending=True)
+    labels = ranked[:, 0].clone()
+    labels[:10], labels[10:15] = ranked[:10, 4], ranked[10:15, 5]  # fifth and sixth place
+    found = evaluate(model.train(), images_with(labels, pixels), batch_size)
+    assert (found.accuracy, found.top5, found.n) == (0.7, 0.9, 50)
+    assert (found.low, found.high) == wilson(35, 50)
+    assert found.loss == pytest.approx(torch.nn.functional.cross_entropy(logits, labels).item(), rel=1e-5)
+    assert str(found) == "70.0% ± 12.2 (n = 50), top-5 90.0%"
+    assert model.training
+
+
+def test_ten_classes_have_no_top_five(model):
+    ten = ViT(dataclasses.replace(CONFIG, classes=10))
+    images = images_with([0] * 4, torch.zeros(4, 3, 16, 16, dtype=torch.uint8))
+    images.classes = images.classes[:10]
+    found = evaluate(ten, images)
+    assert found.top5 is None and "top-5" not in str(found) and "top5" not in found.to_dict()
+
+
+def test_what_cannot_be_measured_is_refused(model):
+    small = ViT(dataclasses.replace(CONFIG, classes=3))
+    some = torch.zeros(4, 3, 16, 16, dtype=torch.uint8)
+    with pytest.raises(ValueError, match="the model has 3 classes and made test 12: build it with classes=12"):
+        evaluate(small, images_with([0] * 4, some))
+    with pytest.raises(ValueError, match="holds no images"):
+        evaluate(model, images_with(torch.zeros(0, dtype=torch.int64), some[:0]))
+
+
+def test_token_norms_are_the_residual_stream_s_lengths():
+    torch.manual_seed(1)
+    plan = TokenPlan.of(2, cls_pos=1, reg_pos=0, num_reg=3)
+    model = ViT(dataclasses.replace(CONFIG, image_size=32, plan=plan)).train()
+    x = torch.randn(4, 3, 32, 32)
+    found = token_norms(model, x)
+    stream, _ = model.eval().encode(x)
+    lengths = stream.norm(dim=-1)
+    assert set(found) == {"cls", "reg", "patches", "patches_98"}
+    assert found["cls"] == pytest.approx(lengths[:, 0].median().item(), rel=1e-5)
+    assert found["reg"] == pytest.approx(lengths[:, 1:4].median().item(), rel=1e-5)
+    assert found["patches_98"] == pytest.approx(lengths[:, 4:].quantile(0.98).item(), rel=1e-5)
+    with torch.no_grad():
+        model.blocks[1].mlp.contract.bias.add_(100.0)
+    assert token_norms(model, x)["patches"] > 10 * found["patches"]
+    with torch.no_grad():
+        model.norm.weight.mul_(100.0)  # comes after what is measured
+    assert token_norms(model, x)["patches"] < 1000
