@@ -1,6 +1,7 @@
 """The command line: its spellings, what it prints, and how fast it answers."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -224,3 +225,19 @@ def test_the_zoo_is_listed(tmp_path, monkeypatch, capsys):
     (tmp_path / "small.json").write_text(json.dumps(card))
     assert main(["zoo"]) == 0
     assert re.search(r"zoo/small .*98\.7% \(n = 10,000\)", capsys.readouterr().out)
+
+
+CIFAR = Path(os.environ.get("DTL_DATA", "nowhere")) / "cifar-10-batches-py"
+
+
+@pytest.mark.skipif(not CIFAR.is_dir(), reason="CIFAR-10 is not here: set DTL_DATA to the folder that holds it")
+def test_cifar_10_from_training_to_evaluation(tmp_path, capsys):
+    small = "--dim 16 --depth 1 --heads 2 --patch-size 8 --max-steps 30 --batch-size 64 --lr 3e-3 --warmup-steps 5"
+    run = tmp_path / "run"
+    assert main(["train", "--data", "cifar10", *small.split(), "--quiet", "--output-dir", str(run)]) == 0
+    out = capsys.readouterr().out
+    test = load_model(run / "best.safetensors").card["test"]
+    assert test["n"] == 10_000 and test["accuracy"] > 0.12
+    assert f"test accuracy {test['accuracy']:.1%}" in out and "5,000 held-out images" in out
+    assert main(["evaluate", "--data_path", str(CIFAR), "--model_path", str(run / "best.safetensors"), "--quiet"]) == 0
+    assert f"cifar10 test: {test['accuracy']:.1%}" in capsys.readouterr().out
