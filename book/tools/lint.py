@@ -17,6 +17,7 @@ from book.tools.project import Project, read
 
 LINES = 12
 CHECKED = "nbval-check-output"
+RAN = 1  # the count of every cell with stored output: nbval refuses outputs without one
 MYST = re.compile(
     r"^\s*(?:`{3,}|:{3,}|~{3,})\s*\{[^}]+\}"  # a directive
     r"|(?<![`\w])\{[a-z][\w:-]*\}`[^`]+`"  # a role
@@ -80,16 +81,16 @@ def plain_markdown(chapter: Chapter) -> Found:
 
 
 def outputs(chapter: Chapter) -> Found:
-    """Outputs are stored for the tagged cells alone, and nothing is numbered."""
+    """Outputs are stored for the tagged cells alone, and no cell tells when it ran."""
     for n, cell in chapter.cells("code"):
         checked = CHECKED in tags(cell)
         if cell.outputs and not checked:
             yield n, f"stored output: clear it ('make notebooks-sync'), or tag the cell {CHECKED!r} to have it compared"
         if checked and not cell.outputs:
             yield n, f"tagged {CHECKED!r} but has no stored output to compare with: run 'make notebooks-outputs'"
-        numbered = [item for item in cell.outputs if item.get("execution_count") is not None]
-        if cell.execution_count is not None or numbered:
-            yield n, "has an execution count: run 'make notebooks-sync'"
+        counts = [cell.execution_count, *(item.execution_count for item in cell.outputs if "execution_count" in item)]
+        if set(counts) != {RAN if cell.outputs else None}:
+            yield n, "has an execution count that depends on how it was run: run 'make notebooks-sync'"
 
 
 def short_cells(chapter: Chapter) -> Found:

@@ -10,7 +10,7 @@ import nbformat
 
 from book.tools.definitions import tags
 from book.tools.execute import execute
-from book.tools.lint import CHECKED
+from book.tools.lint import CHECKED, RAN
 from book.tools.project import Project, read
 
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
@@ -28,11 +28,11 @@ def sync(project: Project, path, outputs: bool = False) -> bool:
     for number, cell in enumerate(notebook.cells):
         cell["id"] = cell.get("id") or f"cell-{number}"
         if cell.cell_type == "code":
-            cell.execution_count = None
             cell.outputs = cell.outputs if CHECKED in tags(cell) else []
+            cell.execution_count = RAN if cell.outputs else None
             for output in cell.outputs:
                 if "execution_count" in output:
-                    output["execution_count"] = None
+                    output["execution_count"] = RAN
     _first_cell(project, notebook)
     _badge(project, path, notebook.cells[0])
     notebook.metadata = nbformat.from_dict({"kernelspec": KERNEL, "language_info": {"name": "python"}})
