@@ -46,7 +46,8 @@ notebooks-outputs: $(STAMP)  ## run the notebooks and store the outputs of the t
 	@$(BIN)/python -m book.tools.sync --outputs
 
 bench: $(STAMP)  ## speed against timm and torchvision (run alone)
-	@$(BIN)/python -m pytest tests/benchmarks -q -s -p no:xdist
+	@for bench in $(basename $(notdir $(wildcard tests/benchmarks/bench_*.py))); do \
+	    $(BIN)/python -m tests.benchmarks.$$bench || exit 1; done
 
 clean:  ## everything that is built; the virtual environment stays
 	@rm -rf _build .pytest_cache .ruff_cache .hypothesis
