@@ -44,7 +44,7 @@ class LoadReport:
 
 def data_folder() -> Path:
     """Where data and weights are looked for: the environment's DTL_DATA, or ~/.cache/dtl."""
-    return Path(os.environ.get("DTL_DATA") or Path.home() / ".cache" / "dtl")
+    return Path(os.environ.get("DTL_DATA") or "~/.cache/dtl").expanduser()
 
 
 def load_pretrained(name: str, plan: TokenPlan | None = None, classes: int | None = None) -> ViT:

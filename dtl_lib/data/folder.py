@@ -1,17 +1,12 @@
 """Where data lies on this machine."""
 
-import os
-from pathlib import Path
-
+from ..pretrained import data_folder
 from . import keyed
+
+__all__ = ["data_folder", "held_out_of", "split", "subset"]
 
 SPLIT_KEY = (20260101,)
 HELD_OUT = 5_000
-
-
-def data_folder() -> Path:
-    """The folder that data and weights are looked for in: `DTL_DATA`, or ~/.cache/dtl."""
-    return Path(os.environ.get("DTL_DATA") or "~/.cache/dtl").expanduser()
 
 
 def split(length: int, held_out: int):

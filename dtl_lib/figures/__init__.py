@@ -2,7 +2,7 @@
 
 from .curves import show_bars, show_curves, show_intervals, show_lines
 from .images import show_images, show_patches
-from .maps import show_maps, show_matrix, show_similarity
+from .maps import show_maps, show_matrix, show_similarity, show_table
 from .style import COLOURS, styled
 from .timeline import show_timeline
 
@@ -17,6 +17,7 @@ __all__ = [
     "show_matrix",
     "show_patches",
     "show_similarity",
+    "show_table",
     "show_timeline",
     "styled",
 ]

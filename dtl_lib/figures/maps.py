@@ -114,5 +114,24 @@ def show_similarity(similarity, marks: Sequence[tuple[int, int]], low: float = -
     return figure
 
 
+@styled
+def show_table(items: Sequence, rows: Sequence[str], columns: int, size: float = 1.15) -> Figure:
+    """Pictures and maps in rows that have names; each map from 0 to its own maximum.
+
+    Args:
+        items: uint8 (height, width, 3) pictures and (rows, columns) maps, row by row.
+        rows: the rows' names.
+        columns: items in a row.
+        size: inches an item.
+    """
+    figure, axes = panels(len(items), columns, size, height=size)
+    for axis, item in zip(axes, map(array, items)):
+        axis.imshow(item) if item.ndim == 3 else axis.imshow(item, vmin=0, cmap=MAP)
+    for row, name in enumerate(rows):
+        axis = axes[row * columns]
+        axis.text(-0.08, 0.5, name, transform=axis.transAxes, ha="right", va="center")
+    return figure
+
+
 def _cells(matrix):
     return (((row, column), value) for row, values in enumerate(matrix) for column, value in enumerate(values))

@@ -61,4 +61,6 @@ def panels(count: int, columns: int | None = None, size: float = 2.2, height: fl
 
 def array(value) -> np.ndarray:
     """A tensor, list or array as a NumPy array that can be drawn."""
-    return np.asarray(value.detach().cpu().float() if hasattr(value, "detach") else value)
+    if hasattr(value, "detach"):
+        return value.detach().float().cpu().numpy()
+    return np.asarray(value)

@@ -6,6 +6,8 @@ It is called once for the notebook's definition and once for the library's, unde
 import torch
 from torch import nn
 
+from dtl_lib.train import Recipe
+
 
 def perturbed(module: nn.Module) -> nn.Module:
     """A module none of whose parameters is at its special value, so that all of them count."""
@@ -45,6 +47,12 @@ def enter_and_leave(definition):
     return definition(torch.randn(2, 7, 8), now, then, tokens)
 
 
+def learning_rate(definition):
+    """Warm-up, the fall, and the end, which is not zero."""
+    recipe = Recipe(max_steps=10, lr=0.5, min_lr=0.1)
+    return torch.tensor([definition(recipe, step, 10, 3) for step in range(11)])
+
+
 NUMERIC = {
     "dtl_lib.layers.PatchEmbed": lambda definition: perturbed(definition(4, 8))(torch.randn(2, 3, 8, 12)),
     "dtl_lib.layers.interpolate_positions": lambda definition: definition(torch.randn(4, 4, 8), (3, 6)),
@@ -57,4 +65,5 @@ NUMERIC = {
     "dtl_lib.layers.DropPath": on_tokens(probability=0.5),
     "dtl_lib.layers.Block": block,
     "dtl_lib.models.enter_and_leave": enter_and_leave,
+    "dtl_lib.train.schedule.learning_rate": learning_rate,
 }
