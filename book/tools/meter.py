@@ -52,6 +52,7 @@ class Meter:
         self.environment = os.environ | {MARK: self._count.name, "OMP_NUM_THREADS": "1"}
         self._cpu: dict[tuple[int, float], float] = {}
         self._memory, self._delayed = 0, 0.0
+        self._older = set(psutil.pids())  # none of these is measured
         self._done = threading.Event()
         self._start = time.perf_counter()
         self._thread = threading.Thread(target=self._watch, daemon=True)
@@ -67,12 +68,11 @@ class Meter:
         self.cost = Cost(wall, sum(self._cpu.values()), self._delayed, self._memory, downloaded)
 
     def _watch(self) -> None:
-        older = set(psutil.pids())
         while not self._done.wait(0.1):
             memory = 0
             for process in psutil.process_iter():
                 try:
-                    if process.pid not in older and process.environ().get(MARK) == self._count.name:
+                    if process.pid not in self._older and process.environ().get(MARK) == self._count.name:
                         memory += process.memory_info().rss
                         self._delayed = max(self._delayed, delay(process.pid))
                         self._cpu[process.pid, process.create_time()] = sum(process.cpu_times()[:2])
