@@ -15,7 +15,8 @@ FIRST_CELL = """\
 import importlib.util, os, subprocess, sys
 
 if importlib.util.find_spec("dtl_lib") is None:
-    source = os.environ.get("DTL_REPO", "git+{address}")
+    address = "git+{address}"
+    source = os.environ.get("DTL_REPO", address)
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", source], check=True)
     importlib.invalidate_caches()"""
 BADGE = "[Open this chapter in Colab]({url})"
