@@ -26,11 +26,11 @@ FEW = 300  # training images of the ingredients' runs: few enough to be learned 
 
 # name → level, training images, changes to the recipe, changes to the model
 PLATEAUS = {
-    "as in the chapter": (1, None, {}, {}),
-    "patches of 4": (1, None, {}, {"patch_size": 4}),
-    "level 2": (2, None, {}, {}),
+    "level 1, patches of 8": (1, None, {}, {}),
+    "level 1, patches of 4": (1, None, {}, {"patch_size": 4}),
+    "level 2, patches of 8": (2, None, {}, {}),
     "level 2, batches of 128": (2, None, {"batch_size": 128, "max_steps": 375, "eval_every": 25}, {}),
-    "level 3": (3, None, {}, {}),
+    "level 3, patches of 8": (3, None, {}, {}),
 }
 RECIPES = {
     "nothing added": ({}, {}),

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from .style import COLOURS, array, styled
 
@@ -35,6 +36,10 @@ def show_curves(
         axis.axhline(level[0], color="#777777", linewidth=1, linestyle=(0, (1, 2)))
         axis.annotate(level[1], (1, level[0]), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=9)
     axis.set(xlabel=x, ylabel=y, xscale="log" if "x" in log else "linear", yscale="log" if "y" in log else "linear")
+    if "y" in log:
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.yaxis.set_major_formatter("{x:g}")
+        axis.minorticks_off()
     if len(curves) > 1:
         axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure

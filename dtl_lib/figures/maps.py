@@ -115,20 +115,32 @@ def show_similarity(similarity, marks: Sequence[tuple[int, int]], low: float = -
 
 
 @styled
-def show_table(items: Sequence, rows: Sequence[str], columns: int, size: float = 1.15) -> Figure:
-    """Pictures and maps in rows that have names; each map from 0 to its own maximum.
+def show_table(
+    items: Sequence,
+    rows: Sequence[str],
+    columns: int,
+    titles: Sequence[str] = (),
+    mark: tuple[int, int] | None = None,
+    size: float = 1.15,
+) -> Figure:
+    """Pictures and maps in a table; each map from 0 to its own maximum.
 
     Args:
         items: uint8 (height, width, 3) pictures and (rows, columns) maps, row by row.
         rows: the rows' names.
         columns: items in a row.
+        titles: the columns' names.
+        mark: (row, column) of a patch to outline in every map.
         size: inches an item.
     """
     figure, axes = panels(len(items), columns, size, height=size)
     for axis, item in zip(axes, map(array, items)):
         axis.imshow(item) if item.ndim == 3 else axis.imshow(item, vmin=0, cmap=MAP)
-    for row, name in enumerate(rows):
-        axis = axes[row * columns]
+        if mark is not None and item.ndim == 2:
+            outline(axis, mark)
+    for axis, title in zip(axes, titles):
+        axis.set_title(title)
+    for axis, name in zip(axes[::columns], rows):
         axis.text(-0.08, 0.5, name, transform=axis.transAxes, ha="right", va="center")
     return figure
 
