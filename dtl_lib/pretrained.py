@@ -62,7 +62,7 @@ def load_pretrained(name: str, plan: TokenPlan | None = None, classes: int | Non
         ValueError: where there are no such weights, with what to do.
     """
     name = str(name)
-    model = _checkpoint(name) if _is_path(name) else _timm(name)
+    model = _checkpoint(name) if name.startswith("zoo/") or name.endswith(".safetensors") else _timm(name)
     config = model.config if plan is None else model.config.with_plan(plan)
     if classes is not None:
         config = replace(config, classes=classes)
@@ -195,39 +195,41 @@ def _rename(name: str, depth: int, average: bool) -> str:
     return name.replace("head_dist.", "classifiers.dist.") if name.startswith("head_dist.") else name
 
 
+_KNOWN = {"PatchEmbed", "Block", "LayerScaleBlock", "Attention", "TalkingHeadAttn", "Mlp", "NoneType"}
+
+
 def _refuse_unknown(model: nn.Module, cait: bool) -> None:
     """A ValueError that names the first part of a timm model that a `ViT` does not have."""
+    from timm.models.cait import Cait
+    from timm.models.vision_transformer import VisionTransformer
+
     kind = type(model).__name__
-    if not (
-        hasattr(model, "blocks") and hasattr(model, "patch_embed") and getattr(model, "pos_embed", None) is not None
-    ):
+    if not isinstance(model, VisionTransformer | Cait) or model.pos_embed is None:
         raise ValueError(f"from_timm takes timm's ViT, DeiT, DINO, DINOv2 and CaiT models, not a {kind}")
+    inside = [getattr(block, part, None) for block in model.blocks for part in ("attn", "mlp")]
+    if strange := sorted({type(part).__name__ for part in (model.patch_embed, *model.blocks, *inside)} - _KNOWN):
+        raise ValueError(f"this {kind} is made with {' and '.join(strange)}, which a ViT here has not")
     first, absent = model.blocks[0], (nn.Identity, type(None))
     parts = {
         "a norm before the blocks": getattr(model, "norm_pre", None),
+        "a norm of patches": model.patch_embed.norm,
         "a norm of queries or keys": getattr(first.attn, "q_norm", None),
         "a norm inside attention": getattr(first.attn, "norm", None),
         "a gate in attention": getattr(first.attn, "gate", None),
         "a norm inside the MLP": getattr(first.mlp, "norm", None),
         "attention pooling": getattr(model, "attn_pool", None),
     }
-    found = [name for name, part in parts.items() if not isinstance(part, absent)]
-    if not (hasattr(first.mlp, "fc1") and isinstance(getattr(first.mlp, "act", None), nn.GELU)):
-        found.append("an MLP that is not linear, GELU, linear")
-    elif first.mlp.fc1.out_features != first.mlp.fc2.in_features:
-        found.append("a gated MLP")
-    if model.global_pool not in ("token", "avg") or (cait and model.global_pool == "avg"):
-        found.append(f"{model.global_pool!r} pooling")
-    if getattr(model, "pool_include_prefix", False):
-        found.append("pooling over prefix tokens")
-    if model.patch_embed.proj.bias is None:
-        found.append("a patch projection without bias")
-    if found:
+    last = [norm for norm in (model.norm, getattr(model, "fc_norm", None)) if not isinstance(norm, absent)]
+    differs = {name: not isinstance(part, absent) for name, part in parts.items()} | {
+        "norms that are not LayerNorm": not all(isinstance(norm, nn.LayerNorm) for norm in (first.norm1, *last)),
+        "no norm at the end": not last,
+        "an activation that is not GELU": getattr(first.mlp.act, "approximate", None) != "none",
+        f"{model.global_pool!r} pooling": model.global_pool not in ("token", "avg")[: 2 - cait],
+        "pooling over prefix tokens": getattr(model, "pool_include_prefix", False),
+        "a projection without bias": None in (model.patch_embed.proj.bias, first.attn.proj.bias),
+    }
+    if found := [name for name, so in differs.items() if so]:
         raise ValueError(f"this {kind} has {' and '.join(found)}, which a ViT here has not")
-
-
-def _is_path(name: str) -> bool:
-    return name.startswith("zoo/") or name.endswith(".safetensors")
 
 
 def _checkpoint(name: str) -> ViT:

@@ -103,13 +103,40 @@ def test_named_configurations_are_timms(name):
     "name, part",
     [
         ("vit_base_patch16_clip_224", "a norm before the blocks"),
-        ("vit_giant_patch14_dinov2", "gated MLP|not linear, GELU"),
+        ("vit_giant_patch14_dinov2", "is made with (SwiGLU|GluMlp)"),
+        ("vit_base_r26_s32_224", "is made with HybridEmbed"),
+        ("vit_base_patch16_rpn_224", "is made with ResPostBlock"),
+        ("vit_base_patch16_18x2_224", "is made with ParallelThingsBlock"),
+        ("vit_base_patch16_siglip_224", "'map' pooling"),
+        ("convit_tiny", "not a ConVit"),
+        ("xcit_nano_12_p16_224", "not a Xcit"),
+        ("samvit_base_patch16", "not a VisionTransformerSAM"),
         ("resnet18", "not a ResNet"),
     ],
 )
 def test_what_is_not_a_vit_here_is_named(name, part):
     with torch.device("meta"):
         model = timm.create_model(name)
+    with pytest.raises(ValueError, match=part):
+        from_timm(model)
+
+
+@pytest.mark.parametrize(
+    "options, part",
+    [
+        ({"final_norm": False}, "no norm at the end"),
+        ({"norm_layer": timm.layers.RmsNorm}, "not LayerNorm"),
+        ({"act_layer": "gelu_tanh"}, "not GELU"),
+        ({"proj_bias": False}, "without bias"),
+        ({"qk_norm": True}, "a norm of queries or keys"),
+        ({"scale_mlp_norm": True}, "a norm inside the MLP"),
+        ({"global_pool": "avg", "pool_include_prefix": True}, "pooling over prefix tokens"),
+        ({"global_pool": "max"}, "'max' pooling"),
+    ],
+)
+def test_a_part_that_would_be_lost_is_named(options, part):
+    with torch.device("meta"):
+        model = timm.models.VisionTransformer(img_size=32, patch_size=8, embed_dim=24, depth=2, num_heads=3, **options)
     with pytest.raises(ValueError, match=part):
         from_timm(model)
 
