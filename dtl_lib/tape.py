@@ -119,7 +119,9 @@ class Tape:
             raise ValueError("gradients were not kept: record(model, grad=True) keeps them")
         if block not in self._output_gradients:
             raise ValueError(f"no gradient has reached block {block}: call backward on a loss of the recorded forward")
-        return self._output_gradients[block].float() @ self._v[block].float().transpose(-2, -1)
+        gradient, v = self._output_gradients[block].float(), self._v[block].float()
+        with torch.autocast(v.device.type, enabled=False):
+            return gradient @ v.transpose(-2, -1)
 
     def _rows(self, block: int, query: slice, stage: str) -> Tensor:
         if stage not in ("attention", "softmax"):
@@ -138,7 +140,9 @@ class Tape:
 
     def _query(self, block: int, of: Token) -> slice:
         """The rows of the map of `block` that belong to a token."""
-        name, *index = (of,) if isinstance(of, str) else of
+        name, *index = (of,) if isinstance(of, str) else of if isinstance(of, tuple | list) and of else (None,)
+        if not isinstance(name, str) or not all(isinstance(part, int) for part in index):
+            raise ValueError(f'of is a name, ("reg", 2) or ("patch", row, column), not {of!r}')
         name = PATCHES if name == "patch" else name
         layout = self.plan.layout(block)
         if name not in layout:
@@ -151,8 +155,9 @@ class Tape:
         where = layout[name]
         if not index:
             return where
-        if not 0 <= index[0] < where.stop - where.start:
-            raise ValueError(f"{name} has tokens 0 … {where.stop - where.start - 1}, not {index[0]}")
+        if len(index) > 1 or not 0 <= index[0] < where.stop - where.start:
+            asked = ", ".join(map(str, index))
+            raise ValueError(f"{name} has tokens 0 … {where.stop - where.start - 1}, not {asked}")
         return slice(where.start + index[0], where.start + index[0] + 1)
 
     def _patch(self, index: list[int], first: int) -> slice:
@@ -211,7 +216,8 @@ class Tape:
 def _unwrap(model: nn.Module) -> ViT:
     while isinstance(model, DataParallel | DistributedDataParallel):
         model = model.module
-    if hasattr(model, "_orig_mod") or getattr(model, "_compiled_call_impl", None) is not None:
+    parts = model.modules() if isinstance(model, nn.Module) else ()
+    if any(hasattr(part, "_orig_mod") or getattr(part, "_compiled_call_impl", None) is not None for part in parts):
         raise ValueError("a compiled model does not call its modules: record the model it was compiled from")
     if not isinstance(model, ViT):
         raise ValueError(f"record takes a ViT (from_timm makes one of a timm model), not a {type(model).__name__}")
@@ -219,7 +225,7 @@ def _unwrap(model: nn.Module) -> ViT:
 
 
 def _versions(core: TalkingHeads) -> list[int]:
-    return [parameter._version for parameter in core.parameters()]
+    return [parameter._version for parameter in core.parameters() if not parameter.is_inference()]
 
 
 def _only(layout: dict[str, slice]) -> str:

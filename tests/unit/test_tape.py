@@ -211,6 +211,14 @@ def test_attention_gradient(kind):
         assert torch.allclose(tape.attention_gradient(block), _by_autograd(model, block), atol=1e-5, rtol=1e-4), block
 
 
+def test_attention_gradient_under_autocast_is_float32():
+    model = build()
+    with torch.autocast("cpu", torch.bfloat16), record(model, grad=True) as tape:
+        model(images()).float().square().sum().backward()
+        inside = tape.attention_gradient(3)
+    assert inside.dtype == torch.float32 and torch.equal(inside, tape.attention_gradient(3))
+
+
 def _by_autograd(model, block):
     """The gradient of the map itself: replace the fused product of one block by map @ v."""
     kept = {}
@@ -281,6 +289,9 @@ def test_in_class_attention_only_the_class_token_asks(of):
         tape.maps(2, of=of)
 
 
+NO_TOKENS = [3, None, (), b"cls", (1, 2), ("reg", 2.0), ("patch", "a", 1)]
+
+
 @pytest.mark.parametrize(
     "ask, message",
     [
@@ -288,7 +299,9 @@ def test_in_class_attention_only_the_class_token_asks(of):
         (lambda tape: tape.tokens(-1), "there is no block -1"),
         (lambda tape: tape.maps(2, of=("reg", 3)), "reg has tokens 0 … 2, not 3"),
         (lambda tape: tape.maps(2, of=("patch", 4, 0)), r"there is no patch \(4, 0\): the grid has 4 rows"),
+        (lambda tape: tape.maps(2, of=("reg", 0, 1)), "reg has tokens 0 … 2, not 0, 1"),
         (lambda tape: tape.maps(2, of="patches"), r'\("patch", row, column\)'),
+        *[(lambda tape, of=of: tape.maps(2, of=of), "of is a name, ") for of in NO_TOKENS],
         (lambda tape: tape.attention(2, stage="logits"), "stage is"),
     ],
 )
@@ -329,8 +342,20 @@ def test_a_compiled_model_is_refused():
         compiled.compile() if not hasattr(compiled, "_orig_mod") else None
         with pytest.raises(ValueError, match="compiled"), record(compiled):
             pass
+    inside = build()
+    inside.blocks[1] = torch.compile(inside.blocks[1])
+    with pytest.raises(ValueError, match="compiled"), record(inside):
+        pass
     with pytest.raises(ValueError, match="not a Linear"), record(torch.nn.Linear(1, 1)):
         pass
+
+
+def test_in_inference_mode():
+    with torch.inference_mode():
+        model = MODELS["cait"]()
+        with record(model) as tape:
+            model(images())
+        assert tape.attention(1).shape == (2, 4, 18, 18)
 
 
 def test_ddp_is_seen_through(tmp_path):
