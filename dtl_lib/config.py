@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from difflib import get_close_matches
 
 from .tokens import READ_BY_HEAD, TokenPlan
 
@@ -83,8 +84,10 @@ class ViTConfig:
         if not (isinstance(size, tuple | list) and len(size) == 2 and all(isinstance(side, int) for side in size)):
             raise ValueError(f"image_size is one whole number or (height, width) in pixels, not {self.image_size!r}")
         object.__setattr__(self, "image_size", tuple(size))
-        object.__setattr__(self, "mean", tuple(self.mean))
-        object.__setattr__(self, "std", tuple(self.std))
+        for name in ("mean", "std"):
+            if not isinstance(getattr(self, name), tuple | list):
+                raise ValueError(f"{name} is one number a channel, such as {HALF}, not {getattr(self, name)!r}")
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         if self.plan is None:
             object.__setattr__(self, "plan", TokenPlan.of(self.depth, cls_pos=0 if self.pool == "cls" else None))
         self._check()
@@ -96,13 +99,18 @@ class ViTConfig:
         for name in ("patch_size", "channels", "dim", "depth", "heads"):
             if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
                 raise ValueError(f"{name} is a whole number, 1 or more, not {getattr(self, name)!r}")
-        if not isinstance(self.classes, int) or self.classes < 0:
+        if not isinstance(self.classes, int) or isinstance(self.classes, bool) or self.classes < 0:
             raise ValueError(f"classes is 0 (features alone) or more, not {self.classes!r}")
+        for name in ("mlp_ratio", "norm_eps", "layer_scale", "drop_path", "crop", "position_offset"):
+            value = getattr(self, name)
+            finite = isinstance(value, int | float) and abs(value) < float("inf")
+            if not (finite or (value is None and name in ("layer_scale", "position_offset"))):
+                raise ValueError(f"{name} is a number, not {value!r}")
         if self.dim * self.mlp_ratio < 1:
             raise ValueError(f"mlp_ratio is the MLP's width over dim (4 is usual), not {self.mlp_ratio}")
         if self.dim % self.heads:
-            near = [heads for heads in range(1, self.dim + 1) if self.dim % heads == 0]
-            best = min(near, key=lambda heads: abs(heads - self.heads))
+            fit = (heads for heads in range(1, self.dim + 1) if self.dim % heads == 0)
+            best = min(fit, key=lambda heads: abs(heads - self.heads))
             raise ValueError(f"heads has to divide dim: {self.heads} does not divide {self.dim}; {best} would")
         if not 0 <= self.drop_path < 1:
             raise ValueError(f"drop_path is a probability from 0 to below 1, not {self.drop_path}")
@@ -156,6 +164,8 @@ class ViTConfig:
 
     def with_plan(self, plan: TokenPlan) -> "ViTConfig":
         """The same model with another plan; reading patches where the plan has no class token."""
+        if not isinstance(plan, TokenPlan):
+            raise ValueError(f"plan is a TokenPlan, such as TokenPlan.of({self.depth}), not {plan!r}")
         return replace(self, plan=plan, depth=plan.depth, pool=self.pool if plan.group("cls") else "patches")
 
     def to_dict(self) -> dict:
@@ -243,8 +253,6 @@ def named(name: str) -> ViTConfig:
     Raises:
         ValueError: for a name that is not here, with the nearest that are.
     """
-    from difflib import get_close_matches
-
     table = configurations()
     if (base := name.split(".")[0]) not in table:
         near = get_close_matches(base, table, n=3, cutoff=0.4) or sorted(table)[:3]

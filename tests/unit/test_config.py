@@ -50,6 +50,12 @@ def test_default_plan_follows_the_pool():
     assert ViTConfig(**SMALL, pool="patches").plan == TokenPlan.of(2, cls_pos=None)
 
 
+@pytest.mark.parametrize("plan", ["cls", None, {"depth": 2}])
+def test_with_what_is_no_plan(plan):
+    with pytest.raises(ValueError, match=r"plan is a TokenPlan, such as TokenPlan.of\(2\)"):
+        ViTConfig(**SMALL).with_plan(plan)
+
+
 @settings(max_examples=150, deadline=None)
 @given(plans(max_class_blocks=0))
 def test_with_plan(plan):
@@ -87,6 +93,16 @@ CLS_AT_END = TokenPlan.of(2, cls_pos=2, class_blocks=1)
         ({"classes": -1}, "classes is 0 .* or more, not -1"),
         ({"classes": 2.5}, "classes is 0 .* or more, not 2.5"),
         ({"drop_path": 1.0}, "from 0 to below 1, not 1.0"),
+        ({"drop_path": "a"}, "drop_path is a number, not 'a'"),
+        ({"mlp_ratio": float("inf")}, "mlp_ratio is a number, not inf"),
+        ({"mlp_ratio": None}, "mlp_ratio is a number, not None"),
+        ({"layer_scale": float("nan")}, "layer_scale is a number, not nan"),
+        ({"norm_eps": "small"}, "norm_eps is a number, not 'small'"),
+        ({"position_offset": "x"}, "position_offset is a number, not 'x'"),
+        ({"crop": "all"}, "crop is a number, not 'all'"),
+        ({"classes": True}, "classes is 0 .*not True"),
+        ({"mean": None}, r"mean is one number a channel, such as .0.5, 0.5, 0.5., not None"),
+        ({"std": 0.5}, "std is one number a channel.*not 0.5"),
         ({"drop_path": -0.1}, "from 0 to below 1"),
         ({"mlp_ratio": 0}, "mlp_ratio .*not 0"),
         ({"mlp_ratio": 0.05}, "mlp_ratio .*not 0.05"),
