@@ -71,7 +71,8 @@ class Decoded(Images):
     def _decoded(self, indices, make: Callable) -> torch.Tensor:
         """make(image, row) of every picture, stacked; in threads, as Pillow frees the interpreter while it decodes."""
         indices = self.checked(indices).tolist()
-        out = torch.empty(len(indices), 3, *self.image_size, dtype=torch.uint8)
+        with torch.inference_mode(False):  # a mode is a thread's own: the pool's may not write into the caller's
+            out = torch.empty(len(indices), 3, *self.image_size, dtype=torch.uint8)
 
         def one(row: int) -> None:
             file, called, target = self.source(int(self.members[indices[row]]))

@@ -108,6 +108,15 @@ def test_evaluation_is_prepare(own):
         torch.testing.assert_close(x[row], data.prepare(picture, config=SMALL)[0], rtol=0, atol=2e-6)
 
 
+def test_pictures_are_read_in_inference_mode(own):
+    """As an evaluation without workers does; the threads that decode are in the mode that is usual."""
+    images = data.load("folder", own, image_size=16).test
+    with torch.inference_mode():
+        x, y = images.batch(range(len(images)))
+    torch.testing.assert_close(x, images.batch(range(len(images)))[0])
+    assert y.tolist() == images.labels(range(len(images))).tolist()
+
+
 def test_crops_are_keyed_and_do_not_depend_on_the_batch(own):
     images = data.load("folder", own, config=SMALL).train
     augment = Augment(crop=1, randaugment=5, erase=0.3)
