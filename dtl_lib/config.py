@@ -4,32 +4,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from difflib import get_close_matches
 
+from .cost import Cost, cost_of
 from .tokens import READ_BY_HEAD, TokenPlan
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HALF = (0.5, 0.5, 0.5)
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What one image costs.
-
-    Attributes:
-        multiply_adds: by part: patches, qkv, attention, mixing, projection, mlp, head.
-        blocks: multiply–adds of each block.
-        parameters: learned numbers.
-        activation_bytes: what autograd keeps of one image for the backward pass, in float32, without stochastic depth.
-    """
-
-    multiply_adds: dict[str, int]
-    blocks: tuple[int, ...]
-    parameters: int
-    activation_bytes: int
-
-    @property
-    def total(self) -> int:
-        """All multiply–adds."""
-        return sum(self.multiply_adds.values())
 
 
 @dataclass(frozen=True)
@@ -187,61 +166,7 @@ class ViTConfig:
 
         The last block answers for the rows that the head reads, as `model(images)` does.
         """
-        rows, columns = self.grid
-        patches, dim, hidden = rows * columns, self.dim, int(self.dim * self.mlp_ratio)
-        parts = {
-            "patches": patches * self.patch_size**2 * self.channels * dim,
-            **dict.fromkeys(("qkv", "attention", "mixing", "projection", "mlp"), 0),
-            "head": dim * self.classes * len(self.head_names),
-        }
-        blocks, activations = [], 0
-        for block in range(self.plan.blocks):
-            tokens = self.plan.tokens(block) + patches
-            asking = len(self.head_names) if self._narrow(block) else tokens
-            talking = self.talking_heads and block < self.depth
-            here = {
-                "qkv": (asking + 2 * tokens) * dim**2,
-                "attention": 2 * asking * tokens * dim,
-                "mixing": 2 * asking * tokens * self.heads**2 if talking else 0,
-                "projection": asking * dim**2,
-                "mlp": 2 * asking * dim * hidden,
-            }
-            parts = {name: value + here.get(name, 0) for name, value in parts.items()}
-            blocks.append(sum(here.values()))
-            activations += self._kept(tokens, asking, hidden, talking)
-        activations += patches * self.patch_size**2 * self.channels  # the image, for the patch projection
-        activations += self._kept_by_head(tokens, patches)
-        return Cost(parts, tuple(blocks), self._parameters(), 4 * activations)
-
-    def _narrow(self, block: int) -> bool:
-        return block >= self.depth or (self.pool == "cls" and block == self.plan.blocks - 1)
-
-    def _kept(self, tokens: int, asking: int, hidden: int, talking: bool) -> int:
-        """Numbers that autograd keeps of one block: inputs of norms, products, the GELU, attention and LayerScale."""
-        scaled = 2 * asking * self.dim if self.layer_scale is not None else 0
-        normed = 2 * (tokens + asking) * (self.dim + 1)  # what goes into each norm and comes out, mean and deviation
-        heads = (2 * tokens + 2 * asking) * self.dim  # q, k, v and the output that the projection takes
-        maps = self.heads * asking * (4 * tokens if talking else 1)  # fused attention keeps one number a row
-        return normed + heads + maps + 2 * asking * hidden + scaled
-
-    def _kept_by_head(self, tokens: int, patches: int) -> int:
-        """The same of the last norm and the classifiers."""
-        read = self.dim if self.classes else 0
-        if self.pool == "cls":
-            return len(self.head_names) * (self.dim + 2 + read)
-        return (self.dim + 2 if self.norm_after_pool else tokens * self.dim + 2 * patches) + read
-
-    def _parameters(self) -> int:
-        dim, hidden = self.dim, int(self.dim * self.mlp_ratio)
-        rows, columns = self.grid
-        block = (3 * dim**2 + 3 * dim * self.qkv_bias) + (dim**2 + dim) + (2 * dim * hidden + hidden + dim) + 4 * dim
-        block += 2 * dim * (self.layer_scale is not None)
-        mixing = 2 * (self.heads**2 + self.heads) * self.talking_heads * self.depth
-        tokens = sum(group.tokens for group in self.plan.groups) * dim
-        positions = rows * columns * dim * (self.positions == "learned")
-        patch = self.patch_size**2 * self.channels * dim + dim
-        head = (dim + 1) * self.classes * len(self.head_names)
-        return patch + positions + tokens + block * self.plan.blocks + mixing + 2 * dim + head
+        return cost_of(self)
 
 
 _CHOICES = {"pool": ("cls", "patches"), "drop_path_schedule": ("linear", "uniform"), "positions": ("learned", "sincos")}

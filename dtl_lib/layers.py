@@ -136,13 +136,10 @@ class Attention(nn.Module):
         return self.project(rearrange(self.core(q, k, v), "batch heads tokens dim -> batch tokens (heads dim)"))
 
     def ask(self, x: Tensor, rows: slice) -> tuple[Tensor, ...]:
-        """Queries of `rows`, keys and values of every token; one matrix product where all of them ask."""
-        if rows == ALL:
-            return self.qkv(x).chunk(3, dim=-1)
-        dim, weight, bias = x.shape[-1], self.qkv.weight, self.qkv.bias
-        q_bias, kv_bias = (None, None) if bias is None else (bias[:dim], bias[dim:])
-        q = F.linear(x[:, rows], weight[:dim], q_bias)
-        return q, *F.linear(x, weight[dim:], kv_bias).chunk(2, dim=-1)
+        """Queries of `rows`, keys and values of every token: three products, so that who keeps q and k keeps no v."""
+        weights = self.qkv.weight.chunk(3)
+        biases = (None,) * 3 if self.qkv.bias is None else self.qkv.bias.chunk(3)
+        return tuple(F.linear(part, *both) for part, *both in zip((x[:, rows], x, x), weights, biases))
 
 
 class Mlp(nn.Module):

@@ -8,14 +8,13 @@ import urllib.request
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
-from einops import rearrange
 from torch import Tensor, nn
 
-from .config import ViTConfig
 from .models import ViT
-from .tokens import Group, TokenPlan
+from .timm_models import from_timm
+from .tokens import TokenPlan
 
+__all__ = ["LoadReport", "data_folder", "from_timm", "load_pretrained", "load_shared"]
 log = logging.getLogger("dtl_lib")
 
 ZOO = Path(__file__).parent / "zoo"
@@ -70,166 +69,33 @@ def load_pretrained(name: str, plan: TokenPlan | None = None, classes: int | Non
         model.loaded = LoadReport(tuple(model.state_dict()), (), ())
         return model
     fresh = ViT(config)
-    fresh.loaded = load_shared(fresh, model.state_dict())
+    fresh.loaded = load_shared(fresh, model.state_dict(), model.plan.depth)
     log.warning("%s: %s", name, fresh.loaded)
     return fresh.eval()
 
 
-def load_shared(model: nn.Module, weights: dict[str, Tensor]) -> LoadReport:
-    """Load the tensors that have the same name and shape, and say what became of all of them."""
-    own = model.state_dict()
-    shared = [name for name, value in own.items() if name in weights and weights[name].shape == value.shape]
-    model.load_state_dict({name: weights[name] for name in shared}, strict=False)
-    rest = set(own) | set(weights)
-    return LoadReport(
-        tuple(shared),
-        tuple(sorted(name for name in rest - set(shared) if name in own)),
-        tuple(sorted(name for name in rest - set(shared) if name in weights)),
-    )
+def load_shared(model: ViT, weights: dict[str, Tensor], depth: int) -> LoadReport:
+    """Load the tensors that have the same name and shape, and say what became of all of them.
 
-
-def from_timm(model: nn.Module) -> ViT:
-    """The same function as a live timm model, as a `ViT`.
-
-    Plain ViT (class token, average pooling, registers), DeiT, distilled DeiT, DeiT-III, DINO, DINOv2 with and without
-    registers, CaiT. Positions that the checkpoint adds to its prefix tokens are folded into those tokens.
-
-    Raises:
-        ValueError: for a model with a part that a `ViT` does not have, naming it.
+    Args:
+        model: what to load into.
+        weights: a `ViT`'s, by name.
+        depth: blocks in the trunk of the model they are from: class attention goes to class attention alone.
     """
-    cait = hasattr(model, "blocks_token_only")
-    _refuse_unknown(model, cait)
-    ours = ViT(_config(model, cait))
-    ours.load_state_dict(_state(model, cait))
-    return ours.train(model.training).to(model.pos_embed.device, model.pos_embed.dtype)
+    own, found = model.state_dict(), {_place(name, depth): name for name in weights}
+    theirs = {name: found.get(_place(name, model.plan.depth)) for name in own}
+    shared = {name: weights[t] for name, t in theirs.items() if t and weights[t].shape == own[name].shape}
+    model.load_state_dict(shared, strict=False)
+    used = {theirs[name] for name in shared}
+    return LoadReport(tuple(shared), tuple(sorted(set(own) - set(shared))), tuple(sorted(set(weights) - used)))
 
 
-def _config(model: nn.Module, cait: bool) -> ViTConfig:
-    first, depth = model.blocks[0], len(model.blocks)
-    rates = [getattr(block.drop_path if cait else block.drop_path1, "drop_prob", 0.0) for block in model.blocks]
-    scale = first.gamma_1 if cait else getattr(first.ls1, "gamma", None)
-    average = model.global_pool == "avg"
-    after = not cait and isinstance(model.fc_norm, nn.LayerNorm)
-    given = getattr(model, "pretrained_cfg", None) or {}  # a model made without create_model has none
-    return ViTConfig(
-        image_size=model.patch_embed.img_size,
-        patch_size=model.patch_embed.patch_size[0],
-        channels=model.patch_embed.proj.in_channels,
-        dim=model.embed_dim,
-        depth=depth,
-        heads=first.attn.num_heads,
-        mlp_ratio=first.mlp.fc1.out_features / model.embed_dim,
-        plan=_plan(model, cait, depth),
-        classes=model.num_classes,
-        pool="patches" if average else "cls",
-        norm_after_pool=average and after,
-        qkv_bias=first.attn.qkv.bias is not None,
-        norm_eps=(model.fc_norm if after else model.norm).eps,
-        layer_scale=None if scale is None else float(scale.detach().flatten()[0]),
-        drop_path=max(rates),
-        drop_path_schedule="uniform" if cait else "linear",
-        talking_heads=cait,
-        mean=given.get("mean", ViTConfig.mean),
-        std=given.get("std", ViTConfig.std),
-        crop=given.get("crop_pct", ViTConfig.crop),
-        interpolation=given.get("interpolation", ViTConfig.interpolation),
-    )
-
-
-def _plan(model: nn.Module, cait: bool, depth: int) -> TokenPlan:
-    if cait:
-        return TokenPlan.of(depth, cls_pos=depth, class_blocks=len(model.blocks_token_only))
-    parameters = {"cls": model.cls_token, "dist": getattr(model, "dist_token", None), "reg": model.reg_token}
-    return TokenPlan(depth, tuple(Group(name, p.shape[1]) for name, p in parameters.items() if p is not None))
-
-
-def _state(model: nn.Module, cait: bool) -> dict[str, Tensor]:
-    weights = dict(model.state_dict())
-    rows, columns = model.patch_embed.grid_size
-    positions = weights.pop("pos_embed")[0]
-    prefix, positions = positions[: -rows * columns], positions[-rows * columns :]
-    state = {"positions": rearrange(positions, "(rows columns) dim -> rows columns dim", rows=rows)}
-    for key in ("cls_token", "dist_token", "reg_token"):
-        if key in weights:
-            token = weights.pop(key)[0]
-            if len(prefix):
-                token, prefix = token + prefix[: len(token)], prefix[len(token) :]
-            state[f"tokens.{key.removesuffix('_token')}"] = token
-    if cait:
-        _fuse_class_attention(weights)
-    for name, value in weights.items():
-        state[_rename(name, len(model.blocks), model.global_pool == "avg")] = value
-    return state
-
-
-def _fuse_class_attention(weights: dict[str, Tensor]) -> None:
-    for name in [name for name in weights if ".attn.q." in name]:
-        parts = [weights.pop(name.replace(".attn.q.", f".attn.{part}.")) for part in "qkv"]
-        weights[name.replace(".attn.q.", ".attn.qkv.")] = torch.cat(parts)
-
-
-_NAMES = (
-    ("patch_embed.proj.", "patch_embed.project."),
-    (".attn.proj_l.", ".attention.core.before."),
-    (".attn.proj_w.", ".attention.core.after."),
-    (".attn.proj.", ".attention.project."),
-    (".attn.qkv.", ".attention.qkv."),
-    (".mlp.fc1.", ".mlp.expand."),
-    (".mlp.fc2.", ".mlp.contract."),
-    (".ls1.gamma", ".scale1.factor"),
-    (".ls2.gamma", ".scale2.factor"),
-    (".gamma_1", ".scale1.factor"),
-    (".gamma_2", ".scale2.factor"),
-    ("fc_norm.", "norm."),
-)
-
-
-def _rename(name: str, depth: int, average: bool) -> str:
-    if name.startswith("blocks_token_only."):
-        _, index, rest = name.split(".", 2)
-        name = f"blocks.{depth + int(index)}.{rest}"
-    for theirs, ours in _NAMES:
-        name = name.replace(theirs, ours)
-    if name.startswith("head."):
-        return name.replace("head.", "classifiers.patches." if average else "classifiers.cls.")
-    return name.replace("head_dist.", "classifiers.dist.") if name.startswith("head_dist.") else name
-
-
-_KNOWN = {"PatchEmbed", "Block", "LayerScaleBlock", "Attention", "TalkingHeadAttn", "Mlp", "NoneType"}
-
-
-def _refuse_unknown(model: nn.Module, cait: bool) -> None:
-    """A ValueError that names the first part of a timm model that a `ViT` does not have."""
-    from timm.models.cait import Cait
-    from timm.models.vision_transformer import VisionTransformer
-
-    kind = type(model).__name__
-    if not isinstance(model, VisionTransformer | Cait) or model.pos_embed is None:
-        raise ValueError(f"from_timm takes timm's ViT, DeiT, DINO, DINOv2 and CaiT models, not a {kind}")
-    inside = [getattr(block, part, None) for block in model.blocks for part in ("attn", "mlp")]
-    if strange := sorted({type(part).__name__ for part in (model.patch_embed, *model.blocks, *inside)} - _KNOWN):
-        raise ValueError(f"this {kind} is made with {' and '.join(strange)}, which a ViT here has not")
-    first, absent = model.blocks[0], (nn.Identity, type(None))
-    parts = {
-        "a norm before the blocks": getattr(model, "norm_pre", None),
-        "a norm of patches": model.patch_embed.norm,
-        "a norm of queries or keys": getattr(first.attn, "q_norm", None),
-        "a norm inside attention": getattr(first.attn, "norm", None),
-        "a gate in attention": getattr(first.attn, "gate", None),
-        "a norm inside the MLP": getattr(first.mlp, "norm", None),
-        "attention pooling": getattr(model, "attn_pool", None),
-    }
-    last = [norm for norm in (model.norm, getattr(model, "fc_norm", None)) if not isinstance(norm, absent)]
-    differs = {name: not isinstance(part, absent) for name, part in parts.items()} | {
-        "norms that are not LayerNorm": not all(isinstance(norm, nn.LayerNorm) for norm in (first.norm1, *last)),
-        "no norm at the end": not last,
-        "an activation that is not GELU": getattr(first.mlp.act, "approximate", None) != "none",
-        f"{model.global_pool!r} pooling": model.global_pool not in ("token", "avg")[: 2 - cait],
-        "pooling over prefix tokens": getattr(model, "pool_include_prefix", False),
-        "a projection without bias": None in (model.patch_embed.proj.bias, first.attn.proj.bias),
-    }
-    if found := [name for name, so in differs.items() if so]:
-        raise ValueError(f"this {kind} has {' and '.join(found)}, which a ViT here has not")
+def _place(name: str, depth: int) -> str:
+    """A tensor's name that says whether its block is of the trunk or of class attention, and which of them."""
+    if not name.startswith("blocks."):
+        return name
+    _, block, rest = name.split(".", 2)
+    return f"trunk {block} {rest}" if int(block) < depth else f"class {int(block) - depth} {rest}"
 
 
 def _checkpoint(name: str) -> ViT:

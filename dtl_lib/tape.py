@@ -20,19 +20,21 @@ Token = str | tuple[str, int] | tuple[str, int, int]
 
 
 @contextmanager
-def record(model: nn.Module, grad: bool = False) -> Iterator["Tape"]:
+def record(model: nn.Module, grad: bool = False, all_rows: bool = True) -> Iterator["Tape"]:
     """Record the forward passes of a `ViT` inside a `with` block; a second one replaces the first.
 
     Args:
         model: a `ViT`, also inside DistributedDataParallel.
         grad: keep v and the gradient of attention's output too, for `Tape.attention_gradient`.
+        all_rows: False leaves the last block its shortcut, answering only for what the head reads: cheaper, and enough
+            for the maps of cls and dist.
 
     Raises:
         ValueError: for a compiled model, whose modules are not called, or one that is no `ViT`.
     """
     vit = _unwrap(model)
-    tape = Tape(vit, grad)
-    before, vit.all_rows = vit.all_rows, True
+    tape = Tape(vit, grad, all_rows)
+    before, vit.all_rows = vit.all_rows, all_rows
     handles = tape._attach()
     try:
         yield tape
@@ -50,10 +52,11 @@ class Tape:
         grid: rows and columns of the patches of the images recorded.
     """
 
-    def __init__(self, model: ViT, grad: bool = False):
+    def __init__(self, model: ViT, grad: bool = False, all_rows: bool = True):
         self.plan = model.plan
         self.grid: tuple[int, int] | None = None
         self._model, self._grad = model, grad
+        self._short = model.plan.blocks - 1 if model.config.read and not all_rows else None
         self._clear()
 
     def tokens(self, block: int | str) -> Tensor:
@@ -68,7 +71,7 @@ class Tape:
 
     def keys(self, block: int) -> Tensor:
         """Keys of a block, `(batch, heads, key, head_dim)`."""
-        self._check(block)
+        self._check(block, every_row=False)
         return self._qk[block][1]
 
     def attention(self, block: int, stage: str = "attention") -> Tensor:
@@ -93,7 +96,7 @@ class Tape:
         Raises:
             TokenNotThere: where the token is not in that block, or does not ask there.
         """
-        self._check(block)
+        self._check(block, every_row=False)
         query = self._query(block, of)
         maps = self._rows(block, query, stage)[..., self.plan.layout(block)[PATCHES]]
         maps = rearrange(maps, "b heads tokens (rows columns) -> b heads tokens rows columns", rows=self.grid[0])
@@ -147,6 +150,8 @@ class Tape:
         layout = self.plan.layout(block)
         if name not in layout:
             raise TokenNotThere(f"{self.plan.where(name)}; in block {block} the sequence holds {_only(layout)}")
+        if name not in READ_BY_HEAD:
+            self._check(block)
         if block >= self.plan.depth and name not in READ_BY_HEAD:
             asks = " and ".join(n for n in READ_BY_HEAD if n in layout)
             raise TokenNotThere(f"in block {block}, class attention, only {asks} asks: {name} has no map there")
@@ -170,10 +175,12 @@ class Tape:
         here = first + row * columns + column
         return slice(here, here + 1)
 
-    def _check(self, block: int) -> None:
+    def _check(self, block: int, every_row: bool = True) -> None:
         self.plan.check_block(block)
         if block not in self._tokens:
             raise ValueError("nothing is recorded: call the model inside the with block")
+        if every_row and block == self._short:
+            raise ValueError(f"block {block} was recorded for what the head reads alone: leave all_rows=False out")
 
     def _core(self, block: int) -> nn.Module:
         return self._model.blocks[block].attention.core

@@ -86,7 +86,7 @@ def train(parser: Parser) -> None:
     place.add_argument("--finetune", metavar="WEIGHTS", help="begin with these weights: a timm name, zoo/… or a path")
     place.add_argument("--checkpoint-every", type=_positive, metavar="STEPS", help="save the whole state this often")
     place.add_argument("--tensorboard", action="store_true", help="write TensorBoard's curves too")
-    place.add_argument("--record", metavar="EXPERIMENT", help="add a record to the ledger")
+    place.add_argument("--record", type=_word, metavar="EXPERIMENT", help="add a record to the ledger")
     place.add_argument("--distributed", action="store_true", help="needless: torchrun is noticed")
     machine(place)
     named = recipes()
@@ -106,7 +106,7 @@ def evaluate(parser: Parser) -> None:
     parser.add_argument("--part", choices=("test", "held_out", "train"), default="test", help="default test")
     parser.add_argument("--batch-size", type=_positive, default=256, metavar="N", help="images at a time (default 256)")
     parser.add_argument("--amp", choices=AMP, default="auto", help="autocast (default auto)")
-    parser.add_argument("--record", metavar="EXPERIMENT", help="add a record to the ledger")
+    parser.add_argument("--record", type=_word, metavar="EXPERIMENT", help="add a record to the ledger")
     machine(parser)
 
 
@@ -196,6 +196,12 @@ def _whole(text: str, least: int = 0) -> int:
     if not text.isdecimal() or int(text) < least:
         raise argparse.ArgumentTypeError(f"give a whole number, {least} or more, not {text!r}")
     return int(text)
+
+
+def _word(text: str) -> str:
+    if not text.isidentifier():
+        raise argparse.ArgumentTypeError(f"give a word of letters, digits and _, not {text!r}")
+    return text
 
 
 def _told(recipe: Recipe) -> str:

@@ -117,7 +117,7 @@ def _begin_with(model: ViT, source: ViT) -> LoadReport:
     if "positions" in weights and model.config.positions == "learned":
         grid = model.config.grid
         weights["positions"] = interpolate_positions(weights["positions"], grid, config.position_offset)
-    return load_shared(model, weights)
+    return load_shared(model, weights, source.plan.depth)
 
 
 def _record(args: Namespace, found: FitResult, model: ViT, recipe: Recipe, device) -> Path:

@@ -167,12 +167,21 @@ def load(image_size=None, level: int = 1, seed: int = 0, samples: int | None = N
     Raises:
         ValueError: as `Shapes`, and for more samples than a range holds.
     """
+    if samples is not None and samples < 1:
+        raise ValueError(f"samples is {samples}; it counts training images, 1 or more")
     lengths = LENGTHS | ({} if samples is None else {"train": samples})
     if lengths["train"] > PARTS["held_out"]:
         raise ValueError(f"samples is {samples}; a series holds {PARTS['held_out']:,} training images")
     return Sets(
         **{
-            part: Shapes(image_size or 32, level, seed, start, lengths[part], f"shapes level {level} {part}")
+            part: Shapes(
+                32 if image_size is None else image_size,
+                level,
+                seed,
+                start,
+                lengths[part],
+                f"shapes level {level} {part}",
+            )
             for part, start in PARTS.items()
         }
     )

@@ -1,7 +1,7 @@
 """Where a training run stands, whole, in one file: what a run killed at any moment goes on from."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from torch import Tensor
@@ -52,8 +52,13 @@ def read(path: str | Path) -> tuple[dict[str, Tensor], dict]:
     if not path.is_file():
         raise CheckpointError(f"{path.parent} holds no {NAME} to resume from: leave --resume out to start there")
     tensors, card = checkpoint.read(path)
-    if card["format"] != checkpoint.STATE or not {"config", "recipe", "data", "progress", "scaler"} <= set(card):
+    if card["format"] != checkpoint.STATE:
         raise CheckpointError(f"{path} is no training state: resume from the folder that holds {NAME}")
+    for part in ("config", "recipe", "data", "progress", "scaler"):
+        if not isinstance(card.get(part), Mapping):
+            raise CheckpointError(f"{path}: its card has no {part}; it has been changed: resume an earlier copy")
+    if wrong := set(card["progress"]) ^ {field.name for field in fields(Progress)}:
+        raise CheckpointError(f"{path}: its progress differs in {', '.join(sorted(wrong))}: resume an earlier copy")
     return tensors, card
 
 
@@ -70,7 +75,8 @@ def restore(path: Path, tensors: Mapping[str, Tensor], card: Mapping, model, ave
     named = dict(model.named_parameters())
     for name, value in parts["optimizer"].items():
         moment, _, parameter = name.partition("/")
-        if parameter not in named or value.shape not in ((), named[parameter].shape):
+        known = parameter in named and value.shape in ((), named[parameter].shape)
+        if not known or value.dtype not in checkpoint.FLOATS:
             raise CheckpointError(f"{path}: the optimiser's {moment} of {parameter} does not fit the model")
         optimizer.state[named[parameter]][moment] = value.to(named[parameter].device)
     if card["scaler"]:

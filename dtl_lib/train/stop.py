@@ -1,5 +1,6 @@
 """Ctrl-C that ends a run between two steps, never inside one."""
 
+import shlex
 import signal
 import threading
 from contextlib import contextmanager
@@ -10,7 +11,8 @@ class Stopped(KeyboardInterrupt):
     """Training was asked to stop, and its state is saved in `folder` after `step` of `total` steps."""
 
     def __init__(self, step: int, total: int, folder: Path):
-        super().__init__(f"stopped at step {step} of {total}, saved; go on with: dtl train --resume {folder}")
+        quoted = shlex.quote(str(folder))
+        super().__init__(f"stopped at step {step} of {total}, saved; go on with: dtl train --resume {quoted}")
 
 
 class Asked:

@@ -17,7 +17,7 @@ from dtl_lib.config import ViTConfig, named
 from dtl_lib.models import ViT
 from dtl_lib.pretrained import from_timm
 from dtl_lib.tokens import TokenPlan
-from tests.benchmarks.pairs import measure, parser, ratio, record, report, values
+from tests.benchmarks.pairs import measure, parser, ratio, record, report, steady, values
 
 REGISTERS = 16
 
@@ -118,4 +118,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    steady()
     main()

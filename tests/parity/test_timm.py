@@ -6,7 +6,8 @@ import torch
 
 from dtl_lib.config import ViTConfig, named
 from dtl_lib.models import ViT
-from dtl_lib.pretrained import _config, from_timm
+from dtl_lib.pretrained import from_timm
+from dtl_lib.timm_models import _config
 
 CASES = {
     "vit_tiny_patch16_224": ({}, [(224, 224)]),

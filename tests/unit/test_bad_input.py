@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from dtl_lib import checkpoint
 from dtl_lib.__main__ import main
 from dtl_lib.checkpoint import save_model
 from dtl_lib.config import ViTConfig
 from dtl_lib.models import ViT
+from dtl_lib.train import Stopped
 
 ROOT = Path(__file__).parents[2]
 TINY = "--image-size 16 --dim 16 --depth 2 --heads 2 --max-steps 2 --batch-size 16 --samples 64 --device cpu --quiet"
@@ -159,3 +161,22 @@ def test_the_exit_status_and_the_stream_of_a_real_process(tmp_path):
     assert done.stderr == (
         "dtl: cls enters at block 99, after the end: choose a block from 0 to 11, or class_blocks ≥ 1\n"
     )
+
+
+@pytest.mark.parametrize("part", ["config", "recipe", "data", "progress", "scaler"])
+def test_a_state_whose_card_has_been_changed(refused, tmp_path, part):
+    assert main(["train", *TINY.split(), "--output-dir", str(tmp_path / "run")]) == 0
+    path = tmp_path / "run" / "state.safetensors"
+    tensors, card = checkpoint.read(path)
+    checkpoint.write(path, tensors, {**card, part: None}, checkpoint.STATE)
+    assert f"its card has no {part}" in refused(f"train --resume {tmp_path}/run")
+    checkpoint.write(path, tensors, {**card, "progress": {"step": 1, "colour": 2}}, checkpoint.STATE)
+    assert "its progress differs in best, colour" in refused(f"train --resume {tmp_path}/run")
+
+
+def test_an_experiment_that_is_no_word_is_refused_before_the_work(refused):
+    assert "give a word" in refused("train --record two-words")
+
+
+def test_the_command_to_go_on_with_is_quoted():
+    assert str(Stopped(1, 2, Path("run c"))).endswith("dtl train --resume 'run c'")

@@ -12,6 +12,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from dtl_lib import pretrained
+from dtl_lib.config import ViTConfig
+from dtl_lib.models import ViT
 from dtl_lib.pretrained import from_timm, load_pretrained, load_shared
 from dtl_lib.tokens import Group, TokenPlan
 
@@ -135,11 +137,27 @@ class TestAnotherPlan:
         left = load_pretrained(TINY, plan=TokenPlan.of(depth - 1)).loaded.left
         assert left and all(name.startswith(f"blocks.{depth - 1}.") for name in left)
 
+    def test_trunk_blocks_do_not_become_class_attention(self, tiny):
+        depth = load_pretrained(TINY).config.depth
+        loaded = load_pretrained(TINY, plan=TokenPlan.of(depth - 1, cls_pos=depth - 1, class_blocks=1)).loaded
+        last = {f"blocks.{depth - 1}.norm1.weight", f"blocks.{depth - 1}.mlp.expand.bias"}
+        assert last <= set(loaded.initialised) and last <= set(loaded.left)
+
+    def test_class_attention_finds_its_own_in_a_trunk_of_another_depth(self):
+        def build(depth):
+            plan = TokenPlan.of(depth, cls_pos=depth, class_blocks=1)
+            return ViT(ViTConfig(16, 8, dim=8, depth=depth, heads=2, plan=plan, classes=3))
+
+        deep, shallow = build(3), build(2)
+        loaded = load_shared(shallow, deep.state_dict(), depth=3)
+        torch.testing.assert_close(shallow.blocks[2].state_dict(), deep.blocks[3].state_dict())
+        assert loaded.initialised == () and all(name.startswith("blocks.2.") for name in loaded.left)
+
     def test_another_shape_is_initialised_and_left(self, tiny):
         model = load_pretrained(TINY)
         weights = model.state_dict() | {"tokens.cls": torch.zeros(2, model.config.dim), "extra": torch.zeros(1)}
         before = model.tokens["cls"].clone()
-        loaded = load_shared(model, weights)
+        loaded = load_shared(model, weights, model.plan.depth)
         assert loaded.initialised == ("tokens.cls",) and loaded.left == ("extra", "tokens.cls")
         assert torch.equal(model.tokens["cls"], before)
         assert str(loaded) == f"{len(weights) - 2} tensors loaded; initialised: tokens.cls; left out: extra, tokens.cls"

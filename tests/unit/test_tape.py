@@ -337,6 +337,32 @@ def test_the_logits_are_the_same():
             torch.testing.assert_close(model(images()), plain, atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["moving", "plain", "cait"])
+def test_the_last_blocks_shortcut_can_stay(kind):
+    model = MODELS[kind]()
+    last = model.plan.blocks - 1
+    with record(model) as whole, torch.no_grad():
+        model(images())
+    with record(model, all_rows=False) as tape, torch.no_grad():
+        model(images())
+    for block in range(model.plan.depth if kind == "cait" else 0, last + 1):
+        if "cls" in model.plan.layout(block):
+            torch.testing.assert_close(tape.maps(block), whole.maps(block))
+    torch.testing.assert_close(tape.attention(last - 1), whole.attention(last - 1))
+    for ask in (tape.tokens, tape.norms, tape.queries, tape.attention):
+        with pytest.raises(ValueError, match="for what the head reads alone"):
+            ask(last)
+    with pytest.raises(ValueError, match="head reads alone|only cls asks"):
+        tape.maps(last, of=("patch", 0, 0))
+
+
+def test_where_patches_are_read_there_is_no_shortcut():
+    model = MODELS["average"]()
+    with record(model, all_rows=False) as tape, torch.no_grad():
+        model(images())
+    assert tape.attention(2).shape == (2, 4, 18, 18)
+
+
 def test_a_compiled_model_is_refused():
     for compiled in (torch.compile(build()), build()):
         compiled.compile() if not hasattr(compiled, "_orig_mod") else None

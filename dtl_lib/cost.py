@@ -1,0 +1,88 @@
+"""What a model costs: multiply–adds, parameters and kept activations, counted from its configuration."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one image costs.
+
+    Attributes:
+        multiply_adds: by part: patches, qkv, attention, mixing, projection, mlp, head.
+        blocks: multiply–adds of each block.
+        parameters: learned numbers.
+        activation_bytes: what autograd keeps of one image for the backward pass, in float32, without stochastic depth.
+    """
+
+    multiply_adds: dict[str, int]
+    blocks: tuple[int, ...]
+    parameters: int
+    activation_bytes: int
+
+    @property
+    def total(self) -> int:
+        """All multiply–adds."""
+        return sum(self.multiply_adds.values())
+
+
+def cost_of(config) -> Cost:
+    """`ViTConfig.cost`: every block's products, parameters, and what autograd keeps."""
+    rows, columns = config.grid
+    patches, dim, hidden = rows * columns, config.dim, int(config.dim * config.mlp_ratio)
+    parts = {
+        "patches": patches * config.patch_size**2 * config.channels * dim,
+        **dict.fromkeys(("qkv", "attention", "mixing", "projection", "mlp"), 0),
+        "head": dim * config.classes * len(config.head_names),
+    }
+    blocks, activations = [], 0
+    for block in range(config.plan.blocks):
+        tokens = config.plan.tokens(block) + patches
+        asking = len(config.head_names) if _narrow(config, block) else tokens
+        talking = config.talking_heads and block < config.depth
+        here = {
+            "qkv": (asking + 2 * tokens) * dim**2,
+            "attention": 2 * asking * tokens * dim,
+            "mixing": 2 * asking * tokens * config.heads**2 if talking else 0,
+            "projection": asking * dim**2,
+            "mlp": 2 * asking * dim * hidden,
+        }
+        parts = {name: value + here.get(name, 0) for name, value in parts.items()}
+        blocks.append(sum(here.values()))
+        activations += _kept(config, tokens, asking, hidden, talking)
+    activations += patches * config.patch_size**2 * config.channels  # the image, for the patch projection
+    activations += _kept_by_head(config, tokens, patches)
+    return Cost(parts, tuple(blocks), _parameters(config), 4 * activations)
+
+
+def _narrow(config, block: int) -> bool:
+    return block >= config.depth or (config.pool == "cls" and block == config.plan.blocks - 1)
+
+
+def _kept(config, tokens: int, asking: int, hidden: int, talking: bool) -> int:
+    """Numbers that autograd keeps of one block: inputs of norms, products, the GELU, attention and LayerScale."""
+    scaled = 2 * asking * config.dim if config.layer_scale is not None else 0
+    normed = 2 * (tokens + asking) * (config.dim + 1)  # what goes into each norm and comes out, mean and deviation
+    heads = (2 * tokens + 2 * asking) * config.dim  # q, k, v and the output that the projection takes
+    maps = config.heads * asking * (4 * tokens if talking else 1)  # fused attention keeps one number a row
+    return normed + heads + maps + 2 * asking * hidden + scaled
+
+
+def _kept_by_head(config, tokens: int, patches: int) -> int:
+    """The same of the last norm and the classifiers."""
+    read = config.dim if config.classes else 0
+    if config.pool == "cls":
+        return len(config.head_names) * (config.dim + 2 + read)
+    return (config.dim + 2 if config.norm_after_pool else tokens * config.dim + 2 * patches) + read
+
+
+def _parameters(config) -> int:
+    dim, hidden = config.dim, int(config.dim * config.mlp_ratio)
+    rows, columns = config.grid
+    block = (3 * dim**2 + 3 * dim * config.qkv_bias) + (dim**2 + dim) + (2 * dim * hidden + hidden + dim) + 4 * dim
+    block += 2 * dim * (config.layer_scale is not None)
+    mixing = 2 * (config.heads**2 + config.heads) * config.talking_heads * config.depth
+    tokens = sum(group.tokens for group in config.plan.groups) * dim
+    positions = rows * columns * dim * (config.positions == "learned")
+    patch = config.patch_size**2 * config.channels * dim + dim
+    head = (dim + 1) * config.classes * len(config.head_names)
+    return patch + positions + tokens + block * config.plan.blocks + mixing + 2 * dim + head
