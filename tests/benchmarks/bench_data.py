@@ -15,7 +15,7 @@ from torchvision import transforms as v1
 from torchvision.datasets import CIFAR10
 from torchvision.transforms import v2
 
-from dtl_lib import data
+from dtl_lib import data, ledger
 from dtl_lib.data.cifar import MEAN, STD
 from dtl_lib.data.shapes import LEVELS
 
@@ -149,6 +149,10 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pairs", type=int, default=20)
     parser.add_argument("--path", help="folder of CIFAR-10")
+    parser.add_argument("--record", action="store_true", help="append the results to the ledger")
     asked = parser.parse_args()
     for line in (*shapes_records(asked.pairs), *cifar_records(asked.pairs, asked.path)):
         print(line["what"], f"n={line['n']}", line["values"])
+        if asked.record:
+            command = f"python -m tests.benchmarks.bench_data --pairs {asked.pairs} --record"
+            ledger.add("speed_of_data", line["what"], command, "cpu", line["values"], n=line["n"], seed=None)

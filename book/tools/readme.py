@@ -1,0 +1,94 @@
+"""The tables of README.md, from the notebooks and the ledger: `python -m book.tools.readme` writes them."""
+
+import re
+import sys
+from collections.abc import Iterator
+
+from book.tools.project import Project, read
+from dtl_lib import ledger
+
+# experiment, what its records begin with, value, how to say it
+TRAINED = (
+    ("training_plateau", "level 1, patches of 8", "test accuracy of a ViT of 0.2 M parameters on `shapes`, level 1"),
+    ("cifar10_minutes", "training on cifar10", "test accuracy of the same, patches of 4, on CIFAR-10, two epochs"),
+)
+OURS, LOOKING = "ours against timm: ", "looking inside"
+MEASURED = (
+    (f"{OURS}vit_tiny_patch16_224: forward", "speed", "timm's time over ours, ViT-Ti/16 at 224, forward, same logits"),
+    (f"{OURS}vit_tiny_patch16_224: step", "speed", "the same, training step"),
+    (f"{OURS}vit_cifar, width 192, depth 6: forward", "speed", "the same, width 192, depth 6, 65 tokens, forward"),
+    (f"{OURS}vit_cifar, width 192, depth 6: step", "speed", "the same, training step"),
+    (LOOKING, "recording", "time of a recorded forward over a plain one, ViT-Ti/16 at 224"),
+    (LOOKING, "every_row_of_every_block", "the same, reading every attention map of every block"),
+    (LOOKING, "recording_all_rows_False", "recorded with `all_rows=False`, over a plain one"),
+    (LOOKING, "the_same_and_the_class_token", "the same, reading the class token's maps of every block"),
+)
+
+
+def chapters(project: Project) -> str:
+    """A row a chapter: number, title, question, Colab."""
+    rows = ["| | chapter | its question | |", "|---|---|---|---|"]
+    for path in project.notebooks:
+        first = read(path).cells[0].source
+        title = first.splitlines()[0].removeprefix("# ")
+        question = re.search(r"\*\*The question\.\*\* (.*)", first)[1]
+        question = re.sub(r"\s*<!--.*?-->", "", question)
+        rows.append(f"| {path.name[:2]} | [{title}](notebooks/{path.name}) | {question} | {project.badge(path)} |")
+    return "\n".join(rows)
+
+
+def results() -> str:
+    """A row a result: what, value with its interval, n, device, record."""
+    return "\n".join(["| measured | value | n | device | command |", "|---|---|---|---|---|", *_rows()])
+
+
+def _rows() -> Iterator[str]:
+    for experiment, begins, words in TRAINED:
+        runs = _records(experiment, begins)
+        (found,) = ledger.aggregate(runs, "experiment", "accuracy")
+        value = f"{100 * found.mean:.1f} % ± {100 * found.half:.1f}"
+        yield _row(words, value, f"{found.n} seeds", runs[-1])
+    for begins, value, words in MEASURED:
+        run = _records("speed", begins)[-1]
+        middle, low, high = run.get(value)
+        yield _row(words, f"{middle:.2f} [{low:.2f}, {high:.2f}]", f"{run.n} rounds", run)
+    for run in _records("speed_of_data", "CIFAR-10 training batches of 512 against torchvision"):
+        middle, low, high = (run.get(f"ratio{part}") for part in ("", "_low_quartile", "_high_quartile"))
+        words = f"images a second, CIFAR-10 batches against torchvision's {run.what[-2:]} transforms and two workers"
+        yield _row(words, f"{middle:.0f}× [{low:.0f}, {high:.0f}]", f"{run.n} pairs", run)
+
+
+def _row(words: str, value: str, n: str, run: ledger.Record) -> str:
+    return f"| {words} | {value} | {n} | {run.device} | `{run.command}` |"
+
+
+def _records(experiment: str, begins: str) -> list[ledger.Record]:
+    found = [run for run in ledger.read(experiment) if run.what.startswith(begins)]
+    if not found:
+        raise ValueError(f"the ledger's {experiment} has no record of {begins!r}, which README.md shows")
+    return found
+
+
+def written(project: Project, text: str) -> str:
+    """README's text with fresh tables between its markers."""
+    for name, table in (("chapters", chapters(project)), ("results", results())):
+        start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+        if start not in text or end not in text:
+            raise ValueError(f"README.md lacks {start} … {end}")
+        text = text[: text.index(start) + len(start)] + f"\n{table}\n" + text[text.index(end) :]
+    return text
+
+
+def main() -> None:
+    """Rewrite README.md where that changes it."""
+    project = Project()
+    path = project.root / "README.md"
+    before = path.read_text("utf8")
+    after = written(project, before)
+    if after != before:
+        path.write_text(after, "utf8")
+        print("README.md: rewritten")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,41 @@
+"""README.md: its tables say what notebooks and ledger say, its example runs, its commands are spelled right."""
+
+import re
+import shlex
+
+import pytest
+
+from book.tools import readme
+from book.tools.project import Project
+from dtl_lib.__main__ import parser
+from dtl_lib.commands.flags import alike
+
+PROJECT = Project()
+TEXT = (PROJECT.root / "README.md").read_text("utf8")
+
+
+def test_the_tables_are_in_step():
+    assert readme.written(PROJECT, TEXT) == TEXT, "run: python -m book.tools.readme"
+
+
+def test_a_table_that_has_drifted_is_seen():
+    drifted = re.sub(r"\d\d\.\d % ±", "12.3 % ±", TEXT, count=1)
+    assert drifted != TEXT and readme.written(PROJECT, drifted) == TEXT
+
+
+def test_the_example_runs(monkeypatch):
+    from dtl_lib import pretrained
+    from dtl_lib.models import ViT
+
+    (example,) = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+    monkeypatch.setattr(pretrained, "load_pretrained", lambda name: ViT.build(name).eval())
+    names = {}
+    exec(example, names)
+    tape = names["tape"]
+    assert tape.maps(5, of="cls").shape == (1, 3, 14, 14)
+    assert tape.norms(11)["patches"].shape == (1, 14, 14)
+
+
+@pytest.mark.parametrize("line", [line for line in TEXT.splitlines() if line.startswith("dtl ")])
+def test_the_commands_are_spelled_right(line):
+    parser().parse_args(alike(shlex.split(line)[1:]))
