@@ -33,7 +33,8 @@ def chapters(project: Project) -> str:
         title = first.splitlines()[0].removeprefix("# ")
         question = re.search(r"\*\*The question\.\*\* (.*)", first)[1]
         question = re.sub(r"\s*<!--.*?-->", "", question)
-        rows.append(f"| {path.name[:2]} | [{title}](notebooks/{path.name}) | {question} | {project.badge(path)} |")
+        colab = f"[Colab]({project.colab(path)})"
+        rows.append(f"| {path.name[:2]} | [{title}](notebooks/{path.name}) | {question} | {colab} |")
     return "\n".join(rows)
 
 
