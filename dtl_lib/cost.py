@@ -63,7 +63,8 @@ def _kept(config, tokens: int, asking: int, hidden: int, talking: bool) -> int:
     scaled = 2 * asking * config.dim if config.layer_scale is not None else 0
     normed = 2 * (tokens + asking) * (config.dim + 1)  # what goes into each norm and comes out, mean and deviation
     heads = (2 * tokens + 2 * asking) * config.dim  # q, k, v and the output that the projection takes
-    maps = config.heads * asking * (4 * tokens if talking else 1)  # fused attention keeps one number a row
+    copies = 4 if config.heads > 1 else 3  # mixing one head moves nothing, so two of the copies are one
+    maps = config.heads * asking * (copies * tokens if talking else 1)  # fused attention keeps one number a row
     return normed + heads + maps + 2 * asking * hidden + scaled
 
 
