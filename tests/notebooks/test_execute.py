@@ -117,7 +117,7 @@ def test_time_the_machine_gives_to_others_does_not_count(project, add, notebook)
         for other in others:
             other.kill()
             other.wait()
-    assert cost.delayed > 1
+    assert cost.delayed > 0.1  # how much depends on the scheduler
     assert cost.seconds == pytest.approx(cost.wall - cost.delayed)
 
 
