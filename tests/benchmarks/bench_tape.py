@@ -50,11 +50,11 @@ def all_rows(model, images):
     return run
 
 
-def recorded(model, images, read=lambda tape, block: None, all_rows=True):
+def recorded(model, images, read=lambda tape, block: None, **how):
     """A function that runs and records, and then reads each block once."""
 
     def run():
-        with record_tape(model, all_rows=all_rows) as tape:
+        with record_tape(model, **how) as tape:
             model(images)
         for block in range(model.plan.blocks):
             read(tape, block)
@@ -85,6 +85,7 @@ def peak_of(kind: str) -> float:
         "plain": lambda: ours(images),
         "hooks": with_hooks(theirs, images),
         "every row": recorded(ours, images, every_row),
+        "every row, tokens=False": recorded(ours, images, every_row, tokens=False),
     }[kind]
     with torch.inference_mode():
         ours(images[:1])
@@ -103,7 +104,7 @@ def peaks() -> dict[str, float]:
     """`peak_of` each way, in a fresh process each: a peak is never given back."""
     context = multiprocessing.get_context("spawn")
     found = {}
-    for kind in ("plain", "hooks", "every row"):
+    for kind in ("plain", "hooks", "every row", "every row, tokens=False"):
         with context.Pool(1) as pool:
             found[kind] = pool.apply(peak_of, (kind,))
     return found
@@ -137,7 +138,10 @@ def main() -> None:
     report(case, seconds, {name: (value, asked.get(name, "for comparison")) for name, value in ratios.items()})
     memory = {}
     if options.device == "cpu" and Path("/proc/self/clear_refs").exists():
-        memory = {f"peak_{name.replace(' ', '_')}_mib": round(value, 1) for name, value in peaks().items()}
+        memory = {
+            f"peak_{name.replace(',', '').replace('=', '_').replace(' ', '_')}_mib": round(value, 1)
+            for name, value in peaks().items()
+        }
         print(f"  peak memory, batch {MEMORY_BATCH}: " + ", ".join(f"{k} {v}" for k, v in memory.items()))
     if options.record:
         record(

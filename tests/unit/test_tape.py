@@ -356,6 +356,18 @@ def test_the_last_blocks_shortcut_can_stay(kind):
         tape.maps(last, of=("patch", 0, 0))
 
 
+def test_the_stream_need_not_be_kept():
+    model = build()
+    with record(model) as whole, torch.no_grad():
+        model(images())
+    with record(model, tokens=False) as tape, torch.no_grad():
+        model(images())
+    torch.testing.assert_close(tape.attention(3), whole.attention(3))
+    for ask in (lambda: tape.tokens(2), lambda: tape.tokens("input"), lambda: tape.norms(2)):
+        with pytest.raises(ValueError, match="was not kept"):
+            ask()
+
+
 def test_where_patches_are_read_there_is_no_shortcut():
     model = MODELS["average"]()
     with record(model, all_rows=False) as tape, torch.no_grad():
