@@ -28,7 +28,7 @@ def record(model: nn.Module, grad: bool = False, all_rows: bool = True, tokens: 
         grad: keep v and the gradient of attention's output too, for `Tape.attention_gradient`.
         all_rows: False leaves the last block its shortcut, answering only for what the head reads: cheaper, and enough
             for the maps of cls and dist.
-        tokens: False does not keep the residual stream, for who wants maps alone: a third less memory.
+        tokens: False does not keep the residual stream, for who wants maps alone: less memory.
 
     Raises:
         ValueError: for a compiled model, whose modules are not called, or one that is no `ViT`.
