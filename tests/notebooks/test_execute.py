@@ -118,7 +118,7 @@ def test_time_the_machine_gives_to_others_does_not_count(project, add, notebook)
             other.kill()
             other.wait()
     assert cost.delayed > 0.1  # how much depends on the scheduler
-    assert cost.seconds == pytest.approx(cost.wall - cost.delayed)
+    assert cost.cpu <= cost.seconds < cost.wall - 0.05
 
 
 @pytest.mark.parametrize(("hosts", "counted"), [("host,", 300_000), ("'127.0.0.1',", 0)])
