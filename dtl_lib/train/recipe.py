@@ -5,6 +5,10 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import get_args
 
 AMP = ("auto", "off", "bf16", "fp16")
+OPTIMIZERS = ("adamw", "lamb")
+LOSSES = ("ce", "bce")
+DISTILL = ("hard", "soft")
+ON_NAN = ("stop", "skip")
 
 
 def _note(default, text: str):
@@ -23,27 +27,36 @@ class Recipe:
     max_steps: int | None = _note(None, "optimiser steps; with epochs, whichever is less")
     batch_size: int = _note(128, "images in one optimiser step")
     accumulate: int = _note(1, "parts a batch is worked through in, to save memory")
-    lr: float = _note(1e-3, "highest learning rate")
+    optimizer: str = _note("adamw", "adamw or lamb")
+    lr: float = _note(1e-3, "highest learning rate, of the batch size as it is: nothing scales it")
     min_lr: float = _note(0.0, "learning rate the cosine ends at")
     warmup_steps: int = _note(0, "steps in which the learning rate rises to lr")
     warmup_epochs: float = _note(0.0, "the same, in epochs")
-    weight_decay: float = _note(0.05, "AdamW's, on matrices alone: not on tokens, positions, norms and biases")
-    betas: tuple[float, float] = _note((0.9, 0.99), "AdamW's two averages")
+    weight_decay: float = _note(0.05, "on matrices alone: not on tokens, positions, norms and biases")
+    betas: tuple[float, float] = _note((0.9, 0.99), "decay of the gradient's and its square's average")
     clip: float | None = _note(1.0, "largest norm of the gradient; none for no limit")
+    loss: str = _note("ce", "ce: cross-entropy over the classes; bce: binary cross-entropy, every class on its own")
     smoothing: float = _note(0.0, "label smoothing")
     mixup: float = _note(0.0, "mixup's alpha; 0 is off")
     cutmix: float = _note(0.0, "CutMix's alpha; 0 is off; with mixup, either is taken half of the time")
+    repeats: int = _note(1, "copies of an image in a batch, each augmented on its own")
     crop: int = _note(
         0, "pixels of mirrored border that a random crop moves in; for photos any value crops and resizes"
     )
     scale: float = _note(0.08, "smallest share of a photo that a random crop keeps")
     flip: bool = _note(False, "mirror left and right half of the time")
     randaugment: int = _note(0, "RandAugment's magnitude, 1 to 10; 0 is off")
+    trivial: bool = _note(False, "TrivialAugment: one random operation of random strength an image")
     three_augment: bool = _note(False, "DeiT III's grey scale, solarisation or blur")
     color_jitter: float = _note(0.0, "strength of random brightness, contrast and saturation")
     erase: float = _note(0.0, "probability of random erasing")
+    distill: str | None = _note(None, "learn from a teacher's choice (hard, usual with a teacher) or its logits (soft)")
+    distill_from: str | None = _note(None, "the teacher: a timm name, zoo/… or a path")
+    distill_weight: float = _note(0.5, "the teacher's share of the loss")
+    distill_temperature: float = _note(3.0, "what a soft teacher's and the student's logits are divided by")
     ema: float | None = _note(None, "decay of the weights' moving average, which is then what is evaluated and kept")
     amp: str = _note("auto", "autocast: auto (on a GPU), off, bf16 or fp16")
+    on_nan: str = _note("stop", "what a loss that is no number does: stop, or skip the step")
     seed: int = _note(0, "of order, augmentation, mixing and stochastic depth")
     eval_every: int | None = _note(None, "steps between evaluations on held-out images; an epoch by default")
     log_every: int = _note(50, "steps between log rows")
@@ -61,14 +74,28 @@ class Recipe:
             raise ValueError(f"betas are two numbers from 0 to below 1, such as 0.9 0.99, not {self.betas}")
         if self.ema is not None and not 0 < self.ema < 1:
             raise ValueError(f"ema is between 0 and 1, such as 0.999, or none; not {self.ema}")
-        if self.amp not in AMP:
-            raise ValueError(f"amp is one of {', '.join(AMP)}, not {self.amp!r}")
+        if self.distill_from is not None and self.distill is None:
+            object.__setattr__(self, "distill", "hard")
+        self._choose()
         if self.batch_size % self.accumulate:
             raise ValueError(f"accumulate={self.accumulate} does not divide batch_size={self.batch_size}")
         if self.warmup_steps and self.warmup_epochs:
             raise ValueError("warmup_steps and warmup_epochs say the same thing twice: give one")
         if self.min_lr > self.lr:
             raise ValueError(f"min_lr={self.min_lr} is above lr={self.lr}: the learning rate falls from lr to min_lr")
+
+    def _choose(self) -> None:
+        for name, choices in _CHOICES.items():
+            if (value := getattr(self, name)) not in choices:
+                words = ", ".join("none" if choice is None else choice for choice in choices)
+                raise ValueError(f"{name} is one of {words}, not {value!r}")
+        if self.distill and not self.distill_from:
+            raise ValueError(f"distill={self.distill!r} needs a teacher: give distill_from, such as regnety_160")
+        policies = [name for name in ("trivial", "randaugment", "three_augment") if getattr(self, name)]
+        if len(policies) > 1:
+            raise ValueError(f"{' and '.join(policies)} are policies for one place: choose one")
+        if self.repeats > self.batch_size:
+            raise ValueError(f"repeats={self.repeats} copies of an image are more than batch_size={self.batch_size}")
 
     def steps(self, images: int) -> int:
         """Optimiser steps in all, on `images` training images; the rest of a batch at an epoch's end is left out."""
@@ -88,6 +115,8 @@ class Recipe:
         from ..data import Augment
 
         asked = {name: getattr(self, name) for name in _AUGMENT}
+        if self.trivial:
+            asked["trivial"] = True
         return Augment(**asked, scale=self.scale) if any(asked.values()) else None
 
     @property
@@ -109,13 +138,14 @@ class Recipe:
 
 
 _AUGMENT = ("crop", "flip", "randaugment", "three_augment", "color_jitter", "erase")
-_SHARES = ("smoothing", "erase", "color_jitter", "scale")
+_SHARES = ("smoothing", "erase", "color_jitter", "scale", "distill_weight")
+_CHOICES = {"optimizer": OPTIMIZERS, "loss": LOSSES, "distill": (None, *DISTILL), "amp": AMP, "on_nan": ON_NAN}
 _LEAST = {
     "epochs": 0.0, "max_steps": 1, "batch_size": 1, "accumulate": 1, "lr": 0.0, "min_lr": 0.0, "warmup_steps": 0,
     "warmup_epochs": 0.0, "weight_decay": 0.0, "clip": 0.0, "mixup": 0.0, "cutmix": 0.0, "crop": 0, "randaugment": 0,
-    "seed": 0, "eval_every": 1, "log_every": 1,
+    "seed": 0, "eval_every": 1, "log_every": 1, "repeats": 1, "distill_weight": 0.0, "distill_temperature": 0.0,
 }  # fmt: skip
-_ABOVE = ("epochs", "lr", "clip")
+_ABOVE = ("epochs", "lr", "clip", "distill_temperature")
 
 
 def _check(recipe: Recipe, name: str, least: int | float) -> None:
