@@ -101,6 +101,7 @@ class Run:
 
     def _restore(self) -> None:
         tensors, card = state.read(self.folder)
+        card["recipe"] = Recipe.from_dict(card["recipe"]).to_dict()  # fields that are newer than the state
         for what in ("config", "recipe", "data"):
             if changed := state.differences(card[what], self.about[what]):
                 raise ValueError(f"{self.folder} was trained with another {what} ({changed}): resume with the same")

@@ -115,6 +115,17 @@ def test_another_plan_recipe_or_data_is_refused_on_resume(sets, tmp_path):
         fit(tiny(), sets, RECIPE, tmp_path / "nowhere", progress=False, resume=True)
 
 
+def test_a_state_older_than_a_field_of_the_recipe_resumes(sets, tmp_path):
+    fit(tiny(), sets, RECIPE, tmp_path, progress=False)
+    found, card = checkpoint.read(tmp_path / state.NAME)
+    del card["recipe"]["optimizer"]
+    checkpoint.write(tmp_path / state.NAME, found, card, checkpoint.STATE)
+    fit(tiny(), sets, RECIPE, tmp_path, progress=False, resume=True)
+    lamb = dataclasses.replace(RECIPE, optimizer="lamb")
+    with pytest.raises(ValueError, match=r"another recipe \(optimizer was adamw and is now lamb\)"):
+        fit(tiny(), sets, lamb, tmp_path, progress=False, resume=True)
+
+
 def test_a_state_that_lost_a_tensor_is_refused(sets, tmp_path):
     fit(tiny(), sets, RECIPE, tmp_path, progress=False)
     found, card = checkpoint.read(tmp_path / state.NAME)
