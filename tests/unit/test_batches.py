@@ -1,0 +1,141 @@
+"""Batches over several processes: the same ones for any number, every sample once, copies that differ."""
+
+import pytest
+import torch
+
+from dtl_lib.data import InMemory
+from dtl_lib.data.shapes import Shapes
+from dtl_lib.train import Recipe, batches
+from dtl_lib.train.device import keyed_generators
+from dtl_lib.train.mixing import mixer
+
+WORLDS = (1, 2, 4)
+BUSY = {"crop": 2, "flip": True, "erase": 0.5}
+
+
+def numbered(count: int, side: int = 8) -> InMemory:
+    """Noise whose label is the sample's number."""
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (count, 3, side, side), dtype=torch.uint8, generator=generator)
+    names = [str(number) for number in range(count)]
+    return InMemory("noise train", names, (0.5,) * 3, (0.25,) * 3, pixels, torch.arange(count))
+
+
+def parts(images, recipe, world: int, steps: int, first: int = 0):
+    """For each step, what each process gets."""
+    loaders = [batches.training(images, recipe, first, steps, rank=rank, world=world) for rank in range(world)]
+    return list(zip(*loaders, strict=True))
+
+
+def whole(images, recipe, world: int, steps: int, first: int = 0):
+    """The global batches, put together from the processes' parts."""
+    return [tuple(torch.cat(column) for column in zip(*step)) for step in parts(images, recipe, world, steps, first)]
+
+
+@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize("policy", [{}, BUSY, {"flip": True, "randaugment": 9}, {"repeats": 3, **BUSY}])
+def test_any_number_of_processes_makes_the_same_batches(world, policy):
+    images, recipe = numbered(50), Recipe(batch_size=8, seed=3, **policy)
+    alone = list(batches.training(images, recipe, 4, 14, workers=0))
+    together = whole(images, recipe, world, 14, first=4)
+    assert len(together) == 10
+    for (x, y), (other_x, other_y) in zip(alone, together, strict=True):
+        assert torch.equal(y, other_y) and torch.equal(x, other_x)
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_an_epoch_holds_every_sample_once_over_the_processes(world):
+    images, recipe = numbered(50), Recipe(batch_size=8, seed=3)
+    steps = parts(images, recipe, world, 12)
+    assert all(len(y) == 8 // world for step in steps for _, y in step)
+    epochs = [torch.cat([y for step in steps[start : start + 6] for _, y in step]) for start in (0, 6)]
+    for epoch in epochs:
+        assert len(epoch) == 48 and len(epoch.unique()) == 48  # two are left over
+    assert not torch.equal(*epochs)
+
+
+@pytest.mark.parametrize(("world", "right"), [(3, "take 6 or 9"), (12, "take 12$"), (5, "take 5 or 10")])
+def test_processes_that_do_not_divide_the_batch_are_refused(world, right):
+    with pytest.raises(ValueError, match=f"batch_size=8 cannot be shared by {world} processes: {right}"):
+        batches.training(numbered(50), Recipe(batch_size=8), 0, 1, rank=0, world=world)
+
+
+@pytest.mark.parametrize("kind", [{"mixup": 0.8}, {"cutmix": 1.0}, {"mixup": 0.8, "cutmix": 1.0}])
+@pytest.mark.parametrize("more", [{}, {"repeats": 3}])
+@pytest.mark.parametrize("world", WORLDS)
+def test_mixing_in_parts_is_mixing_the_whole_batch(kind, more, world):
+    images, recipe = numbered(50), Recipe(batch_size=8, seed=1, flip=True, **kind, **more)
+    mix, device = mixer(recipe, 50), torch.device("cpu")
+    alone, changed = list(batches.training(images, recipe, 0, 8)), 0
+    for step, mine in enumerate(parts(images, recipe, world, 8)):
+        with keyed_generators(device, recipe.seed, step):
+            expected = mix(*alone[step])
+        found = []
+        for x, y in mine:
+            assert len(y) == 8 // world + (world > 1)
+            with keyed_generators(device, recipe.seed, step):
+                found.append(mix(x, y, neighbour=world > 1))
+        x, y = (torch.cat(column) for column in zip(*found))
+        assert torch.equal(x, expected[0]) and torch.equal(y, expected[1])
+        changed += not torch.equal(x, alone[step][0])
+    assert changed >= 5  # a CutMix box may be empty
+
+
+def test_only_mixing_over_several_processes_brings_the_neighbour():
+    images = numbered(50)
+    (x, y), *_ = batches.training(images, Recipe(batch_size=8), 0, 1)
+    mixed = Recipe(batch_size=8, cutmix=1.0)
+    (_, first), (_, second) = parts(images, mixed, 2, 1)[0]
+    assert first.tolist() == [y[7].item(), *y[:4].tolist()] and second.tolist() == y[3:].tolist()
+    assert (
+        len(parts(images, mixed, 1, 1)[0][0][1]) == 8 and len(parts(images, Recipe(batch_size=8), 2, 1)[0][0][1]) == 4
+    )
+
+
+def test_repeated_augmentation_holds_copies_that_differ():
+    images, recipe = numbered(60), Recipe(batch_size=8, repeats=3, seed=2, **BUSY)
+    epoch = list(batches.training(images, recipe, 0, 7))
+    assert len(epoch) == 7 == recipe.steps_per_epoch(60)
+    seen = []
+    for x, y in epoch:
+        distinct = y[:3].tolist()
+        assert y.tolist() == [*distinct, *distinct, *distinct[:2]] and len(set(distinct)) == 3
+        for one, other in ((0, 3), (0, 6), (3, 6), (1, 4), (2, 5)):
+            assert not torch.equal(x[one], x[other])
+        seen += distinct
+    assert len(set(seen)) == 21  # about a third of the images, each in one batch
+    for copy, rows in enumerate((slice(0, 3), slice(3, 6), slice(6, 8))):
+        x, y = epoch[0]
+        assert torch.equal(x[rows], images.batch(y[rows], recipe.augment(), (2, 0, copy))[0])
+
+
+def test_one_copy_is_what_it_was():
+    images, recipe = numbered(60), Recipe(batch_size=8, seed=2, **BUSY)
+    x, y = list(batches.training(images, recipe, 0, 9))[8]
+    expected = batches.keyed.permutation(60, (2, 1))[8:16]
+    assert torch.equal(y, expected) and torch.equal(x, images.batch(expected, recipe.augment(), (2, 1))[0])
+
+
+@pytest.mark.parametrize(("count", "world"), [(10, 1), (10, 4), (3, 4), (23, 2)])
+@pytest.mark.parametrize("workers", [None, 1])
+def test_evaluation_sees_every_image_once_over_the_processes(count, world, workers):
+    images = numbered(count)
+    got = [[y for _, y in batches.in_order(images, 2, workers, rank=rank, world=world)] for rank in range(world)]
+    for rank, mine in enumerate(got):
+        assert all(1 <= len(y) <= 2 for y in mine)
+        assert sum((y.tolist() for y in mine), []) == list(range(rank, count, world))
+
+
+def test_generated_images_are_shared_too():
+    images, recipe = Shapes(size=16, length=40), Recipe(batch_size=8, flip=True)
+    for (x, y), (other_x, other_y) in zip(batches.training(images, recipe, 0, 6), whole(images, recipe, 4, 6)):
+        assert torch.equal(x, other_x) and torch.equal(y, other_y)
+
+
+def test_processes_of_one_machine_share_its_cores(monkeypatch):
+    monkeypatch.setattr(batches.os, "cpu_count", lambda: 12)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    assert batches._cores() == 8
+    for processes, workers in ((4, 3), (16, 1)):
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+        assert batches._cores() == workers
