@@ -3,13 +3,14 @@
 from . import cifar, imagenet, keyed, readers, shapes
 from .augment import Augment
 from .folder import data_folder
-from .images import Images, InMemory, Sets
+from .images import BrokenImage, Images, InMemory, Sets
 from .photos import PHOTOS, open_image, photo, photo_names, prepare, undo
 from .shapes import Shapes
 
 __all__ = [
     "PHOTOS",
     "Augment",
+    "BrokenImage",
     "Images",
     "InMemory",
     "Sets",

@@ -1,7 +1,7 @@
 """What every data set is: images asked for by index."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +11,23 @@ from . import augment as augmentation
 from .augment import Augment
 
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.uint8)
+
+
+class BrokenImage(ValueError):
+    """A picture that cannot be opened or decoded.
+
+    Args:
+        name: of its file, or of its place in a larger one.
+        why: the rest of the sentence.
+        found: names by sample number of all pictures asked for that are broken; a data set says so.
+    """
+
+    def __init__(self, name, why: str, found: Mapping[int, str] | None = None):
+        super().__init__(name, why)
+        self.name, self.found = str(name), dict(found or {})
+
+    def __str__(self):
+        return " ".join(map(str, self.args))
 
 
 class Images:

@@ -1,5 +1,6 @@
 """Photos that come with scikit-image's wheel, a reader's own pictures, and what a model wants made of them."""
 
+import struct
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -9,9 +10,10 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..config import IMAGENET_MEAN, IMAGENET_STD
-from .images import size_of
+from .images import BrokenImage, size_of
 
 PUBLIC_DOMAIN = "public domain"
+_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)  # what Pillow raises
 
 
 @dataclass(frozen=True)
@@ -109,15 +111,17 @@ def decoded(file, called, own: bool = False) -> Image.Image:
         own: a reader's photo: turned upright, on white. A data set's images stay as everyone else reads them.
 
     Raises:
-        ValueError: as `open_image`.
+        BrokenImage: where there is no such file, or it is no image, or it is cut short.
     """
     try:
         with file if isinstance(file, Image.Image) else Image.open(file) as image:
             return _on_white(ImageOps.exif_transpose(image)) if own else image.convert("RGB")
     except UnidentifiedImageError:
-        raise ValueError(f"{called} is no image that can be read; a .jpg, .png or .webp file is needed") from None
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # PIL raises SyntaxError for a broken PNG
-        raise ValueError(f"{called} is damaged or cut short ({error}); save or fetch it again") from None
+        raise BrokenImage(called, "is no image that can be read; a .jpg, .png or .webp file is needed") from None
+    except _DAMAGE as error:
+        if getattr(error, "errno", None):
+            raise BrokenImage(called, f"cannot be opened ({error.strerror}); put it back") from None
+        raise BrokenImage(called, f"is damaged or cut short ({error}); save or fetch it again") from None
 
 
 def prepare(picture, size=None, crop=None, mean=None, std=None, interpolation=None, config=None) -> torch.Tensor:

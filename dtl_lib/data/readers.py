@@ -4,7 +4,7 @@ import torch
 
 from .decoded import Decoded
 from .folder import held_out_of, split, subset
-from .images import Sets
+from .images import BrokenImage, Sets
 
 PREFIXES = ("hfds", "hfids", "tfds", "torch", "wds")
 EXTRAS = {"hfds": "datasets", "hfids": "datasets", "tfds": "tensorflow-datasets", "wds": "webdataset"}
@@ -25,7 +25,7 @@ class Indexed:
         try:
             image, target = self.reader[number][:2]
         except OSError as error:  # torchvision's data sets decode here
-            raise ValueError(f"{called}, cannot be read: {error}") from None
+            raise BrokenImage(called, f"cannot be read: {error}") from None
         return image, called, int(target)
 
 

@@ -3,7 +3,8 @@
 import os
 import signal
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import chain, islice
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from ..data import keyed
 from ..data.decoded import Decoded
+from .broken import Broken
 
 PIECE = 64  # images a worker hands over at a time
 AT_ONCE = 256  # images made together: a sample's pixels do not depend on its batch, and small batches cost overhead
@@ -35,8 +37,9 @@ def indices(
 
 
 def training(
-    images, recipe, step: int, total: int, workers: int | None = None, *, rank: int = 0, world: int = 1
-) -> Iterator[tuple[Tensor, Tensor]]:
+    images, recipe, step: int, total: int, workers: int | None = None, *, rank: int = 0, world: int = 1,
+    broken: Broken | None = None,
+) -> Iterator[tuple[Tensor, Tensor]]:  # fmt: skip
     """Augmented batches `(batch, 3, height, width)`, `(batch,)` of every step from `step` on.
 
     `recipe.batch_size` images are one step's, whatever the number of processes: process `rank` of `world` gets its
@@ -47,8 +50,11 @@ def training(
     Augment your batch, §3): all first copies, then all second ones, cut to batch_size. As in DeiT (Touvron et al.
     2021), an epoch has as many steps as without and so sees about one image in `repeats`.
 
+    With `broken` a picture that cannot be read is counted there, and the next one by number takes its place.
+
     Raises:
-        ValueError: where `world` does not divide the batch.
+        ValueError: where `world` does not divide the batch; on the way, where a picture cannot be read and there is
+            no `broken`, or it has counted too many.
     """
     whole = recipe.batch_size
     if whole % world:
@@ -60,15 +66,19 @@ def training(
     steps = (_requests(epoch, samples, places % whole, augment, recipe) for epoch, samples in asked)
     if workers is None and recipe.slow_augmentation:
         workers = _cores()
-    return _load(images, steps, share, workers)
+    return _load(images, steps, share, workers, broken, replace=True)
 
 
 def in_order(
-    images, batch_size: int, workers: int | None = None, *, rank: int = 0, world: int = 1
+    images, batch_size: int, workers: int | None = None, *, rank: int = 0, world: int = 1, broken: Broken | None = None
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Images rank, rank + world, … as they are, in batches of at most `batch_size`: each is in one process alone."""
+    """Images rank, rank + world, … as they are, in batches of at most `batch_size`: each is in one process alone.
+
+    With `broken` a picture that cannot be read is counted there, and left out.
+    """
     parts = torch.arange(len(images))[rank::world].split(batch_size)
-    return _load(images, ([(part, None, None)] for part in parts if len(part)), batch_size, workers)
+    steps = ([(part, None, None)] for part in parts if len(part))
+    return (batch for batch in _load(images, steps, batch_size, workers, broken, replace=False) if len(batch[1]))
 
 
 def _requests(epoch: int, samples: Tensor, places: Tensor, augment, recipe) -> list[tuple]:
@@ -85,23 +95,30 @@ def _cores() -> int:
     return max(1, min(8, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
 
 
-def _load(images, steps, batch_size: int, workers: int | None) -> Iterator[tuple[Tensor, Tensor]]:
+def _load(
+    images, steps, batch_size: int, workers: int | None, broken: Broken | None, replace: bool
+) -> Iterator[tuple[Tensor, Tensor]]:
     """The batches asked for: made here for images in memory, by worker processes for images in files."""
+    read = images.batch if broken is None else partial(broken.batch, images, replace=replace)
     if workers is None:
         workers = _cores() if isinstance(images, Decoded) else 0
     if not workers:
-        yield from _several(images, iter(steps), max(1, AT_ONCE // batch_size))
+        alone = broken is not None and not replace  # a batch that may come back shorter cannot be cut out of several
+        yield from _several(read, iter(steps), 1 if alone else max(1, AT_ONCE // batch_size))
         return
     counts = deque()
     loader = torch.utils.data.DataLoader(
-        _Asked(images), sampler=_pieces(steps, counts), batch_size=None, num_workers=workers, prefetch_factor=4,
-        pin_memory=torch.cuda.is_available(), worker_init_fn=_leave_interrupts_to_the_parent,
+        _Asked(images, read, broken), sampler=_pieces(steps, counts), batch_size=None, num_workers=workers,
+        prefetch_factor=4, pin_memory=torch.cuda.is_available(), worker_init_fn=_leave_interrupts_to_the_parent,
     )  # fmt: skip
     made = []
     for piece in loader:
         if isinstance(piece, Exception):
             raise piece
-        made.append(piece)
+        *batch, found = piece
+        if found:
+            broken.add(images, found)
+        made.append(batch)
         if len(made) == counts[0]:
             yield _joined(made)
             made = []
@@ -109,7 +126,7 @@ def _load(images, steps, batch_size: int, workers: int | None) -> Iterator[tuple
 
 
 def _joined(parts: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    return parts[0] if len(parts) == 1 else tuple(torch.cat(tensors) for tensors in zip(*parts))
+    return tuple(torch.cat(tensors) if len(parts) > 1 else tensors[0] for tensors in zip(*parts))
 
 
 def _pieces(steps, counts: deque) -> Iterator:
@@ -121,38 +138,42 @@ def _pieces(steps, counts: deque) -> Iterator:
 
 
 class _Asked(torch.utils.data.Dataset):
-    """A data set whose items are pieces of batches: (samples, augmentation, key) → images and labels, or an error."""
+    """A data set whose items are pieces of batches: (samples, augmentation, key) → images, labels and what is broken.
 
-    def __init__(self, images):
-        self.images = images
+    An error is an item too: raised here, it would come back with the worker's traceback as its text.
+    """
+
+    def __init__(self, images, read: Callable, broken: Broken | None):
+        self.images, self.read, self.broken = images, read, broken
 
     def __getitem__(self, request):
         samples, augment, key = request
+        before = len(self.broken or ())
         try:
-            return self.images.batch(samples, augment=augment, key=key)
-        except (
-            ValueError,
-            OSError,
-        ) as error:  # raised here, it would come back with the worker's traceback as its text
+            x, y = self.read(samples, augment=augment, key=key)
+        except (ValueError, OSError) as error:
             return error
+        return x, y, self.broken.of(self.images) if len(self.broken or ()) > before else {}
 
 
 def _leave_interrupts_to_the_parent(worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _several(images, steps: Iterator, count: int) -> Iterator[tuple[Tensor, Tensor]]:
+def _several(read: Callable, steps: Iterator, count: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Batches made `count` at a time, what shares augmentation and key together."""
     while together := list(islice(steps, count)):
         asked: dict[tuple, list[Tensor]] = {}
         for samples, *how in chain(*together):
             asked.setdefault(tuple(how), []).append(samples)
-        made = {how: _made(images, parts, *how) for how, parts in asked.items()}
+        made = {how: _made(read, parts, *how) for how, parts in asked.items()}
         for step in together:
             yield _joined([next(made[tuple(how)]) for _, *how in step])
 
 
-def _made(images, parts: list[Tensor], augment, key) -> Iterator[tuple[Tensor, Tensor]]:
-    x, y = images.batch(torch.cat(parts), augment=augment, key=key)
+def _made(read: Callable, parts: list[Tensor], augment, key) -> Iterator[tuple[Tensor, Tensor]]:
+    x, y = read(torch.cat(parts), augment=augment, key=key)
+    if len(parts) == 1:
+        return iter([(x, y)])
     sizes = [len(part) for part in parts]
     return zip(x.split(sizes), y.split(sizes))

@@ -213,7 +213,7 @@ def test_timm_readers_by_name(own):
 
 def test_a_corrupt_picture_of_a_reader_is_named(own):
     (own / "val" / "ant" / "0.png").write_bytes(b"no image")
-    with pytest.raises(ValueError, match="torch/image_folder, sample 0, cannot be read"):
+    with pytest.raises(ValueError, match="torch/image_folder, sample 0 cannot be read"):
         data.load("torch/image_folder", own, config=SMALL).test.batch([0])
 
 
