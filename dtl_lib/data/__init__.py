@@ -1,6 +1,6 @@
-"""Images to train on and to look at: generated shapes, bundled photos, CIFAR, ImageNet folders and timm's readers."""
+"""Images to train on and to look at: generated shapes, bundled photos, CIFAR, class folders, shards, timm's readers."""
 
-from . import cifar, imagenet, keyed, readers, shapes
+from . import cifar, imagenet, keyed, readers, shapes, tars
 from .augment import Augment
 from .folder import data_folder
 from .images import BrokenImage, Images, InMemory, Sets
@@ -32,7 +32,8 @@ def load(
     """A data set's three parts.
 
     Args:
-        name: shapes, cifar10, cifar100, imagenet, folder (pictures in class folders), or a timm reader (`hfds/…`).
+        name: shapes, cifar10, cifar100, imagenet, folder (pictures in class folders), wds (WebDataset shards), or a
+            timm reader (`hfds/…`).
         path: the folder it lies in; where None, under `DTL_DATA` (default ~/.cache/dtl).
         image_size: pixels, an int or (height, width); the data set's own where None.
         level, seed: of `shapes` alone.
@@ -48,7 +49,10 @@ def load(
         return cifar.load(name, path, image_size, samples)
     if name in ("imagenet", "folder"):
         return imagenet.load(path, image_size, samples, config, name)
+    if name == "wds":
+        return tars.load(path, image_size, samples, config)
     if name.partition("/")[0] in readers.PREFIXES and "/" in name:
         return readers.load(name, path, image_size, samples, config)
-    known = ["shapes", "cifar10", "cifar100", "imagenet", "folder", *(f"{prefix}/…" for prefix in readers.PREFIXES)]
+    known = ["shapes", "cifar10", "cifar100", "imagenet", "folder", "wds"]
+    known += [f"{prefix}/…" for prefix in readers.PREFIXES]
     raise ValueError(f"there is no data set {name!r}; there are {', '.join(known)}")

@@ -93,6 +93,17 @@ class Decoded(Images):
         return out
 
 
+class Listed(Decoded):
+    """`Decoded` whose classes are known before a picture is opened: the source has `targets`, and a `listing`."""
+
+    def __init__(self, name, classes, source, members, config=None, image_size=None):
+        super().__init__(name, classes, source, members, config, image_size)
+        self._targets = torch.tensor([source.targets[number] for number in members.tolist()], dtype=torch.int64)
+
+    def identity(self):
+        return *super().identity(), self.source.listing(self.members.tolist())
+
+
 def resized_crop(size: tuple[int, int], draws: Sequence[Sequence[float]], smallest: float) -> tuple[float, ...]:
     """A box of random area and aspect ratio inside a picture (Szegedy et al. 2015, Going Deeper with Convolutions, §6).
 

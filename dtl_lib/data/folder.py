@@ -1,10 +1,15 @@
-"""Where data lies on this machine."""
+"""Where data lies on this machine, and how it is cut into parts."""
+
+from collections.abc import Mapping
+
+import torch
 
 from ..pretrained import data_folder
 from . import keyed
 
-__all__ = ["data_folder", "held_out_of", "split", "subset"]
+__all__ = ["cut", "data_folder", "held_out_of", "split", "subset"]
 
+TRAIN, TEST = ("train", "training"), ("val", "validation", "test", "eval")
 SPLIT_KEY = (20260101,)
 HELD_OUT = 5_000
 
@@ -28,3 +33,24 @@ def subset(length: int, samples: int | None):
         raise ValueError(f"samples is {samples}; it counts training images, 1 or more")
     order = keyed.permutation(length, SPLIT_KEY, "subset")
     return order[: samples or length].sort().values
+
+
+def cut(sources: Mapping, folders: Mapping, samples: int | None) -> dict:
+    """Source and members of train, held_out and test; what is missing is cut from the training images.
+
+    Args:
+        sources: of `train` and `test`, one of which may be missing, by that name.
+        folders: where they are from, for errors.
+        samples: training images to use; all where None.
+    """
+    if "train" not in sources:
+        test, nothing = sources["test"], torch.empty(0, dtype=torch.int64)
+        return {"train": (test, nothing), "held_out": (test, nothing), "test": (test, torch.arange(len(test)))}
+    source = sources["train"]
+    train, held_out = split(len(source), held_out_of(len(source), folders["train"]))
+    if "test" in sources:
+        test = sources["test"], torch.arange(len(sources["test"]))
+    else:
+        rest, last = split(len(train), held_out_of(len(train), folders["train"]))
+        test, train = (source, train[last]), train[rest]
+    return {"train": (source, train[subset(len(train), samples)]), "held_out": (source, held_out), "test": test}

@@ -1,17 +1,15 @@
 """ImageNet, and any folder of pictures with a folder for each class."""
 
 import os
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
-import torch
 from PIL import Image
 
-from .decoded import Decoded
-from .folder import data_folder, held_out_of, split, subset
+from .decoded import Listed
+from .folder import TEST, TRAIN, cut, data_folder
 from .images import Sets
-
-TRAIN, TEST = ("train", "training"), ("val", "validation", "test", "eval")
 
 
 class Folder:
@@ -34,17 +32,9 @@ class Folder:
     def __call__(self, number: int):
         return self.files[number], self.files[number], self.targets[number]
 
-
-class FolderImages(Decoded):
-    """`Decoded` whose classes are known before a file is opened."""
-
-    def __init__(self, name, classes, source: Folder, members, config=None, image_size=None):
-        super().__init__(name, classes, source, members, config, image_size)
-        self._targets = torch.tensor([source.targets[number] for number in members.tolist()], dtype=torch.int64)
-
-    def identity(self):
-        names = (os.path.relpath(self.source.files[number], self.source.root) for number in self.members.tolist())
-        return *super().identity(), "\n".join(names)
+    def listing(self, numbers: Sequence[int]) -> str:
+        """The pictures' paths under the folder."""
+        return "\n".join(os.path.relpath(self.files[number], self.root) for number in numbers)
 
 
 def load(path=None, image_size=None, samples: int | None = None, config=None, name: str = "imagenet") -> Sets:
@@ -70,8 +60,8 @@ def load(path=None, image_size=None, samples: int | None = None, config=None, na
     numbers, classes = _imagenet_classes(folders, pictures) if name == "imagenet" else _own_classes(folders, pictures)
     sources = {part: Folder(folders[part], pictures[part], numbers) for part in folders}
     sets = {}
-    for part, (source, members) in _cut(sources, folders, samples).items():
-        sets[part] = FolderImages(f"{name} {part}", classes, source, members, config, image_size)
+    for part, (source, members) in cut(sources, folders, samples).items():
+        sets[part] = Listed(f"{name} {part}", classes, source, members, config, image_size)
     return Sets(**sets)
 
 
@@ -105,21 +95,6 @@ def _parts(root: Path) -> dict[str, Path]:
         if present:
             found[part] = present[0]
     return found or {"train": root}
-
-
-def _cut(sources: dict[str, Folder], folders: dict[str, Path], samples: int | None) -> dict:
-    """Source and members of the three parts; what is missing is cut from the training images."""
-    if "train" not in sources:
-        test, nothing = sources["test"], torch.empty(0, dtype=torch.int64)
-        return {"train": (test, nothing), "held_out": (test, nothing), "test": (test, torch.arange(len(test)))}
-    source = sources["train"]
-    train, held_out = split(len(source), held_out_of(len(source), folders["train"]))
-    if "test" in sources:
-        test = sources["test"], torch.arange(len(sources["test"]))
-    else:
-        rest, cut = split(len(train), held_out_of(len(train), folders["train"]))
-        test, train = (source, train[cut]), train[rest]
-    return {"train": (source, train[subset(len(train), samples)]), "held_out": (source, held_out), "test": test}
 
 
 def _imagenet_classes(folders: dict[str, Path], pictures: dict[str, dict]) -> tuple[dict[str, int], tuple[str, ...]]:
