@@ -1,5 +1,6 @@
 """The command line: `dtl …`, the same as `python -m dtl_lib …`. Wrong input is one line and exit status 2."""
 
+import os
 import shlex
 import sys
 
@@ -27,18 +28,31 @@ def main(arguments: list[str] | None = None) -> int:
         args.line = shlex.join(["dtl", *given])
         run(args)
     except (ValueError, OSError) as error:
-        return _one_line(_words(error), 2)
+        return _one_line(error, _words(error), 2)
     except KeyboardInterrupt as stop:
-        return _one_line(str(stop) or "stopped", 130)
+        return _one_line(stop, str(stop) or "stopped", getattr(stop, "status", 130))
     except RuntimeError as error:
-        if type(error).__name__ != "OutOfMemoryError":
+        kind = type(error).__name__
+        if kind not in _KNOWN:
             raise
-        return _one_line("the GPU's memory is full: lower --batch-size, or raise --accumulate", 2)
+        return _one_line(error, _KNOWN[kind] or str(error), 2 if kind == "OutOfMemoryError" else 1)
     return 0
 
 
-def _one_line(words: str, status: int) -> int:
-    print(f"dtl: {' '.join(words.split())}", file=sys.stderr)
+# by name: their classes come with torch, which `dtl plan` does without
+_KNOWN = {
+    "OutOfMemoryError": "the GPU's memory is full: lower --batch-size, or raise --accumulate",
+    "Lost": "",  # it says who is lost
+    "Quiet": "",
+}
+_FOR_ITSELF = ("Failed", "Lost", "OutOfMemoryError")
+
+
+def _one_line(error: BaseException, words: str, status: int) -> int:
+    """Say it, once: of several processes the first speaks for all, unless it is one's own."""
+    kind, first = type(error).__name__, os.environ.get("RANK", "0") == "0"
+    if kind != "Quiet" and (first or kind in _FOR_ITSELF):
+        print(f"dtl: {' '.join(words.split())}", file=sys.stderr, flush=True)
     return status
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import zlib
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +20,7 @@ from .models import ViT
 SUFFIX = ".safetensors"
 MODEL, STATE = "dtl_lib model", "dtl_lib training state"
 PICKLES = (b"PK\x03\x04", b"\x80")  # torch.save's archive; a bare pickle of protocol 2 or later
+ATTEMPTS = 5  # at reading a file that another process replaces at the same time
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
@@ -97,10 +99,21 @@ def read(path: str | Path) -> tuple[dict[str, Tensor], dict]:
     """Tensors by name, and the card, of a file that `save_model` or a training run has written.
 
     Raises:
-        CheckpointError: where the file is missing, empty, cut short, a pickle, or has no card.
+        CheckpointError: where the file is missing, empty, cut short, damaged, a pickle, or has no card.
     """
     path = Path(path)
     _refuse(path)
+    for _ in range(ATTEMPTS):  # safetensors opens a file more than once, and a running training may replace it between
+        identity = _identity(path)
+        tensors, card = _read(path)
+        if card.get("digest", digest := _digest(tensors)) == digest:
+            return tensors, card
+        if identity == _identity(path):
+            break
+    raise CheckpointError(f"{path} is damaged: its tensors are not those that were saved; use an earlier copy")
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict]:
     try:
         with safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get("card")
@@ -121,8 +134,15 @@ def read(path: str | Path) -> tuple[dict[str, Tensor], dict]:
     return tensors, card
 
 
-def write(path: Path, tensors: Mapping[str, Tensor], card: Mapping, kind: str) -> dict:
+def _identity(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_ino, found.st_mtime_ns
+
+
+def write(path: Path, tensors: Mapping[str, Tensor], card: Mapping, kind: str, before: Path | None = None) -> dict:
     """Tensors and card in one file, whole or not at all: written beside `path`, flushed, then renamed to it.
+
+    Where `before` is given, the file that was at `path` is kept under that name.
 
     Returns:
         The card, with format, date and versions added.
@@ -130,23 +150,26 @@ def write(path: Path, tensors: Mapping[str, Tensor], card: Mapping, kind: str) -
     if path.suffix != SUFFIX:
         raise CheckpointError(f"call it {path.with_suffix(SUFFIX).name}, not {path.name}: checkpoints are safetensors")
     stamp = {"format": kind, "library": __version__, "torch": torch.__version__}
-    card = {"date": datetime.now(UTC).isoformat(timespec="seconds"), **card, **stamp}
+    plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    date = datetime.now(UTC).isoformat(timespec="seconds")
+    card = {"date": date, **card, **stamp, "digest": _digest(plain)}
     try:
         text = json.dumps(card, ensure_ascii=False)
     except TypeError as error:
         raise CheckpointError(f"a card holds plain values (text, numbers, lists, dictionaries): {error}") from None
-    plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    replace(path, lambda file: save_file(plain, file, metadata={"card": text}))
+    replace(path, lambda file: save_file(plain, file, metadata={"card": text}), before)
     return card
 
 
-def replace(path: Path, fill) -> None:
+def replace(path: Path, fill, before: Path | None = None) -> None:
     """`fill` a temporary file in the same folder and rename it; on failure nothing is left and nothing lost."""
     temporary = path.with_name(f".{path.name}.part")  # one name: what a killed process leaves, the next save replaces
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         fill(temporary)
         _flush(temporary)
+        if before and path.is_file():
+            _keep(path, before)
         os.replace(temporary, path)
         _flush(path.parent)
     except (OSError, SafetensorError) as error:
@@ -157,6 +180,26 @@ def replace(path: Path, fill) -> None:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
+
+
+def _keep(path: Path, before: Path) -> None:
+    """A second name for the file at `path`, which stays there: at no moment is there none."""
+    spare = before.with_name(f".{before.name}.part")
+    with contextlib.suppress(OSError):
+        spare.unlink()
+    try:
+        os.link(path, spare)
+        os.replace(spare, before)
+    except OSError:  # a file system without links
+        os.replace(path, before)
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    """Eight hexadecimal digits that change with any byte: a dying machine can leave a file of the right length."""
+    sum_ = 0
+    for name in sorted(tensors):
+        sum_ = zlib.crc32(tensors[name].contiguous().reshape(-1).view(torch.uint8).numpy(), sum_)
+    return f"{sum_:08x}"
 
 
 def _flush(path: Path) -> None:

@@ -87,7 +87,21 @@ def train(parser: Parser) -> None:
     place.add_argument("--checkpoint-every", type=_positive, metavar="STEPS", help="save the whole state this often")
     place.add_argument("--tensorboard", action="store_true", help="write TensorBoard's curves too")
     place.add_argument("--record", type=_word, metavar="EXPERIMENT", help="add a record to the ledger")
-    place.add_argument("--distributed", action="store_true", help="needless: torchrun is noticed")
+    place.add_argument(
+        "--broken", type=_share, default=0.001, metavar="X",
+        help="share of the training images that may be unreadable before it stops; others stand in (default 0.001)",
+    )  # fmt: skip
+    several = parser.add_argument_group("processes", "torchrun and Slurm's srun are noticed; nothing has to be said.")
+    several.add_argument("--distributed", action="store_true", help="needless")
+    several.add_argument("--shard", action="store_true", help="cut the model over the processes instead of copying it")
+    several.add_argument(
+        "--timeout",
+        type=_positive,
+        default=600,
+        metavar="SECONDS",
+        help="how long to wait for the others (default 600)",
+    )
+    place.add_argument("--compile", action="store_true", help="compile the training step with torch.compile")
     machine(place)
     named = recipes()
     group = parser.add_argument_group("recipe", "Where a flag is left out, the recipe of the data set decides.")
@@ -108,6 +122,32 @@ def evaluate(parser: Parser) -> None:
     parser.add_argument("--amp", choices=AMP, default="auto", help="autocast (default auto)")
     parser.add_argument("--record", type=_word, metavar="EXPERIMENT", help="add a record to the ledger")
     machine(parser)
+
+
+def bench(parser: Parser) -> None:
+    """`dtl bench`."""
+    model(parser)
+    number = _reader(float, False)
+    timed = parser.add_argument_group("what is timed")
+    timed.add_argument("--batch-size", type=_positive, metavar="N", help="images a step (default 64 on a GPU, else 8)")
+    timed.add_argument("--amp", choices=AMP, default="auto", help="autocast (default auto)")
+    timed.add_argument("--compile", dest="compiled", action="store_true", help="compile with torch.compile")
+    timed.add_argument("--channels-last", action="store_true", help="images and weights with channels innermost")
+    timed.add_argument("--steps", type=_positive, default=20, metavar="N", help="timed steps (default 20)")
+    timed.add_argument("--device", metavar="NAME", help="cuda, cpu, … (default the GPU where there is one)")
+    timed.add_argument("--against", choices=("timm",), help="timm's model too, in alternating rounds")
+    timed.add_argument("--profile", action="store_true", help="the time of each part of a training step")
+    timed.add_argument("--record", type=_word, metavar="EXPERIMENT", help="add two records to the ledger")
+    many = parser.add_argument_group("many GPUs", "What training would take, by a stated model, from the step timed.")
+    many.add_argument("--gpus", type=_positive, nargs="+", metavar="N", help="how many (default 1 8 64)")
+    many.add_argument("--epochs", type=number, metavar="X", help="passes over the images (default 300)")
+    many.add_argument("--images", type=_positive, metavar="N", help="in an epoch (default ImageNet's 1,281,167)")
+    many.add_argument("--gpus-per-host", type=_positive, metavar="N", help="default 8")
+    many.add_argument("--within", type=number, metavar="GB/s", help="bandwidth within a host (default 450)")
+    many.add_argument("--between", type=number, metavar="GB/s", help="bandwidth between hosts (default 25)")
+    many.add_argument("--overlap", type=number, metavar="X", help="share of the sum that is hidden (default 0.8)")
+    many.add_argument("--loader-rate", type=number, metavar="X", help="images/s of a host's loader (default no limit)")
+    many.add_argument("--core-rate", type=number, metavar="X", help="images/s of one core, to count cores with")
 
 
 def zoo(parser: Parser) -> None:
@@ -196,6 +236,13 @@ def _whole(text: str, least: int = 0) -> int:
     if not text.isdecimal() or int(text) < least:
         raise argparse.ArgumentTypeError(f"give a whole number, {least} or more, not {text!r}")
     return int(text)
+
+
+def _share(text: str) -> float:
+    value = _reader(float, False)(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"give a share from 0 to 1, not {text!r}")
+    return value
 
 
 def _word(text: str) -> str:

@@ -2,6 +2,7 @@
 
 import os
 from argparse import Namespace
+from collections.abc import Callable
 from dataclasses import fields, replace
 from datetime import datetime
 from pathlib import Path
@@ -13,6 +14,7 @@ from ..models import ViT
 from ..pretrained import LoadReport, load_pretrained, load_shared
 from ..train import FitResult, Recipe, fit, recipes, state
 from ..train.device import find_device, keyed_generators
+from ..train.distributed import Processes, joined, local_device
 from .configure import configured
 from .flags import given
 
@@ -22,35 +24,52 @@ LARGE = "vit_tiny_patch16_224"
 
 def main(args: Namespace) -> None:
     """Train; print accuracy with its interval and n, time, images/s, and where things were saved."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ValueError("training in several processes is not there yet: start one, with --nproc_per_node=1")
-    device = find_device(args.device)
-    folder, before = _resumed(args)
-    source = load_pretrained(args.finetune) if args.finetune and not before else None
-    images = _images(args, before)
-    config, recipe = _config(args, images["name"], source, before), _recipe(args, images["name"], before)
-    sets = data.load(**images, image_size=config.image_size, config=config)
+    device = find_device(local_device(args.device))
+    with joined(device, args.timeout) as processes:
+        if not processes.first:
+            args.quiet = True
+        _train(args, device, processes, print if processes.first else _nothing)
+
+
+def _train(args: Namespace, device, processes: Processes, tell: Callable) -> None:
+    folder, before = _resumed(args, processes, tell)
+    with processes.first_on_each_host():  # what has to be fetched is fetched once
+        source = load_pretrained(args.finetune) if args.finetune and not before else None
+        images = _images(args, before)
+        config, recipe = _config(args, images["name"], source, before), _recipe(args, images["name"], before)
+        sets = data.load(**images, image_size=config.image_size, config=config)
     config = replace(config, classes=len(sets.train.classes), mean=sets.train.mean, std=sets.train.std)
     with keyed_generators(device, recipe.seed):
         model = ViT(config)
-    _announce(config, sets, recipe, device)
+    tell(_announcement(config, sets, recipe, device, processes))
     if source is not None:
-        print(f"{args.finetune}: {_begin_with(model, source)}")
+        tell(f"{args.finetune}: {_begin_with(model, source)}")
     found = fit(
         model, sets, recipe, folder, resume=before is not None, device=str(device), progress=not args.quiet,
         checkpoint_every=args.checkpoint_every, tensorboard=args.tensorboard, workers=args.workers,
-        card={"command": args.line, "run": {"data": images}},
+        card={"command": args.line, "run": {"data": images}}, processes=processes, shard=args.shard,
+        compiled=args.compile, broken=args.broken,
     )  # fmt: skip
-    _tell(found, device)
-    if args.record:
-        print(f"recorded in {_record(args, found, model, recipe, device)}")
+    if processes.first:
+        _tell(found, device)
+        if args.record:
+            print(f"recorded in {_record(args, found, model, recipe, device)}")
 
 
-def _announce(config: ViTConfig, sets: data.Sets, recipe: Recipe, device) -> None:
+def _nothing(*words) -> None:
+    """What the processes print that are not the first."""
+
+
+def _announcement(config: ViTConfig, sets: data.Sets, recipe: Recipe, device, processes: Processes) -> str:
     cost, steps = config.cost(), recipe.steps(len(sets.train))
-    print(f"{config.plan}\n\n{cost.parameters / 1e6:.2f} M parameters, {cost.total / 1e6:.1f} M multiply–adds an image")
-    print(sets.describe())
-    print(f"{steps:,} steps of {recipe.batch_size} images on {ledger.device_name(device)}", flush=True)
+    size = f"{cost.parameters / 1e6:.2f} M parameters, {cost.total / 1e6:.1f} M multiply–adds an image"
+    where = ledger.device_name(device)
+    if processes.world > 1:
+        hosts = list(dict.fromkeys(processes.hosts))
+        where = (
+            f"{processes.world} processes on {', '.join(hosts)}, {recipe.batch_size // processes.world} each, {where}"
+        )
+    return f"{config.plan}\n\n{size}\n{sets.describe()}\n{steps:,} steps of {recipe.batch_size} images on {where}"
 
 
 def _tell(found: FitResult, device) -> None:
@@ -60,20 +79,32 @@ def _tell(found: FitResult, device) -> None:
         f"with the weights of step {best['step']:,}: {best['accuracy']:.1%} of {best['n']:,} held-out images, the best"
     )
     print(f"{found.seconds:.0f} s, {found.images_per_s:,.0f} images/s on {ledger.device_name(device)}")
+    if found.skipped:
+        print(f"{found.skipped} steps left out: their gradients were no numbers")
+    if found.broken:
+        more = f" and {len(found.broken) - 3} more" if len(found.broken) > 3 else ""
+        print(f"{len(found.broken)} images could not be read: {', '.join(found.broken[:3])}{more}")
     names = ", ".join(sorted(path.name for path in found.folder.iterdir() if not path.name.startswith(".")))
     print(f"saved in {found.folder}: {names}")
 
 
-def _resumed(args: Namespace) -> tuple[Path, dict | None]:
+def _resumed(args: Namespace, processes: Processes, tell: Callable) -> tuple[Path, dict | None]:
     """The run's folder, and the card of the state to go on from."""
+    restarts, allowed = (int(os.environ.get(f"TORCHELASTIC_{name}", "0")) for name in ("RESTART_COUNT", "MAX_RESTARTS"))
+    if allowed and not (args.output_dir or args.resume):
+        raise ValueError("a run that torchrun may restart has to find what it saved: give --output-dir DIR")
+    if args.resume is None and restarts and processes.share(lambda: state.exists(Path(args.output_dir))):
+        tell(f"restart {restarts} of at most {allowed}: going on with {args.output_dir}")
+        args.resume = True
     if args.resume is None:
-        return Path(args.output_dir or f"runs/{datetime.now():%Y%m%d-%H%M%S}"), None
+        name = processes.share(lambda: args.output_dir or f"runs/{datetime.now():%Y%m%d-%H%M%S}")
+        return Path(name), None
     folder = args.output_dir if args.resume is True else args.resume
     if folder is None:
         raise ValueError("say which run to resume: --resume DIR, or --output-dir DIR --resume")
     if args.resume is not True and args.output_dir and Path(args.output_dir) != Path(args.resume):
         raise ValueError("--resume goes on in its own folder: leave --output-dir out")
-    return Path(folder), state.read(folder)[1]
+    return Path(folder), processes.share(lambda: state.read(folder)[1])
 
 
 def _images(args: Namespace, before: dict | None) -> dict:

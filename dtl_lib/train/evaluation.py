@@ -9,10 +9,17 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from . import batches
+from .broken import Broken
 from .device import autocast, device_of
+from .distributed import Processes
+from .stop import Asked
 
 Z = 1.959964  # 95 % of a normal distribution lie within ± this many standard deviations
 TOP5_FROM = 11  # with ten classes or fewer the best five say little
+
+
+class Abandoned(Exception):
+    """An evaluation that was asked to stop before its end."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +62,9 @@ def wilson(right: int, n: int) -> tuple[float, float]:
 
 @torch.inference_mode()
 def evaluate(
-    model, images, batch_size: int = 256, amp: str = "auto", workers: int | None = None, progress: bool = False
-) -> Evaluation:
+    model, images, batch_size: int = 256, amp: str = "auto", workers: int | None = None, progress: bool = False,
+    *, processes: Processes | None = None, broken: Broken | None = None, asked: Asked | None = None,
+) -> Evaluation:  # fmt: skip
     """Top-1 (and top-5 where there are more than ten classes) on every image, on the model's device.
 
     Args:
@@ -66,31 +74,45 @@ def evaluate(
         amp: as in `Recipe`.
         workers: as in `fit`.
         progress: whether to show a bar.
+        processes: those that share the work: each looks at some of the images, all get the result.
+        broken: counts pictures that cannot be read, which are then left out; None raises.
+        asked: whether to stop on the way.
 
     Raises:
         ValueError: where the model has fewer classes than the data, or there is no image.
+        Abandoned: where it was asked to stop.
     """
     check_classes(model, images)
+    processes = processes or Processes()
     was_training, device = model.training, device_of(model)
     model.eval()
-    start, n = time.perf_counter(), len(images)
-    right = right5 = loss = torch.zeros((), device=device, dtype=torch.float64)
-    bar = tqdm(total=n, unit="img", unit_scale=True, disable=not progress, leave=False, dynamic_ncols=True)
-    for x, y in batches.in_order(as_expected(model, images), batch_size, workers):
+    start, share = time.perf_counter(), {"rank": processes.rank, "world": processes.world, "broken": broken}
+    n = right = right5 = loss = torch.zeros((), device=device, dtype=torch.float64)
+    bar = tqdm(total=len(images), unit="img", unit_scale=True, disable=not progress, leave=False, dynamic_ncols=True)
+    for x, y in batches.in_order(as_expected(model, images), batch_size, workers, **share):
+        if asked is not None and asked.stop:
+            break
         x, y = x.to(device, non_blocking=True), y.to(device, non_blocking=True)
         with autocast(device, amp):
             logits = model(x)
         logits = logits.float()
         loss = loss + torch.nn.functional.cross_entropy(logits, y, reduction="sum")
-        right = right + (logits.argmax(dim=1) == y).sum()
+        n, right = n + len(y), right + (logits.argmax(dim=1) == y).sum()
         if logits.shape[1] >= TOP5_FROM:
             right5 = right5 + (logits.topk(5, dim=1).indices == y[:, None]).sum()
-        bar.update(len(y))
+        bar.update(len(y) * processes.world)
     bar.close()
     model.train(was_training)
-    low, high = wilson(int(right), n)
-    top5 = float(right5) / n if model.config.classes >= TOP5_FROM else None
-    return Evaluation(float(right) / n, low, high, n, float(loss) / n, time.perf_counter() - start, top5)
+    stopped = n.new_tensor(asked is not None and asked.stop)
+    n, right, right5, loss, stopped = processes.sum(torch.stack([n, right, right5, loss, stopped])).tolist()
+    if stopped:
+        raise Abandoned
+    if not n:
+        raise ValueError(f"none of the {len(images)} images of {images.name} can be read")
+    n, right = int(n), int(right)
+    low, high = wilson(right, n)
+    top5 = right5 / n if model.config.classes >= TOP5_FROM else None
+    return Evaluation(right / n, low, high, n, loss / n, time.perf_counter() - start, top5)
 
 
 def as_expected(model, images):

@@ -4,15 +4,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from . import batches
 from .device import autocast, keyed_generators
+from .distributed import Processes
 from .mixing import mixer
 from .recipe import Recipe
 from .run import FitResult, Run
-from .schedule import learning_rate
 from .stop import Stopped, between_steps
 
 
@@ -30,6 +29,10 @@ def fit(
     tensorboard: bool = False,
     workers: int | None = None,
     card: Mapping | None = None,
+    processes: Processes | None = None,
+    shard: bool = False,
+    compiled: bool = False,
+    broken: float = 0.001,
 ) -> FitResult:
     """Train `model`, which is left with the weights that were best on held-out images.
 
@@ -40,60 +43,63 @@ def fit(
         output_dir: where to keep the best weights, the state and the log; None keeps nothing.
         resume: go on from the state in `output_dir`.
         device: "cuda", "cpu", …; None takes the GPU where there is one.
-        on_step: called after every step with its number (from 1), its loss and the model.
+        on_step: called after every step with its number (from 1), its loss on this process's images, and the model.
         checkpoint_every: steps between saves of the whole state; None saves with each evaluation.
         progress: whether to show a bar.
         tensorboard: whether to write TensorBoard's curves to `output_dir`.
         workers: processes that read images from files; None decides.
         card: more to say on the checkpoints' cards.
+        processes: what `distributed.joined` gives: each calls `fit`, and makes its part of every batch.
+        shard: cut the model over the processes (`fully_shard`) instead of copying it to each.
+        compiled: compile the forward and backward pass with `torch.compile`.
+        broken: share of the training images that may be unreadable before it stops; others stand in for them.
 
     Raises:
         ValueError: where model, data, recipe and state do not fit together, or the loss is no number any more.
-        Stopped: after Ctrl-C with an `output_dir`: the state is saved.
+        Stopped: after Ctrl-C or SIGTERM with an `output_dir`: the state is saved.
     """
-    run = Run(model, sets, recipe, output_dir, device, resume, card or {}, tensorboard, progress)
-    device, optimizer, scaler, average, total, now = (
-        run.device, run.optimizer, run.scaler, run.average, run.total, run.progress,
+    run = Run(
+        model, sets, recipe, output_dir, device=device, resume=resume, card=card or {}, tensorboard=tensorboard,
+        progress=progress, processes=processes, shard=shard, compiled=compiled, workers=workers, broken=broken,
     )  # fmt: skip
-    mix = mixer(recipe, model.config.classes)
+    device, processes, now, total = run.device, run.processes, run.progress, run.total
+    rank, world = processes.rank, processes.world
+    mix, teacher = mixer(recipe, model.config.classes), run.teacher
     model.train()
 
     with between_steps(run.folder is not None) as asked, run:
-        for x, y in batches.training(run.train, recipe, now.step, total, workers):
+        if now.unevaluated and not run.evaluate(asked):
+            raise Stopped(now.step, total, run.folder, asked.status)
+        for x, y in batches.training(
+            run.train, recipe, now.step, total, workers, rank=rank, world=world, broken=run.broken
+        ):
             x, y = x.to(device, non_blocking=True), y.to(device, non_blocking=True)
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(recipe, now.step, total, run.warmup)
-
-            loss = 0.0
-            with keyed_generators(device, recipe.seed, now.step):
-                x, y = mix(x, y) if mix else (x, y)
-                for images, labels in zip(x.chunk(recipe.accumulate), y.chunk(recipe.accumulate)):
-                    with autocast(device, recipe.amp):
-                        logits = model(images)
-                        part = F.cross_entropy(logits, labels, label_smoothing=recipe.smoothing) / recipe.accumulate
-                    scaler.scale(part).backward()
+            if mix:
+                with keyed_generators(device, recipe.seed, now.step):  # drawn alike on every process
+                    x, y = mix(x, y, neighbour=world > 1)
+            loss, parts = 0.0, list(zip(x.chunk(recipe.accumulate), y.chunk(recipe.accumulate)))
+            with keyed_generators(device, recipe.seed, now.step, rank):
+                for number, (images, labels) in enumerate(parts, 1):
+                    with run.sync(last=number == len(parts)):
+                        with autocast(device, recipe.amp):
+                            taught = teacher(images) if teacher else None
+                            part = run.objective(images, labels, taught) / len(parts)
+                        run.scaler.scale(part).backward()
                     loss = loss + part.detach()
-            if recipe.clip is not None:
-                scaler.unscale_(optimizer)
-                torch.nn.utils.clip_grad_norm_(run.parameters, recipe.clip)
-            scaler.step(optimizer)
-            scaler.update()
-            optimizer.zero_grad()
-            if average:
-                average.update(now.step)
-
-            now.step += 1
+            run.set_learning_rate()
+            run.update()
             run.count(loss)
+
             if on_step:
                 on_step(now.step, loss, model)
                 model.train()  # who looks at a model often leaves it in eval mode
-            last = now.step == total
+            last, stop = now.step == total, processes.agree(asked.stop)
             if evaluated := (last or now.step % run.eval_every == 0):
-                run.evaluate()
+                stop |= not run.evaluate(asked)
             elif now.step % recipe.log_every == 0:
                 run.report()
-            if last or asked.stop or (now.step % checkpoint_every == 0 if checkpoint_every else evaluated):
+            if last or stop or (now.step % checkpoint_every == 0 if checkpoint_every else evaluated):
                 run.save()
-            if asked.stop and not last:
-                raise Stopped(now.step, total, run.folder)
+            if stop and (not last or now.unevaluated):
+                raise Stopped(now.step, total, run.folder, asked.status)
     return run.end()

@@ -2,8 +2,10 @@
 
 import copy
 import json
+import logging
 import time
 from collections.abc import Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,16 +15,23 @@ from tqdm.auto import tqdm
 
 from .. import __version__, checkpoint
 from ..ledger import device_name
+from ..models import ViT
 from . import state
+from .broken import Broken
 from .device import find_device, precision
-from .evaluation import Evaluation, check_classes, evaluate, token_norms
+from .distributed import Processes, whole
+from .evaluation import Abandoned, Evaluation, check_classes, evaluate, token_norms
+from .health import Health
 from .log import Log
+from .objective import Objective
 from .recipe import Recipe
-from .schedule import Average, adamw
+from .schedule import Average, learning_rate, optimiser
 from .state import Progress
+from .stop import Asked
 
 BEST = "best.safetensors"
 SAMPLE = 32  # held-out images whose token norms are logged
+log = logging.getLogger("dtl_lib")
 
 
 @dataclass(frozen=True)
@@ -35,8 +44,10 @@ class FitResult:
         best: the row of the weights that are kept, picked on held-out images.
         test: those weights on the test images.
         seconds: wall time of the run, evaluations included.
-        images_per_s: training images a second, evaluations left out.
+        images_per_s: training images a second over all processes, evaluations left out.
         folder: where `best.safetensors`, its card, the state and the log are; None where nothing was saved.
+        skipped: steps left out because their gradients were no numbers.
+        broken: names of images that could not be read, where others stood in.
     """
 
     history: list[dict]
@@ -45,6 +56,8 @@ class FitResult:
     seconds: float
     images_per_s: float
     folder: Path | None
+    skipped: int = 0
+    broken: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return (
@@ -59,34 +72,61 @@ class Run:
     Args: as in `fit`.
     """
 
-    def __init__(self, model, sets, recipe: Recipe, output_dir, device, resume, card, tensorboard, progress):
-        self.device = find_device(device)
+    def __init__(
+        self, model, sets, recipe: Recipe, output_dir, *, device, resume, card, tensorboard, progress, processes,
+        shard, compiled, workers, broken,
+    ):  # fmt: skip
+        self.processes = processes or Processes()
+        self.device, self.workers = find_device(device), workers
         recipe.augment()  # what contradicts itself is refused before anything is written
         move = not recipe.slow_augmentation
         self.train, self.held_out, self.test = (
             _near(part, self.device) if move else part for part in (sets.train, sets.held_out, sets.test)
         )
         check_classes(model, self.train)
+        _divides(recipe, self.processes.world)
         model.config = replace(model.config, mean=self.train.mean, std=self.train.std)
         self.model, self.recipe, self.folder = model.to(self.device), recipe, Path(output_dir) if output_dir else None
         self.total, self.per_epoch = recipe.steps(len(self.train)), recipe.steps_per_epoch(len(self.train))
         self.warmup = recipe.warmup_steps or round(recipe.warmup_epochs * self.per_epoch)
         self.eval_every = recipe.eval_every or self.per_epoch
-        self.average = Average(model, recipe.ema) if recipe.ema else None
-        self.optimizer, self.parameters = adamw(model, recipe), list(model.parameters())
+        self.broken = Broken(broken)
+        self._build(shard and self.processes.world > 1, compiled)
         half = precision(self.device, recipe.amp)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=half == "fp16")
+        self.health = Health(self)
         self.about = {
             "config": _plain(model.config.to_dict()), "recipe": _plain(recipe.to_dict()), "seed": recipe.seed,
             "data": {"name": self.train.name, "fingerprint": self.train.fingerprint()}, "library": __version__,
             "torch": torch.__version__, "device": device_name(self.device), "precision": half,
+            "processes": self.processes.world,
         }  # fmt: skip
         self.card, self.weights, self.progress = {**card, **self.about}, None, Progress()
         self._mark = None  # when the clock was last looked at
         self._begin(resume)
-        self.log = Log(self.folder, _row_about(self.about), self.progress.step, tensorboard)
-        self._losses, self._steps, self._shown = 0.0, 0, progress
+        first = self.processes.first
+        self.log = Log(
+            self.folder if first else None, _row_about(self.about), self.progress.step, tensorboard and first
+        )
+        self._losses, self._steps, self._shown = 0.0, 0, progress and first
         self._sample = self.held_out.batch(torch.arange(min(SAMPLE, len(self.held_out))))[0].to(self.device)
+
+    def _build(self, sharded: bool, compiled: bool) -> None:
+        """What is trained, and what trains it."""
+        model, recipe = self.model, self.recipe
+        self._unsharded = ViT(model.config).to(self.device).eval() if sharded else None
+        objective = Objective(model, recipe)
+        if compiled:
+            objective.compile()
+        self.objective = self.processes.wrap(objective, self.device, sharded)
+        self.parameters, self.optimizer = list(model.parameters()), optimiser(model, recipe)
+        self.average = Average(model, recipe.ema) if recipe.ema else None
+        self.teacher = None
+        if recipe.distill_from:
+            from .teacher import load_teacher
+
+            with self.processes.first_on_each_host():
+                self.teacher = load_teacher(recipe.distill_from, self.device, model.config)
 
     def _begin(self, resume: bool) -> None:
         if self.folder is None:
@@ -95,20 +135,30 @@ class Run:
             return
         if resume:
             return self._restore()
-        if (self.folder / state.NAME).exists():
+        if self.processes.share(lambda: state.exists(self.folder)):
             raise ValueError(f"{self.folder} holds a run already: resume it (--resume), or choose another output_dir")
         self.save()  # from here on a killed run can be resumed, and an unwritable folder is known before the work
 
     def _restore(self) -> None:
-        tensors, card = state.read(self.folder)
-        card["recipe"] = Recipe.from_dict(card["recipe"]).to_dict()  # fields that are newer than the state
+        found = []  # on the first process alone: the others need not see its disk
+        card = self.processes.share(lambda: found.extend(state.read(self.folder)) or found[1])
+        then = {
+            **card,
+            "recipe": Recipe.from_dict(card["recipe"]).to_dict(),
+        }  # a field newer than the state: its default
         for what in ("config", "recipe", "data"):
-            if changed := state.differences(card[what], self.about[what]):
+            if changed := state.differences(_plain(then[what]), self.about[what]):
                 raise ValueError(f"{self.folder} was trained with another {what} ({changed}): resume with the same")
+        tensors = self.processes.share_tensors(found[0] if found else None)
         parts = self.model, self.average, self.optimizer, self.scaler
         self.progress = state.restore(self.folder / state.NAME, tensors, card, *parts)
-        if (self.folder / BEST).is_file():  # saved before the state: it may be of a step that the state has not reached
-            self.progress.best = checkpoint.read(self.folder / BEST)[1]["held_out"]
+        self.progress.best = self.processes.share(lambda: _best(self.folder, self.progress.best))
+        if (was := card.get("processes", 1)) != self.processes.world and self.processes.first:
+            log.warning(
+                "saved by %d process%s, goes on with %d: the same batches of %d in the same order, %d images each; "
+                "sums are added in another order, so the last bits differ", was, "es" * (was > 1), self.processes.world,
+                self.recipe.batch_size, self.recipe.batch_size // self.processes.world,
+            )  # fmt: skip
 
     def __enter__(self):
         images = self.recipe.batch_size
@@ -124,8 +174,31 @@ class Run:
         self.bar.close()
         self.log.close()
 
+    def set_learning_rate(self) -> None:
+        """The schedule's, for the step to come."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.recipe, self.progress.step, self.total, self.warmup)
+
+    def sync(self, last: bool):
+        """Inside, gradients stay on this process, unless it is the last part of a batch: then they are averaged."""
+        waits = hasattr(self.objective, "no_sync") and not last
+        if hasattr(self.objective, "model") and hasattr(self.objective.model, "set_requires_gradient_sync"):
+            self.objective.model.set_requires_gradient_sync(last)
+        return self.objective.no_sync() if waits else nullcontext()
+
+    def update(self) -> None:
+        """One optimiser step from the gradients that have come in, unless they are no numbers and `on_nan` skips."""
+        self.scaler.unscale_(self.optimizer)
+        if self.health.usable(self.health.clip()):
+            self.scaler.step(self.optimizer)
+            if self.average:
+                self.average.update(self.progress.step)
+        self.scaler.update()
+        self.optimizer.zero_grad()
+        self.progress.step += 1
+
     def count(self, loss: Tensor) -> None:
-        """One more step is done."""
+        """One more step is done, with this loss on this process's images."""
         self._losses, self._steps = self._losses + loss, self._steps + 1
         self._clock(training=True)
         self.bar.update(self.recipe.batch_size)
@@ -133,59 +206,98 @@ class Run:
     def report(self, **more) -> dict:
         """Write a row of the log: the mean loss since the last one, and where the run stands."""
         now = self.progress
-        loss = float(self._losses) / self._steps
-        if loss != loss or abs(loss) == float("inf"):
-            raise ValueError(
-                f"the loss is {loss} at step {now.step}: lower lr ({self.recipe.lr}), warm up, or set clip"
-            )
+        loss = float(self.processes.sum(torch.as_tensor(self._losses))) / (self._steps or 1) / self.processes.world
+        self.health.check(loss)
         self._losses, self._steps = 0.0, 0
         rate = now.step * self.recipe.batch_size / now.training_seconds
         row = {
             "step": now.step, "epoch": now.step / self.per_epoch, "loss": loss,
             "lr": self.optimizer.param_groups[0]["lr"], "seconds": now.seconds, "images_per_s": rate, **more,
         }  # fmt: skip
+        row |= {"skipped": now.skipped} if now.skipped else {}
+        row |= {"broken": len(self.broken)} if len(self.broken) else {}
         self.log.write(row)
         shown = {"loss": f"{loss:.3f}"} | ({"held_out": f"{now.best['accuracy']:.1%}"} if now.best else {})
         self.bar.set_postfix(shown, refresh=False)
         return row
 
-    def evaluate(self) -> None:
-        """Held-out accuracy and token norms; keep the weights where they are the best so far."""
-        model = self.average.model if self.average else self.model
-        found = evaluate(model, self.held_out, amp=self.recipe.amp).to_dict()
-        found |= {"held_out_loss": found.pop("loss")}
-        found.pop("seconds")
+    def evaluate(self, asked: Asked | None = None) -> bool:
+        """Held-out accuracy and token norms; keep the weights where they are the best so far.
+
+        Returns:
+            Whether it was carried through: False where it was asked to stop, and is made up for when the run goes on.
+        """
+        with self._evaluated() as model:
+            try:
+                found = evaluate(
+                    model, self.held_out, amp=self.recipe.amp, workers=self.workers, processes=self.processes,
+                    broken=self.broken, asked=asked,
+                ).to_dict()  # fmt: skip
+            except Abandoned:
+                self.progress.unevaluated = True
+                return False
+            self.progress.unevaluated = False
+            found |= {"held_out_loss": found.pop("loss")}
+            found.pop("seconds")
+            self._clock()
+            row = self.report(**found, norms=token_norms(model, self._sample))
+            if not self.progress.best or row["accuracy"] > self.progress.best["accuracy"]:
+                self.progress.best = row
+                self._keep(model)
         self._clock()
-        row = self.report(**found, norms=token_norms(model, self._sample))
-        if not self.progress.best or row["accuracy"] > self.progress.best["accuracy"]:
-            self.progress.best = row
-            self._keep(model)
-        self._clock()
+        return True
 
     def save(self) -> None:
         """The whole state, where there is a folder."""
         if self.folder:
-            state.save(self.folder, self.model, self.average, self.optimizer, self.scaler, self.progress, self.card)
+            self.health.check()  # what is saved last is good
+            tensors = state.gather(self.model, self.average, self.optimizer)
+            if self.processes.first:
+                state.save(self.folder, tensors, self.scaler, self.progress, self.card)
             self._clock()
 
     def end(self) -> FitResult:
         """Put the best weights into the model and measure them on the test images."""
-        self.model.load_state_dict(self.weights or checkpoint.read(self.folder / BEST)[0])
-        self.model.eval()
-        test = evaluate(self.model, self.test, amp=self.recipe.amp)
-        self.model.card = {**self.card, "held_out": self.progress.best, "test": test.to_dict()}
+        stored = self.weights
         if self.folder:
-            checkpoint.save_model(self.folder / BEST, self.model, self.model.card)
+            stored = self.processes.share_tensors(
+                checkpoint.read(self.folder / BEST)[0] if self.processes.first else None
+            )
+        state.put(self.model, stored)
+        self.model.eval()
+        broken = Broken(self.broken.limit)
+        with self._evaluated(averaged=False) as model:
+            test = evaluate(
+                model, self.test, amp=self.recipe.amp, workers=self.workers, processes=self.processes, broken=broken
+            )
+            self.model.card = {**self.card, "held_out": self.progress.best, "test": test.to_dict()}
+            if self.folder and self.processes.first:
+                checkpoint.save_model(self.folder / BEST, model, self.model.card)
         self._clock()
         now = self.progress
         rate = now.step * self.recipe.batch_size / now.training_seconds
-        return FitResult(self.log.rows, now.best, test, now.seconds, rate, self.folder)
+        names = sorted({name for part in self.processes.gather([*self.broken.names, *broken.names]) for name in part})
+        return FitResult(
+            self.log.rows, now.best, test, now.seconds, rate, self.folder, now.skipped, tuple(names)
+        )  # fmt: skip
+
+    @contextmanager
+    def _evaluated(self, averaged: bool = True):
+        """The model to look at: with the average's weights where there is one, and whole on every process."""
+        average = self.average if averaged else None
+        if self._unsharded is not None:
+            values = average.state_dict() if average else self.model.state_dict()
+            state.put(self._unsharded, {name: whole(value) for name, value in values.items()})
+            yield self._unsharded
+            return
+        with average.in_place(self.model) if average else nullcontext():
+            yield self.model
 
     def _keep(self, model) -> None:
-        if self.folder:
-            checkpoint.save_model(self.folder / BEST, model, {**self.card, "held_out": self.progress.best})
-        else:
+        if not self.folder:
             self.weights = {name: value.detach().to("cpu", copy=True) for name, value in model.state_dict().items()}
+        elif self.processes.first:
+            checkpoint.save_model(self.folder / BEST, model, {**self.card, "held_out": self.progress.best})
 
     def _clock(self, training: bool = False) -> None:
         """Add the time since the last call to the run's, and to training's where that is what it was."""
@@ -193,6 +305,30 @@ class Run:
         if before is not None:
             self.progress.seconds += self._mark - before
             self.progress.training_seconds += (self._mark - before) * training
+
+
+def _best(folder: Path, known: dict) -> dict:
+    """The evaluation of the weights that were kept; none where they cannot be read.
+
+    They are saved before the state, so it may be of a step that the state has not reached.
+    """
+    if not known and not (folder / BEST).is_file():
+        return {}
+    try:
+        return checkpoint.read(folder / BEST)[1]["held_out"]
+    except checkpoint.CheckpointError as error:
+        log.warning("%s; the next evaluation keeps its weights", error)
+        return {}
+
+
+def _divides(recipe: Recipe, world: int) -> None:
+    parts = world * recipe.accumulate
+    if recipe.batch_size % parts:
+        near = max(1, round(recipe.batch_size / parts)) * parts
+        raise ValueError(
+            f"batch_size={recipe.batch_size} images do not divide into {world} processes × {recipe.accumulate} parts: "
+            f"{near} would"
+        )
 
 
 def _near(images, device: torch.device):

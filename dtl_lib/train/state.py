@@ -1,15 +1,23 @@
-"""Where a training run stands, whole, in one file: what a run killed at any moment goes on from."""
+"""Where a training run stands, whole, in one file: what a run killed at any moment goes on from.
 
+The file is the same whatever made it: one process, many with copies of the model, or many that shared it out.
+"""
+
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from .. import checkpoint
 from ..checkpoint import CheckpointError
+from .distributed import like, whole
+from .schedule import load_optimiser_state, optimiser_state
 
-NAME = "state.safetensors"
+NAME, BEFORE = "state.safetensors", "state.before.safetensors"
+log = logging.getLogger("dtl_lib")
 
 
 @dataclass
@@ -21,67 +29,101 @@ class Progress:
         best: the best evaluation on held-out images so far, with its step; empty before the first.
         seconds: wall time so far, over all the pieces of an interrupted run.
         training_seconds: of which training, without evaluations.
+        skipped: steps left out because their gradients were no numbers.
+        unevaluated: whether the run was stopped inside the evaluation that belongs to this step.
     """
 
     step: int = 0
     best: dict = field(default_factory=dict)
     seconds: float = 0.0
     training_seconds: float = 0.0
+    skipped: int = 0
+    unevaluated: bool = False
 
 
-def save(folder: Path, model, average, optimizer, scaler, progress: Progress, card: Mapping) -> None:
-    """Everything the next step depends on, atomically."""
+def gather(model, average, optimizer) -> dict[str, Tensor]:
+    """Every tensor that the next step depends on, by name; whole where processes share the model (all call it)."""
     tensors = {f"model/{name}": value for name, value in model.state_dict().items()}
     if average is not None:
-        tensors |= {f"average/{name}": value for name, value in average.model.state_dict().items()}
-    for name, value in model.named_parameters():
-        for moment, tensor in optimizer.state.get(value, {}).items():
-            tensors[f"optimizer/{moment}/{name}"] = tensor
-    scaling = scaler.state_dict()
-    checkpoint.write(folder / NAME, tensors, {**card, "progress": vars(progress), "scaler": scaling}, checkpoint.STATE)
+        tensors |= {f"average/{name}": value for name, value in average.state_dict().items()}
+    found = optimiser_state(optimizer, dict(model.named_parameters()))
+    tensors |= {f"optimizer/{name}": value for name, value in found.items()}
+    return {name: whole(value) for name, value in tensors.items()}
+
+
+def save(folder: Path, tensors: Mapping[str, Tensor], scaler, progress: Progress, card: Mapping) -> None:
+    """The state, atomically; the one before it is kept, for a machine that dies while its disk still writes."""
+    card = {**card, "progress": vars(progress), "scaler": scaler.state_dict()}
+    checkpoint.write(folder / NAME, tensors, card, checkpoint.STATE, before=folder / BEFORE)
+
+
+def exists(folder: Path) -> bool:
+    """Whether a folder holds a run."""
+    return (folder / NAME).exists() or (folder / BEFORE).exists()
 
 
 def read(path: str | Path) -> tuple[dict[str, Tensor], dict]:
-    """Tensors and card of a training state: a file, or the folder it lies in.
+    """Tensors and card of a training state: a file, or the folder it lies in, where a damaged one gives way to the one
+    before it.
 
     Raises:
         CheckpointError: where there is none to resume from.
     """
     path = Path(path)
-    path = path if path.suffix == checkpoint.SUFFIX else path / NAME
-    if not path.is_file():
-        raise CheckpointError(f"{path.parent} holds no {NAME} to resume from: leave --resume out to start there")
-    tensors, card = checkpoint.read(path)
+    if path.suffix == checkpoint.SUFFIX:
+        return _checked(path, *checkpoint.read(path))
+    if not exists(path):
+        raise CheckpointError(f"{path} holds no {NAME} to resume from: leave --resume out to start there")
+    try:
+        found = checkpoint.read(path / NAME)
+    except CheckpointError as error:
+        if not (path / BEFORE).is_file():
+            raise
+        found = _checked(path / BEFORE, *checkpoint.read(path / BEFORE))
+        log.warning("%s; the state before it is used, of step %d", error, found[1]["progress"]["step"])
+    return _checked(path / NAME, *found)
+
+
+def _checked(path: Path, tensors: dict[str, Tensor], card: dict) -> tuple[dict[str, Tensor], dict]:
     if card["format"] != checkpoint.STATE:
         raise CheckpointError(f"{path} is no training state: resume from the folder that holds {NAME}")
     for part in ("config", "recipe", "data", "progress", "scaler"):
         if not isinstance(card.get(part), Mapping):
             raise CheckpointError(f"{path}: its card has no {part}; it has been changed: resume an earlier copy")
-    if wrong := set(card["progress"]) ^ {field.name for field in fields(Progress)}:
-        raise CheckpointError(f"{path}: its progress differs in {', '.join(sorted(wrong))}: resume an earlier copy")
+    if wrong := set(card["progress"]) - {field.name for field in fields(Progress)}:
+        raise CheckpointError(f"{path}: its progress has {', '.join(sorted(wrong))}, which is not known here")
     return tensors, card
 
 
 def restore(path: Path, tensors: Mapping[str, Tensor], card: Mapping, model, average, optimizer, scaler) -> Progress:
-    """Load what `save` has written; a CheckpointError where it does not fit the run."""
+    """Load what `gather` has found; a CheckpointError where it does not fit the run."""
     parts: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "optimizer": {}}
     for name, value in tensors.items():
         kind, _, rest = name.partition("/")
         parts.setdefault(kind, {})[rest] = value
-    for part, target in (("model", model), ("average", average and average.model)):
+    for part, target in (("model", model), ("average", average)):
         if target is not None:
             checkpoint.fits(path, parts[part], target.state_dict())
-            target.load_state_dict(parts[part])
+            put(target, parts[part])
     named = dict(model.named_parameters())
     for name, value in parts["optimizer"].items():
-        moment, _, parameter = name.partition("/")
-        known = parameter in named and value.shape in ((), named[parameter].shape)
-        if not known or value.dtype not in checkpoint.FLOATS:
-            raise CheckpointError(f"{path}: the optimiser's {moment} of {parameter} does not fit the model")
-        optimizer.state[named[parameter]][moment] = value.to(named[parameter].device)
+        parameter = named.get(name.partition("/")[2])
+        if parameter is not None and parameter.shape == value.shape:
+            parts["optimizer"][name] = like(parameter, value)
+    try:
+        load_optimiser_state(optimizer, named, parts["optimizer"])
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}") from None
     if card["scaler"]:
         scaler.load_state_dict(card["scaler"])
     return Progress(**card["progress"])
+
+
+@torch.no_grad()
+def put(target, weights: Mapping[str, Tensor]) -> None:
+    """Copy whole tensors into a model (or an average), which processes may share."""
+    for name, value in target.state_dict().items():
+        value.copy_(like(value, weights[name]))
 
 
 def differences(then: Mapping, now: Mapping) -> str:

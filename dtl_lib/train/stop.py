@@ -1,42 +1,63 @@
-"""Ctrl-C that ends a run between two steps, never inside one."""
+"""A signal that ends a run between two steps, never inside one."""
 
 import shlex
 import signal
 import threading
+import time
 from contextlib import contextmanager
 from pathlib import Path
 
+SAME = 1.0  # seconds: torchrun passes on a Ctrl-C that the terminal has sent to everyone already
+
 
 class Stopped(KeyboardInterrupt):
-    """Training was asked to stop, and its state is saved in `folder` after `step` of `total` steps."""
+    """Training was asked to stop, and its state is saved in `folder` after `step` of `total` steps.
 
-    def __init__(self, step: int, total: int, folder: Path):
+    Attributes:
+        status: what the command should exit with: 0 after SIGTERM, which is how a cluster asks, 130 after Ctrl-C.
+    """
+
+    def __init__(self, step: int, total: int, folder: Path, status: int = 130):
         quoted = shlex.quote(str(folder))
         super().__init__(f"stopped at step {step} of {total}, saved; go on with: dtl train --resume {quoted}")
+        self.status = status
 
 
 class Asked:
-    """Whether a signal to stop has come."""
+    """Whether a signal to stop has come, and which."""
 
     stop = False
+    signal = signal.SIGINT
+
+    @property
+    def status(self) -> int:
+        """The exit status that answers the signal."""
+        return 0 if self.signal == signal.SIGTERM else 130
 
 
 @contextmanager
 def between_steps(enabled: bool = True):
-    """Inside, the first SIGINT or SIGTERM only sets `stop` on what is yielded; the second does what it always did."""
+    """Inside, the first SIGINT or SIGTERM only sets `stop` on what is yielded; a later one does what it always did."""
     asked = Asked()
     if not enabled or threading.current_thread() is not threading.main_thread():
         yield asked
         return
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    first = None
+
+    def ask(number, frame):
+        nonlocal first
+        now = time.monotonic()
+        if first is not None and now - first > SAME:
+            restore()
+            signal.raise_signal(number)
+            return
+        if first is None:
+            first, asked.stop, asked.signal = now, True, number
 
     def restore():
         for number, handler in before.items():
             signal.signal(number, handler)
-
-    def ask(number, frame):
-        asked.stop = True
-        restore()
 
     for number in before:
         signal.signal(number, ask)

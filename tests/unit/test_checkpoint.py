@@ -149,6 +149,7 @@ def test_what_is_no_checkpoint_of_ours_is_refused(tmp_path, model, saved):
 def tampered(saved, change_tensors=None, change_card=None):
     tensors, card = read(saved)
     tensors, card = (change_tensors or dict)(tensors), (change_card or dict)(card)
+    card.pop("digest", None)  # by somebody who knows the format
     save_file(tensors, saved, metadata={"card": json.dumps(card)})
 
 

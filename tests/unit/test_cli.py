@@ -113,7 +113,9 @@ def test_train_measures_saves_and_says_so(tmp_path, capsys):
     test = model.card["test"]
     assert test["n"] == 10_000 and f"test accuracy {test['accuracy']:.1%} ± " in out and "(n = 10,000)" in out
     assert re.search(r"\d+ s, [\d,]+ images/s on .*CPU core", out)
-    assert f"saved in {folder}: best.json, best.safetensors, log.jsonl, state.safetensors" in out
+    assert (
+        f"saved in {folder}: best.json, best.safetensors, log.jsonl, state.before.safetensors, state.safetensors" in out
+    )
     assert model.card["command"].startswith("dtl train --data shapes") and model.card["seed"] == 5
     assert Recipe.from_dict(model.card["recipe"]).lr == recipes()["shapes"].lr
     assert (model.config.mean, model.config.classes) == (shapes.MEAN, 10)
@@ -193,12 +195,9 @@ def test_a_run_and_an_evaluation_can_be_recorded(tmp_path, monkeypatch, capsys):
     assert first.n == second.n == 10_000
 
 
-def test_torchrun_s_spelling_is_accepted(tmp_path, monkeypatch, capsys):
+def test_torchrun_s_spelling_is_accepted(tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "1")
     assert main(["train", *SHORT, "--distributed", "--output_dir", str(tmp_path / "run")]) == 0
-    monkeypatch.setenv("WORLD_SIZE", "4")
-    assert main(["train", *SHORT, "--distributed", "--output_dir", str(tmp_path / "four")]) == 2
-    assert "several processes" in capsys.readouterr().err and not (tmp_path / "four").exists()
 
 
 def test_evaluate_normalises_as_the_model_expects(tmp_path, capsys):

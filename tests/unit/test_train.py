@@ -283,5 +283,5 @@ def test_what_does_not_fit_is_refused(sets, tmp_path):
         fit(tiny(), sets, SHORT, progress=False, resume=True)
     model = tiny()
     torch.nn.init.constant_(model.norm.weight, float("nan"))
-    with pytest.raises(ValueError, match="loss is nan at step 2: lower lr"):
+    with pytest.raises(ValueError, match="loss is nan or infinite at step 1: lower lr"):
         fit(model, sets, SHORT, progress=False)

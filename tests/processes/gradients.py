@@ -1,0 +1,73 @@
+"""Run under torchrun: the gradients of one step, of the whole batch cut over the processes, saved by the first."""
+
+import sys
+from pathlib import Path
+
+import torch
+
+from dtl_lib.data import InMemory
+from dtl_lib.models import ViT, ViTConfig
+from dtl_lib.tokens import TokenPlan
+from dtl_lib.train import Recipe, batches
+from dtl_lib.train.device import keyed_generators
+from dtl_lib.train.distributed import joined, whole
+from dtl_lib.train.mixing import mixer
+from dtl_lib.train.run import Run
+
+PLAN = TokenPlan.of(3, cls_pos=1, reg_pos=2, num_reg=2)
+CONFIG = ViTConfig(16, 4, dim=32, depth=3, heads=2, classes=5, plan=PLAN, layer_scale=0.1)
+KINDS = {
+    "plain": {},
+    "mixed": {"mixup": 0.8, "cutmix": 1.0, "smoothing": 0.1},
+    "accumulated": {"accumulate": 2, "mixup": 0.8},
+}
+
+
+class _Sets:
+    def __init__(self):
+        torch.manual_seed(0)
+        pixels, targets = torch.randint(0, 256, (24, 3, 16, 16), dtype=torch.uint8), torch.arange(24) % 5
+        part = InMemory("random", tuple("abcde"), (0.5,) * 3, (0.25,) * 3, pixels, targets)
+        self.train = self.held_out = self.test = part
+
+
+def gradients(processes, shard: bool, dtype: torch.dtype, changes: dict) -> dict[str, torch.Tensor]:
+    """By parameter, what one optimiser step would be made from."""
+    torch.manual_seed(processes.rank)  # every process has other weights to begin with: the first one's count
+    if processes.first:
+        torch.manual_seed(0)
+    model = ViT(CONFIG).to(dtype)
+    if shard:
+        torch.manual_seed(0)
+        model = ViT(CONFIG).to(dtype)
+    recipe = Recipe(max_steps=2, batch_size=8, crop=2, flip=True, **changes)
+    run = Run(
+        model, _Sets(), recipe, None, device="cpu", resume=False, card={}, tensorboard=False, progress=False,
+        processes=processes, shard=shard, compiled=False, workers=None, broken=0.0,
+    )  # fmt: skip
+    mix, step = mixer(recipe, 5), 1
+    x, y = next(batches.training(run.train, recipe, step, 2, rank=processes.rank, world=processes.world))
+    if mix:
+        with keyed_generators(run.device, 0, step):
+            x, y = mix(x, y, neighbour=processes.world > 1)
+    x, parts = x.to(dtype), recipe.accumulate
+    for number, (images, labels) in enumerate(zip(x.chunk(parts), y.chunk(parts)), 1):
+        with run.sync(last=number == parts):
+            (run.objective(images, labels) / parts).backward()
+    return {name: whole(value.grad) for name, value in model.named_parameters()}
+
+
+def main(folder: str) -> None:
+    with joined(torch.device("cpu"), 60) as processes:
+        for dtype in (torch.float32, torch.float64):
+            for shard in (False, True) if processes.world > 1 else (False,):
+                for name, changes in KINDS.items():
+                    found = gradients(processes, shard, dtype, changes)
+                    if processes.first:
+                        kind = "shared" if shard else "copied"
+                        bits = torch.finfo(dtype).bits
+                        torch.save(found, Path(folder) / f"{processes.world}-{kind}-{name}-{bits}.pt")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
