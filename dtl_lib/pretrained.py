@@ -14,7 +14,7 @@ from .models import ViT
 from .timm_models import from_timm
 from .tokens import TokenPlan
 
-__all__ = ["LoadReport", "data_folder", "from_timm", "load_pretrained", "load_shared"]
+__all__ = ["LoadReport", "data_folder", "from_timm", "is_ours", "load_pretrained", "load_shared", "timm_model"]
 log = logging.getLogger("dtl_lib")
 
 ZOO = Path(__file__).parent / "zoo"
@@ -61,7 +61,7 @@ def load_pretrained(name: str, plan: TokenPlan | None = None, classes: int | Non
         ValueError: where there are no such weights, with what to do.
     """
     name = str(name)
-    model = _checkpoint(name) if name.startswith("zoo/") or name.endswith(".safetensors") else _timm(name)
+    model = _checkpoint(name) if is_ours(name) else from_timm(timm_model(name)).eval()
     config = model.config if plan is None else model.config.with_plan(plan)
     if classes is not None:
         config = replace(config, classes=classes)
@@ -72,6 +72,11 @@ def load_pretrained(name: str, plan: TokenPlan | None = None, classes: int | Non
     fresh.loaded = load_shared(fresh, model.state_dict(), model.plan.depth)
     log.warning("%s: %s", name, fresh.loaded)
     return fresh.eval()
+
+
+def is_ours(name: str) -> bool:
+    """Whether a name means a checkpoint of ours, in the zoo or in a file, and not a timm model."""
+    return name.startswith("zoo/") or name.endswith(".safetensors")
 
 
 def load_shared(model: ViT, weights: dict[str, Tensor], depth: int) -> LoadReport:
@@ -110,7 +115,15 @@ def _checkpoint(name: str) -> ViT:
     return load_model(path)
 
 
-def _timm(name: str) -> ViT:
+def timm_model(name: str) -> nn.Module:
+    """A live timm model of any kind with its published weights, ready to evaluate.
+
+    Args:
+        name: read from `DTL_DATA/weights/<name>.safetensors`, otherwise from the hub.
+
+    Raises:
+        ValueError: where there are no such weights, with what to do.
+    """
     import timm
     from safetensors import SafetensorError
 
@@ -125,13 +138,12 @@ def _timm(name: str) -> ViT:
     files = [data_folder() / "weights" / f"{known}.safetensors" for known in dict.fromkeys((name, tagged))]
     file = next((file for file in files if file.is_file()), None) or _cached(tagged)
     if file is None:
-        return from_timm(_download(name, files[-1])).eval()
+        return _download(name, files[-1]).eval()
     try:  # through timm's loader, which knows the older names some checkpoints use
         overlay = {"file": str(file), "custom_load": False}
-        model = timm.create_model(tagged, pretrained=True, pretrained_cfg_overlay=overlay)
+        return timm.create_model(tagged, pretrained=True, pretrained_cfg_overlay=overlay).eval()
     except (SafetensorError, RuntimeError) as error:
         raise ValueError(f"{file} does not hold the weights of {name} ({_short(error)}): fetch it again") from None
-    return from_timm(model).eval()
 
 
 def _cached(name: str) -> Path | None:
