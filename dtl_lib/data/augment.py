@@ -30,6 +30,7 @@ class Augment:
         three_augment: one of grey scale, solarisation and blur an image (DeiT III, Touvron et al. 2022, §3).
         color_jitter: strength of random brightness, contrast and saturation; 0 is off.
         scale: smallest share of the area that a random resized crop keeps.
+        trivial: one random operation of random strength an image (TrivialAugment, Müller and Hutter 2021).
 
     Raises:
         ValueError: where a value is out of range or two policies are asked for at once.
@@ -42,6 +43,7 @@ class Augment:
     three_augment: bool = False
     color_jitter: float = 0.0
     scale: float = 0.08
+    trivial: bool = False
 
     def __post_init__(self):
         if self.crop < 0:
@@ -54,8 +56,9 @@ class Augment:
             raise ValueError(f"color_jitter is {self.color_jitter}; it is a strength, 0 to 1")
         if not 0 < self.scale <= 1:
             raise ValueError(f"scale is {self.scale}; it is a share of the area, above 0 and at most 1")
-        if self.randaugment and self.three_augment:
-            raise ValueError("randaugment and three_augment are two policies for one place; choose one")
+        policies = [name for name in ("trivial", "randaugment", "three_augment") if getattr(self, name)]
+        if len(policies) > 1:
+            raise ValueError(f"{' and '.join(policies)} are policies for one place; choose one")
 
 
 def padded(pixels: torch.Tensor, by: int) -> torch.Tensor:
@@ -112,18 +115,19 @@ def recolour(pixels: torch.Tensor, augment: Augment, key: Sequence[int], indices
 def erase(images: torch.Tensor, probability: float, key: Sequence[int], indices) -> torch.Tensor:
     """A keyed box of normalised images (batch, 3, height, width) becomes normal noise (Zhong et al. 2020, §3)."""
     height, width = images.shape[-2:]
+    indices = torch.as_tensor(indices, dtype=torch.int64).cpu()  # decided here: a GPU would have to be waited for
     chosen, area, aspect, top, left = keyed.uniform((5,), key, indices, "erase").double().unbind(1)
-    area = _between(area, *ERASED_AREA) * height * width
-    aspect = _between(aspect, *map(math.log, ERASED_ASPECT)).exp()
-    tall = (area * aspect).sqrt().round().clamp(1, height - 1)
-    wide = (area / aspect).sqrt().round().clamp(1, width - 1)
-    inside = _span(top, tall, height)[:, :, None] & _span(left, wide, width)[:, None, :]
-    inside = rearrange(inside & (chosen < probability)[:, None, None], "batch height width -> batch 1 height width")
-    hit = inside.flatten(1).any(1).nonzero().squeeze(1)
+    hit = (chosen < probability).nonzero().squeeze(1)
     if not len(hit):
         return images
-    noise = _normal(images.shape[1:], key, torch.as_tensor(indices, dtype=torch.int64)[hit])
-    images[hit] = torch.where(inside[hit], noise.to(images.dtype), images[hit])
+    area = _between(area[hit], *ERASED_AREA) * height * width
+    aspect = _between(aspect[hit], *map(math.log, ERASED_ASPECT)).exp()
+    tall = (area * aspect).sqrt().round().clamp(1, height - 1)
+    wide = (area / aspect).sqrt().round().clamp(1, width - 1)
+    inside = _span(top[hit], tall, height)[:, None, :, None] & _span(left[hit], wide, width)[:, None, None, :]
+    inside, where = (part.to(images.device, non_blocking=True) for part in (inside, hit))
+    noise = _normal(images.shape[1:], key, indices[hit].to(images.device, non_blocking=True))
+    images[where] = torch.where(inside, noise.to(images.dtype), images[where])
     return images
 
 

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 from . import augment as augmentation
 from .augment import Augment
+from .trivial import trivial
 
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.uint8)
 
@@ -77,15 +78,16 @@ class Images:
         Raises:
             ValueError: for an index out of range, or augmentation without a key.
         """
-        indices = self.checked(indices)
         if augment is None:
             return self.normalised(self.raw(indices)), self.labels(indices)
         if key is None:
             raise ValueError("augmentation needs key=(seed, epoch): it is a function of seed, epoch and sample")
-        pixels = self.cropped(indices, augment, key)
+        pixels, here = self.cropped(indices, augment, key), self.checked(indices)
         if augment.flip:
-            pixels = augmentation.flip(pixels, key, indices)
-        pixels = augmentation.recolour(pixels, augment, key, indices)
+            pixels = augmentation.flip(pixels, key, here)
+        if augment.trivial:
+            pixels = trivial(pixels, key, indices)
+        pixels = augmentation.recolour(pixels, augment, key, here)
         x = self.normalised(pixels)
         if augment.erase:
             x = augmentation.erase(x, augment.erase, key, indices)
@@ -96,17 +98,21 @@ class Images:
         pixels = self.raw(indices)
         if not augment.crop:
             return pixels
-        bordered = augmentation.padded(pixels, augment.crop)
+        bordered, indices = augmentation.padded(pixels, augment.crop), self.checked(indices)
         return augmentation.crop(bordered, torch.arange(len(indices), device=self.device), augment.crop, key, indices)
 
     def normalised(self, pixels: torch.Tensor) -> torch.Tensor:
         """float32 (batch, 3, height, width), (pixels/255 − mean)/std in one multiply and add."""
-        mean, std = (torch.tensor(v, device=pixels.device).view(3, 1, 1) for v in (self.mean, self.std))
-        return pixels.float().mul_(1 / (255 * std)).sub_(mean / std)
+        mean, std = (torch.tensor(v).view(3, 1, 1) for v in (self.mean, self.std))
+        scale, shift = (v.to(pixels.device, non_blocking=True) for v in (1 / (255 * std), mean / std))
+        return pixels.float().mul_(scale).sub_(shift)
 
     def checked(self, indices) -> torch.Tensor:
-        """`indices` as int64 on the device; raises ValueError where one is out of range."""
-        indices = torch.as_tensor(indices, device=self.device)
+        """`indices` as int64 on the device; raises ValueError where one is out of range.
+
+        They are looked at where they are: on the CPU, where no GPU has to be waited for.
+        """
+        indices = torch.as_tensor(indices)
         if indices.ndim != 1 or (indices.numel() and indices.dtype not in INTEGERS):
             raise ValueError(f"indices are 1-D integers; these are {indices.dtype} with shape {tuple(indices.shape)}")
         indices = indices.long()
@@ -117,7 +123,7 @@ class Images:
                 f"{self.name} holds samples 0 to {len(self) - 1}; "
                 f"asked for {indices.min().item()} to {indices.max().item()}"
             )
-        return indices
+        return indices.to(self.device, non_blocking=True)
 
     def fingerprint(self) -> str:
         """Twelve hexadecimal digits that change with the data."""
@@ -169,6 +175,7 @@ class InMemory(Images):
             return self.raw(indices)
         if augment.crop != self._border:
             self._bordered, self._border = augmentation.padded(self._pixels, augment.crop), augment.crop
+        indices = self.checked(indices)
         return self._resized(augmentation.crop(self._bordered, indices, augment.crop, key, indices))
 
     def identity(self):
