@@ -33,7 +33,9 @@ def whole(images, recipe, world: int, steps: int, first: int = 0):
 
 
 @pytest.mark.parametrize("world", WORLDS)
-@pytest.mark.parametrize("policy", [{}, BUSY, {"flip": True, "randaugment": 9}, {"repeats": 3, "trivial": True, **BUSY}])
+@pytest.mark.parametrize(
+    "policy", [{}, BUSY, {"flip": True, "randaugment": 9}, {"repeats": 3, "trivial": True, **BUSY}]
+)
 def test_any_number_of_processes_makes_the_same_batches(world, policy):
     images, recipe = numbered(50), Recipe(batch_size=8, seed=3, **policy)
     alone = list(batches.training(images, recipe, 4, 14, workers=0))

@@ -11,6 +11,8 @@ import torch
 from torchvision.datasets import CIFAR10, CIFAR100
 
 from dtl_lib import data
+from dtl_lib.__main__ import main
+from dtl_lib.checkpoint import load_model
 from dtl_lib.data import cifar
 
 REAL = Path(os.environ.get("DTL_DATA", "")) / CIFAR10.base_folder
@@ -80,6 +82,22 @@ def test_whole_set_has_held_out_cut_from_training(small_set, name, source):
         map(bytes, together)
     )
     assert data.load(name, folder, image_size=48).test.batch([0])[0].shape == (1, 3, 48, 48)
+
+
+def test_cifar100_is_trained_on_and_evaluated_by_the_same_command(small_set, tmp_path, capsys):
+    folder, run = small_set("cifar100", CIFAR100), tmp_path / "run"
+    shape = "--dim 16 --depth 2 --heads 2 --batch-size 6 --epochs 2 --device cpu --quiet --trivial"
+    assert main(f"train --data cifar100 --data-path {folder} {shape} --output-dir {run}".split()) == 0
+    assert "cifar100 train: 18 images, 32×32, 100 classes" in capsys.readouterr().out
+    model = load_model(run / "best.safetensors")
+    assert model.config.classes == 100 and model.card["data"]["name"] == "cifar100 train"
+    assert model.card["test"]["n"] == 20 and "top5" in model.card["test"]
+    assert main(f"evaluate --model-path {run}/best.safetensors --data cifar100 --data-path {folder}".split()) == 0
+    assert "n = 20" in capsys.readouterr().out
+    sets = data.load("cifar100", folder)
+    assert sets.test.classes == tuple(f"class {number}" for number in range(100))
+    fine = small_file("fine_labels", 20, 100, seed=100)[2]
+    assert sets.test.labels(range(20)).tolist() == fine and max(fine) > 19  # not the twenty coarse ones
 
 
 def test_folder_is_found_from_above(small_set, tmp_path, monkeypatch):
