@@ -16,18 +16,10 @@ from dtl_lib import data
 from dtl_lib.data import BrokenImage, tars
 from dtl_lib.train import Recipe, batches
 from dtl_lib.train.broken import Broken
+from tests.unit.shards import pack
 
 SMALL = SimpleNamespace(image_size=(24, 32), crop=0.9, mean=(0.5,) * 3, std=(0.25,) * 3, interpolation="bilinear")
 CLASSES = ("ant", "bee", "cat")
-
-
-def pack(path: Path, files: dict[str, bytes], kind: int = tarfile.PAX_FORMAT) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w", format=kind) as tar:
-        for name, content in files.items():
-            entry = tarfile.TarInfo(name)
-            entry.size, entry.mtime = len(content), 1.5  # no whole number: a pax header for every member
-            tar.addfile(entry, io.BytesIO(content))
 
 
 def picture(number: int, ending: str = "jpg") -> bytes:
