@@ -22,6 +22,7 @@ COMMANDS = {
     "plan": Command("print when each token is there, and what that costs", flags.plan, "plan"),
     "train": Command("train a ViT, and measure it on the test images", flags.train, "train"),
     "evaluate": Command("measure a trained ViT", flags.evaluate, "evaluate"),
+    "bench": Command("time a model's step, and say what training takes on more GPUs", flags.bench, "bench"),
     "zoo": Command("list the small checkpoints that come with the library", flags.zoo, "zoo"),
 }
 

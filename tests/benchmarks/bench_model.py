@@ -13,11 +13,12 @@ import torch.nn.functional as F
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
+from dtl_lib.bench import keep_memory, measure, ratio
 from dtl_lib.config import ViTConfig, named
 from dtl_lib.models import ViT
 from dtl_lib.pretrained import from_timm
 from dtl_lib.tokens import TokenPlan
-from tests.benchmarks.pairs import measure, parser, ratio, record, report, steady, values
+from tests.benchmarks.pairs import parser, record, report, values
 
 REGISTERS = 16
 
@@ -118,5 +119,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    steady()
+    keep_memory()
     main()

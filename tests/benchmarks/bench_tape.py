@@ -12,9 +12,10 @@ from pathlib import Path
 import timm
 import torch
 
+from dtl_lib.bench import keep_memory, measure, ratio
 from dtl_lib.pretrained import from_timm
 from dtl_lib.tape import record as record_tape
-from tests.benchmarks.pairs import measure, parser, ratio, record, report, steady, values
+from tests.benchmarks.pairs import parser, record, report, values
 
 NAME, BATCH, MEMORY_BATCH = "vit_tiny_patch16_224", 8, 32
 
@@ -154,5 +155,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    steady()
+    keep_memory()
     main()

@@ -97,7 +97,7 @@ def test_help_and_plan_do_not_wait_for_torch():
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done
     assert time.perf_counter() - start < 10
-    for command in ("plan", "train", "evaluate", "zoo"):
+    for command in ("plan", "train", "evaluate", "bench", "zoo"):
         with pytest.raises(SystemExit) as left:
             main([command, "--help"])
         assert left.value.code == 0

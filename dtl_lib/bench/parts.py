@@ -1,0 +1,146 @@
+"""Where the time of a training step goes: PyTorch's profile, by the parts that the book names."""
+
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from ..config import ViTConfig
+from ..data import Augment
+from ..data.images import InMemory
+from ..layers import Attention, DotProduct, Mlp, PatchEmbed, TalkingHeads
+from .pairs import wait
+from .work import How, placed, training_step, whole
+
+KINDS = {
+    PatchEmbed: "patches", nn.LayerNorm: "layer norms", Attention: "queries, keys, values",
+    DotProduct: "attention product", TalkingHeads: "attention product", Mlp: "MLP",
+}  # fmt: skip
+DATA, REST, PROJECTION, HEAD = "data: crop, flip, normalise", "tokens, positions, residuals", "projection", "head"
+FORWARD = (*dict.fromkeys(KINDS.values()), PROJECTION, HEAD, "loss", REST)
+BACKWARD, KEPT, UPDATE = ", backward", "gradients kept", "gradient's norm, optimiser"
+NAMES = {"data": DATA, "loss": "loss", "update": UPDATE}
+MARK = "part: "
+WARM_UP = 2
+
+
+class Part(NamedTuple):
+    """What a part of a step takes."""
+
+    name: str
+    seconds: float
+
+
+def profile_step(config: ViTConfig, batch_size: int, *, steps: int = 3, **how) -> list[Part]:
+    """Seconds a step that each part of training takes, forward and backward apart; they add up to the step.
+
+    Own time of PyTorch's operations: on a CPU also what Python does between them, on a GPU that of the kernels alone.
+    Watching takes time itself, the more the smaller the operations: read the shares.
+
+    Args:
+        config: the model.
+        batch_size: images a step; they lie on the device, and are cropped, flipped and normalised there.
+        steps: that are watched, after a warm-up.
+        how: the other fields of `How`.
+
+    Raises:
+        ValueError: for a compiled model, whose parts are one, or a forward pass.
+    """
+    whole("steps", steps)
+    how = How(batch_size, **how)
+    if how.compiled or not how.training:
+        raise ValueError("a profile takes a training step apart that is not compiled: leave compiling out")
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else the profiler reports on itself
+    from torch.profiler import ProfilerActivity, profile, record_function
+
+    model, _ = placed(config, how)
+    step = training_step(
+        model, config, how, _batches(config, how), mark=lambda part: record_function(MARK + NAMES[part])
+    )
+    gpu = how.place.type == "cuda"
+    with marked(model, lambda name: record_function(MARK + name)):
+        for _ in range(WARM_UP):
+            step()
+        wait(how.device)
+        with profile(activities=[ProfilerActivity.CPU, *[ProfilerActivity.CUDA] * gpu]) as watched:
+            for _ in range(steps):
+                with record_function(MARK + REST):
+                    step()
+            wait(how.device)
+    seconds = by_part(watched.events(), "self_device_time_total" if gpu else "self_cpu_time_total")
+    order = (DATA, *FORWARD, *(name + BACKWARD for name in FORWARD), KEPT, UPDATE)
+    return [Part(name, seconds[name] / steps) for name in order if name in seconds]
+
+
+@contextmanager
+def marked(model: nn.Module, mark: Callable):
+    """Inside, what a model's parts do runs in the context `mark(name)`; outside, nothing is left of it.
+
+    Args:
+        model: a `ViT`.
+        mark: name → context.
+    """
+    inside = [(module, KINDS[type(module)]) for module in model.modules() if type(module) in KINDS]
+    inside += [(module.project, PROJECTION) for module in model.modules() if isinstance(module, Attention)]
+    inside += [(module, HEAD) for module in model.classifiers.values()]
+    stack, hooks = [], []
+
+    def enter(name: str) -> None:
+        stack.append(mark(name))
+        stack[-1].__enter__()
+
+    for module, name in inside:
+        hooks.append(module.register_forward_pre_hook(lambda module, args, name=name: enter(name)))
+        hooks.append(module.register_forward_hook(lambda *_: stack.pop().__exit__(None, None, None), always_call=True))
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def by_part(events: Iterable, time: str = "self_cpu_time_total") -> dict[str, float]:
+    """Seconds by part of a profile whose steps are marked.
+
+    An operation belongs to the innermost mark around it. One of the backward pass belongs to the part whose forward
+    operation made it: the two carry the same sequence number.
+
+    Args:
+        events: of `torch.profiler`, with marks named `MARK` and the part.
+        time: the events' attribute to add up, in µs.
+    """
+    roots = [event for event in events if event.cpu_parent is None and event.device_type.name == "CPU"]
+    roots.sort(key=lambda event: event.time_range.start)
+    made, seconds = {}, defaultdict(float)
+    for event, part in _walk(roots, None):
+        if part and event.scope == 0 and event.sequence_nr >= 0 and not event.fwd_thread:
+            made[event.sequence_nr] = part
+    for event, part in _walk(roots, None, made):
+        if part:
+            seconds[part] += getattr(event, time) / 1e6
+    return dict(seconds)
+
+
+def _walk(events: Iterable, part: str | None, made: dict[int, str] | None = None):
+    """Every event with the part it belongs to; with `made`, also those of the backward pass."""
+    for event in events:
+        here = event.name.removeprefix(MARK) if event.name.startswith(MARK) else part
+        if event.name.startswith("autograd::engine::evaluate_function"):
+            here = None if made is None else made[event.sequence_nr] + BACKWARD if event.sequence_nr in made else KEPT
+        yield event, here
+        yield from _walk(event.cpu_children, here, made)
+
+
+def _batches(config: ViTConfig, how: How) -> Callable[[], torch.Tensor]:
+    """Batches as training makes them, out of as many images in memory on the device."""
+    shape = (how.batch_size, config.channels, *config.image_size)
+    pixels = torch.randint(256, shape, dtype=torch.uint8, device=how.place)
+    targets = torch.zeros(how.batch_size, dtype=torch.int64, device=how.place)
+    images = InMemory("noise", ("any",), config.mean, config.std, pixels, targets)
+    augment, order = Augment(crop=4 * (min(config.image_size) > 4)), torch.arange(how.batch_size, device=how.place)
+    layout = torch.channels_last if how.channels_last else torch.contiguous_format
+    return lambda: images.batch(order, augment, (0, 0))[0].contiguous(memory_format=layout)

@@ -1,0 +1,149 @@
+"""What is timed: a forward pass or a training step, on a batch of noise that lies on the device."""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..config import ViTConfig
+from ..models import ViT
+from ..train.device import HALVES, autocast, find_device, precision
+from ..train.recipe import AMP, Recipe
+from ..train.schedule import optimiser
+
+
+@dataclass(frozen=True)
+class How:
+    """How a model is run; each field is independent of the others.
+
+    Args:
+        batch_size: images a step.
+        training: a training step (forward, cross-entropy, backward, the gradient's norm, optimiser), or a forward pass
+            without gradients.
+        amp: as in `Recipe`.
+        compiled: whether to compile forward and backward pass with `torch.compile`; a string names the backend.
+        channels_last: whether images and weights lie in memory with the channels innermost.
+        device: "cuda", "cpu", …; None takes the GPU where there is one.
+        recipe: optimiser, clip and smoothing of the step.
+
+    Raises:
+        ValueError: for a batch without images, a precision or a device that is not there.
+    """
+
+    batch_size: int
+    training: bool = True
+    amp: str = "auto"
+    compiled: bool | str = False
+    channels_last: bool = False
+    device: str | None = None
+    recipe: Recipe = Recipe()
+
+    def __post_init__(self):
+        whole("batch_size", self.batch_size)
+        if self.amp not in AMP:
+            raise ValueError(f"amp is one of {', '.join(AMP)}, not {self.amp!r}")
+        object.__setattr__(self, "device", str(find_device(self.device)))
+
+    @property
+    def place(self) -> torch.device:
+        """The device."""
+        return torch.device(self.device)
+
+    @property
+    def precision(self) -> str:
+        """ "off" (float32), "bf16" or "fp16"."""
+        return precision(self.place, self.amp)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the model's products are made in."""
+        return HALVES.get(self.precision, torch.float32)
+
+    def __str__(self) -> str:
+        words = ["float32" if self.precision == "off" else self.precision]
+        words += ["compiled"] if self.compiled else []
+        words += ["channels last"] if self.channels_last else []
+        return ", ".join([f"batches of {self.batch_size:,}", *words])
+
+
+def work(config: ViTConfig, how: How, model: nn.Module | None = None) -> Callable[[], Tensor]:
+    """A function that makes one step, or one forward pass, and gives its loss, or the logits.
+
+    Args:
+        config: says what images the model takes, and of how many classes.
+        how: how it is run.
+        model: what is run; a `ViT` with fresh weights where None.
+    """
+    model, images = placed(config, how, model)
+    backend = how.compiled if isinstance(how.compiled, str) else "inductor"
+    call = torch.compile(model, backend=backend) if how.compiled else model
+    if how.training:
+        return training_step(model, config, how, lambda: images, call)
+
+    def forward() -> Tensor:
+        with torch.inference_mode(), autocast(how.place, how.amp):
+            return call(images)
+
+    return forward
+
+
+def placed(config: ViTConfig, how: How, model: nn.Module | None = None) -> tuple[nn.Module, Tensor]:
+    """The model and a batch of noise `(batch, channels, height, width)`, where and as they are wanted."""
+    layout = torch.channels_last if how.channels_last else torch.contiguous_format
+    model = (ViT(config) if model is None else model).to(how.place, memory_format=layout).train(how.training)
+    images = torch.randn(how.batch_size, config.channels, *config.image_size, device=how.place)
+    return model, images.to(memory_format=layout)
+
+
+def training_step(
+    model: nn.Module, config: ViTConfig, how: How, batch: Callable[[], Tensor], call: Callable | None = None,
+    mark: Callable = lambda part: nullcontext(),
+) -> Callable[[], Tensor]:  # fmt: skip
+    """A function that makes one step as the training loop makes it, and gives its loss.
+
+    Args:
+        model: whose parameters learn.
+        config, how: as in `work`.
+        batch: gives images.
+        call: what is called, the model or the same compiled.
+        mark: a context around data, loss and update, by these names.
+    """
+    optimizer, parameters, loss_of = optimiser(model, how.recipe), list(model.parameters()), _loss(config, how)
+    scaler = torch.amp.GradScaler(how.place.type, enabled=how.precision == "fp16")
+    call = model if call is None else call
+
+    def step() -> Tensor:
+        with mark("data"):
+            images = batch()
+        with autocast(how.place, how.amp):
+            logits = call(images)
+            with mark("loss"):
+                loss = loss_of(logits)
+        scaler.scale(loss).backward()
+        with mark("update"):
+            if how.recipe.clip is not None:
+                scaler.unscale_(optimizer)
+                torch.nn.utils.clip_grad_norm_(parameters, how.recipe.clip)
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad()
+        return loss.detach()
+
+    return step
+
+
+def _loss(config: ViTConfig, how: How) -> Callable[[Tensor], Tensor]:
+    """Cross-entropy with the classes in turn; without classes the mean square of the features."""
+    if not config.classes:
+        return lambda features: features.float().square().mean()
+    labels = torch.arange(how.batch_size, device=how.place) % config.classes
+    return lambda logits: F.cross_entropy(logits, labels, label_smoothing=how.recipe.smoothing)
+
+
+def whole(name: str, value) -> None:
+    """A ValueError where this is no whole number above 0."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{name} is a whole number, 1 or more, not {value!r}")
