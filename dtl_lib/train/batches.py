@@ -16,6 +16,7 @@ from .broken import Broken
 
 PIECE = 64  # images a worker hands over at a time
 AT_ONCE = 256  # images made together: a sample's pixels do not depend on its batch, and small batches cost overhead
+MOST = 16  # worker processes, unless more are asked for
 STREAM = "order"
 
 
@@ -91,8 +92,9 @@ def _requests(epoch: int, samples: Tensor, places: Tensor, augment, recipe) -> l
 
 
 def _cores() -> int:
-    """Worker processes for this process: those of one machine share its cores."""
-    return max(1, min(8, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
+    """Worker processes for this process: those that torchrun has started on a machine share the cores it may use."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(MOST, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
 
 
 def _load(

@@ -134,10 +134,14 @@ def test_generated_images_are_shared_too():
         assert torch.equal(x, other_x) and torch.equal(y, other_y)
 
 
-def test_processes_of_one_machine_share_its_cores(monkeypatch):
-    monkeypatch.setattr(batches.os, "cpu_count", lambda: 12)
+@pytest.mark.parametrize("known", [True, False])
+def test_processes_of_one_machine_share_its_cores(monkeypatch, known):
+    monkeypatch.setattr(batches.os, "cpu_count", lambda: 24)
+    monkeypatch.setattr(batches.os, "sched_getaffinity", lambda _: set(range(24)), raising=False)
+    if not known:
+        monkeypatch.delattr(batches.os, "sched_getaffinity")
     monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
-    assert batches._cores() == 8
-    for processes, workers in ((4, 3), (16, 1)):
+    assert batches._cores() == 16
+    for processes, workers in ((4, 6), (32, 1)):
         monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
         assert batches._cores() == workers
