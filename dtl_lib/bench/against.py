@@ -9,7 +9,7 @@ from ..config import ViTConfig
 from ..pretrained import from_timm
 from ..tokens import TokenPlan
 from .pairs import Ratio, measure, ratio
-from .work import How, whole, work
+from .work import How, trainable, whole, work
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,9 @@ def against_timm(config: ViTConfig, batch_size: int, *, rounds: int = 20, **how)
         ValueError: where timm has no such model.
     """
     whole("rounds", rounds)
-    how, theirs = How(batch_size, **how), timm_of(config)
+    how = How(batch_size, **how)
+    config = trainable(config) if how.training else config
+    theirs = timm_of(config)
     ours = from_timm(theirs) if (same := stands_still(config)) else None
     models = {"timm": theirs, "timm, a copy": timm_of(config), "ours": ours}
     seconds = measure({name: work(config, how, model) for name, model in models.items()}, rounds, how.device)

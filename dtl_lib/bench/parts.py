@@ -13,17 +13,19 @@ from ..config import ViTConfig
 from ..data import Augment
 from ..data.images import InMemory
 from ..layers import Attention, DotProduct, Mlp, PatchEmbed, TalkingHeads
+from ..models import ViT
+from ..train.objective import Objective
 from .pairs import wait
-from .work import How, placed, training_step, whole
+from .work import How, placed, trainable, training_step, whole
 
-KINDS = {
-    PatchEmbed: "patches", nn.LayerNorm: "layer norms", Attention: "queries, keys, values",
-    DotProduct: "attention product", TalkingHeads: "attention product", Mlp: "MLP",
-}  # fmt: skip
 DATA, REST, PROJECTION, HEAD = "data: crop, flip, normalise", "tokens, positions, residuals", "projection", "head"
-FORWARD = (*dict.fromkeys(KINDS.values()), PROJECTION, HEAD, "loss", REST)
+KINDS = {
+    ViT: REST, PatchEmbed: "patches", nn.LayerNorm: "layer norms", Attention: "queries, keys, values",
+    DotProduct: "attention product", TalkingHeads: "attention product", Mlp: "MLP", Objective: "loss",
+}  # fmt: skip
+FORWARD = (*dict.fromkeys([*KINDS.values()][1:-1]), PROJECTION, HEAD, "loss", REST)
 BACKWARD, KEPT, UPDATE = ", backward", "gradients kept", "gradient's norm, optimiser"
-NAMES = {"data": DATA, "loss": "loss", "update": UPDATE}
+NAMES = {"data": DATA, "update": UPDATE}
 MARK = "part: "
 WARM_UP = 2
 
@@ -51,18 +53,19 @@ def profile_step(config: ViTConfig, batch_size: int, *, steps: int = 3, **how) -
         ValueError: for a compiled model, whose parts are one, or a forward pass.
     """
     whole("steps", steps)
-    how = How(batch_size, **how)
+    how, config = How(batch_size, **how), trainable(config)
     if how.compiled or not how.training:
         raise ValueError("a profile takes a training step apart that is not compiled: leave compiling out")
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else the profiler reports on itself
     from torch.profiler import ProfilerActivity, profile, record_function
 
     model, _ = placed(config, how)
+    objective = Objective(model, how.recipe)
     step = training_step(
-        model, config, how, _batches(config, how), mark=lambda part: record_function(MARK + NAMES[part])
+        objective, config, how, _batches(config, how), lambda part: record_function(MARK + NAMES[part])
     )
     gpu = how.place.type == "cuda"
-    with marked(model, lambda name: record_function(MARK + name)):
+    with marked(objective, lambda name: record_function(MARK + name)):
         for _ in range(WARM_UP):
             step()
         wait(how.device)
@@ -81,12 +84,12 @@ def marked(model: nn.Module, mark: Callable):
     """Inside, what a model's parts do runs in the context `mark(name)`; outside, nothing is left of it.
 
     Args:
-        model: a `ViT`.
+        model: a `ViT`, or its `Objective`.
         mark: name → context.
     """
     inside = [(module, KINDS[type(module)]) for module in model.modules() if type(module) in KINDS]
     inside += [(module.project, PROJECTION) for module in model.modules() if isinstance(module, Attention)]
-    inside += [(module, HEAD) for module in model.classifiers.values()]
+    inside += [(module, HEAD) for module in getattr(model, "model", model).classifiers.values()]
     stack, hooks = [], []
 
     def enter(name: str) -> None:

@@ -10,7 +10,7 @@ import torch
 from ..config import ViTConfig
 from ..train.device import find_device
 from .pairs import wait
-from .work import How, whole, work
+from .work import How, trainable, whole, work
 
 WARM_UP = 3
 TRAINING = 3  # a step counts as three forward passes: each product has two more in the backward pass
@@ -97,7 +97,7 @@ def step_time(config: ViTConfig, batch_size: int, *, steps: int = 20, **how) -> 
     """The time of a training step of fresh weights on noise that lies on the device.
 
     Args:
-        config: the model.
+        config: the model; without classes it is given ImageNet's thousand.
         batch_size: images a step.
         steps: timed, after a warm-up.
         how: the other fields of `How`; `training=False` times a forward pass.
@@ -107,6 +107,7 @@ def step_time(config: ViTConfig, batch_size: int, *, steps: int = 20, **how) -> 
     """
     whole("steps", steps)
     how = How(batch_size, **how)
+    config = trainable(config) if how.training else config
     if how.place.type == "cuda":
         torch.cuda.reset_peak_memory_stats(how.place)
     run = work(config, how)

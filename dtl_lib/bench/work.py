@@ -2,17 +2,19 @@
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import ViTConfig
 from ..models import ViT
 from ..train.device import HALVES, autocast, find_device, precision
+from ..train.objective import Objective
 from ..train.recipe import AMP, Recipe
 from ..train.schedule import optimiser
+
+CLASSES = 1000
 
 
 @dataclass(frozen=True)
@@ -78,14 +80,15 @@ def work(config: ViTConfig, how: How, model: nn.Module | None = None) -> Callabl
         model: what is run; a `ViT` with fresh weights where None.
     """
     model, images = placed(config, how, model)
-    backend = how.compiled if isinstance(how.compiled, str) else "inductor"
-    call = torch.compile(model, backend=backend) if how.compiled else model
+    runs = Objective(model, how.recipe) if how.training else model
+    if how.compiled:
+        runs.compile(backend=how.compiled if isinstance(how.compiled, str) else "inductor")
     if how.training:
-        return training_step(model, config, how, lambda: images, call)
+        return training_step(runs, config, how, lambda: images)
 
     def forward() -> Tensor:
         with torch.inference_mode(), autocast(how.place, how.amp):
-            return call(images)
+            return runs(images)
 
     return forward
 
@@ -99,33 +102,30 @@ def placed(config: ViTConfig, how: How, model: nn.Module | None = None) -> tuple
 
 
 def training_step(
-    model: nn.Module, config: ViTConfig, how: How, batch: Callable[[], Tensor], call: Callable | None = None,
+    objective: Objective, config: ViTConfig, how: How, batch: Callable[[], Tensor],
     mark: Callable = lambda part: nullcontext(),
 ) -> Callable[[], Tensor]:  # fmt: skip
     """A function that makes one step as the training loop makes it, and gives its loss.
 
     Args:
-        model: whose parameters learn.
-        config, how: as in `work`.
+        objective: the model with its loss.
+        config, how: as in `work`; the labels are the classes in turn.
         batch: gives images.
-        call: what is called, the model or the same compiled.
-        mark: a context around data, loss and update, by these names.
+        mark: a context around "data" and "update".
     """
-    optimizer, parameters, loss_of = optimiser(model, how.recipe), list(model.parameters()), _loss(config, how)
+    optimizer, parameters = optimiser(objective.model, how.recipe), list(objective.model.parameters())
     scaler = torch.amp.GradScaler(how.place.type, enabled=how.precision == "fp16")
-    call = model if call is None else call
+    labels = torch.arange(how.batch_size, device=how.place) % config.classes
 
     def step() -> Tensor:
         with mark("data"):
             images = batch()
         with autocast(how.place, how.amp):
-            logits = call(images)
-            with mark("loss"):
-                loss = loss_of(logits)
+            loss = objective(images, labels)
         scaler.scale(loss).backward()
         with mark("update"):
+            scaler.unscale_(optimizer)
             if how.recipe.clip is not None:
-                scaler.unscale_(optimizer)
                 torch.nn.utils.clip_grad_norm_(parameters, how.recipe.clip)
             scaler.step(optimizer)
             scaler.update()
@@ -135,12 +135,9 @@ def training_step(
     return step
 
 
-def _loss(config: ViTConfig, how: How) -> Callable[[Tensor], Tensor]:
-    """Cross-entropy with the classes in turn; without classes the mean square of the features."""
-    if not config.classes:
-        return lambda features: features.float().square().mean()
-    labels = torch.arange(how.batch_size, device=how.place) % config.classes
-    return lambda logits: F.cross_entropy(logits, labels, label_smoothing=how.recipe.smoothing)
+def trainable(config: ViTConfig) -> ViTConfig:
+    """The configuration, with ImageNet's thousand classes where it has none to learn."""
+    return config if config.classes else replace(config, classes=CLASSES)
 
 
 def whole(name: str, value) -> None:
