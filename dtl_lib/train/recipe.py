@@ -115,8 +115,6 @@ class Recipe:
         from ..data import Augment
 
         asked = {name: getattr(self, name) for name in _AUGMENT}
-        if self.trivial:
-            asked["trivial"] = True
         return Augment(**asked, scale=self.scale) if any(asked.values()) else None
 
     @property
@@ -137,7 +135,7 @@ class Recipe:
         return cls(**values)
 
 
-_AUGMENT = ("crop", "flip", "randaugment", "three_augment", "color_jitter", "erase")
+_AUGMENT = ("crop", "flip", "randaugment", "trivial", "three_augment", "color_jitter", "erase")
 _SHARES = ("smoothing", "erase", "color_jitter", "scale", "distill_weight")
 _CHOICES = {"optimizer": OPTIMIZERS, "loss": LOSSES, "distill": (None, *DISTILL), "amp": AMP, "on_nan": ON_NAN}
 _LEAST = {

@@ -1,6 +1,5 @@
 """The learning rate at a step, the optimiser, and the weights' moving average."""
 
-import copy
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -111,7 +110,7 @@ class Average:
     """
 
     def __init__(self, model: nn.Module, decay: float):
-        self.decay, self._of = decay, model
+        self.decay = decay
         self._weights = dict(model.named_parameters())
         self.values = {name: value.detach().clone() for name, value in self._weights.items()}
 
@@ -144,15 +143,3 @@ class Average:
         for module in model.modules():
             if hasattr(module, "reshard"):  # of fully_shard: what it has gathered is out of date
                 module.reshard()
-
-    @property
-    def model(self) -> nn.Module:
-        """A copy of the model that holds the average."""
-        if not hasattr(self, "_copy"):
-            self._copy = copy.deepcopy(self._of).eval().requires_grad_(False)
-            for name, value in self._copy.named_parameters():
-                value.data = self.values[name]
-        return self._copy
-
-
-adamw = optimiser
