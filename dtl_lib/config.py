@@ -211,6 +211,10 @@ def configurations() -> dict[str, ViTConfig]:
     no_cls = TokenPlan.of(14, cls_pos=None, reg_pos=0, num_reg=4)
     table["vit_little_patch16_reg4_gap_256"] = replace(gap, plan=no_cls, layer_scale=1e-5, mean=HALF, std=HALF)
     table["vit_cifar_patch4_32"] = ViTConfig(32, 4, dim=192, depth=12, heads=3, classes=10, crop=1.0)
+    cifar = replace(table["vit_cifar_patch4_32"], drop_path=0.1)
+    table["vit_cifar_patch2_32"] = replace(cifar, patch_size=2)
+    table["vit_cifar_wide_patch4_32"] = replace(cifar, dim=256, depth=8, heads=4, plan=None)
+    table["vit_cifar_small_patch4_32"] = replace(cifar, dim=256, depth=6, heads=4, plan=None, drop_path=0.0)
     table["vit_shapes_patch8_32"] = ViTConfig(32, 8, dim=64, depth=4, heads=4, classes=10, crop=1.0)
     return table
 

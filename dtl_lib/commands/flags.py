@@ -253,6 +253,8 @@ def _word(text: str) -> str:
 
 def _told(recipe: Recipe) -> str:
     """The fields in which a recipe differs from a bare one."""
-    bare = Recipe()
-    changed = [(field.name, getattr(recipe, field.name)) for field in fields(Recipe)]
-    return ", ".join(f"{name} {value}" for name, value in changed if value != getattr(bare, name) and value is not None)
+    bare = Recipe().to_dict()
+    changed = {name: value for name, value in recipe.to_dict().items() if value != bare[name]}
+    if recipe.epochs is None:
+        del changed["epochs"]
+    return ", ".join(f"{name} {'none' if value is None else value}" for name, value in changed.items())

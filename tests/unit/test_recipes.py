@@ -1,10 +1,16 @@
 """What a recipe may say, what it refuses, and what an older card's recipe becomes."""
 
 import json
+import shlex
 
 import pytest
 
-from dtl_lib.train import Recipe
+from dtl_lib import ledger
+from dtl_lib.__main__ import parser
+from dtl_lib.commands.flags import alike
+from dtl_lib.commands.train import _recipe
+from dtl_lib.config import named
+from dtl_lib.train import Recipe, recipes
 
 ADDED = (
     "optimizer", "loss", "repeats", "trivial", "distill", "distill_from", "distill_weight", "distill_temperature",
@@ -53,3 +59,48 @@ def test_a_teacher_alone_means_hard():
 def test_a_wrong_recipe_is_refused(wrong, message):
     with pytest.raises(ValueError, match=message):
         Recipe(**wrong)
+
+
+def asked(line: str, images: str) -> Recipe:
+    """The recipe that a command means."""
+    return _recipe(parser().parse_args(alike(shlex.split(line)[1:])), images, None)
+
+
+def test_a_recorded_command_still_means_the_recipe_it_was_recorded_with():
+    records = ledger.read("cifar10_minutes")
+    assert records
+    for record in records:
+        assert asked(record.command, "cifar10") == Recipe.from_dict(record.recipe)
+
+
+def test_recipes_of_papers_say_what_the_papers_say():
+    deit, cait, deit3 = (asked(f"dtl train --recipe {name}", "imagenet") for name in ("deit", "cait", "deit3"))
+    assert (deit.epochs, deit.batch_size, deit.lr, deit.weight_decay) == (300, 1024, 5e-4 * 1024 / 512, 0.05)
+    assert (deit.optimizer, deit.loss, deit.smoothing, deit.clip, deit.repeats) == ("adamw", "ce", 0.1, None, 3)
+    assert (deit.randaugment, deit.erase, deit.mixup, deit.cutmix, deit.warmup_epochs) == (9, 0.25, 0.8, 1.0, 5)
+    assert {name for name, value in cait.to_dict().items() if value != deit.to_dict()[name]} == {"epochs"}
+    assert (deit3.optimizer, deit3.batch_size, deit3.lr, deit3.weight_decay) == ("lamb", 2048, 3e-3, 0.02)
+    assert (deit3.loss, deit3.three_augment, deit3.color_jitter, deit3.repeats) == ("bce", True, 0.3, 3)
+    assert (deit3.mixup, deit3.cutmix, deit3.erase, deit3.smoothing, deit3.clip) == (0.8, 1.0, 0.0, 0.0, 1.0)
+
+
+def test_the_learning_rate_is_never_scaled_by_the_batch_size():
+    assert asked("dtl train --recipe deit --batch-size 4096", "imagenet").lr == recipes()["deit"].lr
+
+
+@pytest.mark.parametrize("name", recipes())
+def test_a_named_recipe_can_be_had_by_its_name_and_changed(name):
+    assert asked(f"dtl train --recipe {name}", "imagenet") == recipes()[name]
+    changed = asked(f"dtl train --recipe {name} --lr 0.5 --distill-from regnety_160", "imagenet")
+    assert (changed.lr, changed.distill) == (0.5, "hard")
+    recipes()[name].augment()
+
+
+@pytest.mark.parametrize("name", ["vit_cifar_patch2_32", "vit_cifar_wide_patch4_32", "vit_cifar_small_patch4_32"])
+def test_models_for_cifar_stay_below_the_size_they_are_compared_at(name):
+    assert named(name).cost().parameters < 6.5e6 and named(name).classes == 10
+
+
+def test_the_recipes_for_a_gpu_augment_where_the_images_are():
+    assert not any(recipes()[name].slow_augmentation for name in ("cifar10_full", "cifar10_fast"))
+    assert recipes()["deit3"].slow_augmentation
