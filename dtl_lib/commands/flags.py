@@ -31,6 +31,20 @@ CONFIG = {
     "norm_after_pool": "pool first, then normalise",
     "positions": "learned or sincos",
 }
+ALIASES = {  # what DeiT's and timm's scripts call a field
+    "image_size": "--input-size",
+    "optimizer": "--opt",
+    "betas": "--opt-betas",
+    "clip": "--clip-grad",
+    "erase": "--reprob",
+    "three_augment": "--ThreeAugment",
+    "ema": "--model-ema-decay",
+    "distill": "--distillation-type",
+    "distill_from": "--teacher-model",
+    "distill_weight": "--distillation-alpha",
+    "distill_temperature": "--distillation-tau",
+}
+VALUES = {"--repeated-aug": ("repeats", 3), "--bce-loss": ("loss", "bce"), "--model-ema": ("ema", 0.99996)}
 
 
 class Parser(argparse.ArgumentParser):
@@ -92,7 +106,8 @@ def train(parser: Parser) -> None:
         help="share of the training images that may be unreadable before it stops; others stand in (default 0.001)",
     )  # fmt: skip
     several = parser.add_argument_group("processes", "torchrun and Slurm's srun are noticed; nothing has to be said.")
-    several.add_argument("--distributed", action="store_true", help="needless")
+    for needless in ("--distributed", "--dist-eval"):
+        several.add_argument(needless, action="store_true", help="needless")
     several.add_argument("--shard", action="store_true", help="cut the model over the processes instead of copying it")
     several.add_argument(
         "--timeout",
@@ -105,9 +120,12 @@ def train(parser: Parser) -> None:
     machine(place)
     named = recipes()
     group = parser.add_argument_group("recipe", "Where a flag is left out, the recipe of the data set decides.")
-    group.add_argument("--recipe", choices=named, help="another data set's recipe")
+    group.add_argument("--recipe", choices=named, help="one of those below, which can be another data set's")
     for field in fields(Recipe):
         _add(group, field.name, field.type, field.metadata["help"])
+    for flag, (name, value) in VALUES.items():
+        what = f"the same as --{name} {value}"
+        group.add_argument(flag, action="store_const", const=value, dest=name, default=argparse.SUPPRESS, help=what)
     parser.epilog = "Recipes: " + "; ".join(f"{name}: {_told(recipe)}" for name, recipe in named.items())
 
 
@@ -188,19 +206,20 @@ def given(args: argparse.Namespace, names) -> dict:
 
 def _add(group, name: str, kind, text: str) -> None:
     """A flag for a field of that type; one not given is not in the namespace: defaults stay in one place."""
-    flag, options = f"--{name.replace('_', '-')}", {"dest": name, "help": text, "default": argparse.SUPPRESS}
+    flags = [f"--{name.replace('_', '-')}", *([ALIASES[name]] if name in ALIASES else [])]
+    options = {"dest": name, "help": text, "default": argparse.SUPPRESS}
     if kind is bool:
-        group.add_argument(flag, action=argparse.BooleanOptionalAction, **options)
+        group.add_argument(*flags, action=argparse.BooleanOptionalAction, **options)
         return
     optional = type(None) in get_args(kind)
     parts = [part for part in get_args(kind) or (kind,) if part is not type(None)]
     if name == "image_size":
-        group.add_argument(flag, action=_Size, nargs="+", type=int, metavar="PIXELS", **options)
+        group.add_argument(*flags, action=_Size, nargs="+", type=int, metavar="PIXELS", **options)
     elif get_origin(kind) is tuple:
-        group.add_argument(flag, nargs=2, type=_reader(float, False), metavar="X", **options)
+        group.add_argument(*flags, nargs=2, type=_reader(float, False), metavar="X", **options)
     else:
         metavar = _METAVARS[parts[0]] + "|none" * optional
-        group.add_argument(flag, type=_reader(parts[0], optional), metavar=metavar, **options)
+        group.add_argument(*flags, type=_reader(parts[0], optional), metavar=metavar, **options)
 
 
 _METAVARS = {int: "N", float: "X", str: "NAME"}

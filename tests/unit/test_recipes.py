@@ -104,3 +104,23 @@ def test_models_for_cifar_stay_below_the_size_they_are_compared_at(name):
 def test_the_recipes_for_a_gpu_augment_where_the_images_are():
     assert not any(recipes()[name].slow_augmentation for name in ("cifar10_full", "cifar10_fast"))
     assert recipes()["deit3"].slow_augmentation
+
+
+def test_the_flags_of_deit_s_script_mean_our_fields():
+    deits = (
+        "dtl train --batch-size 2048 --epochs 800 --opt lamb --lr 3e-3 --weight_decay .02 --warmup-epochs 5 "
+        "--min-lr 1e-5 --opt-betas .9 .999 --clip-grad 1.0 --color-jitter .3 --reprob 0.1 --mixup .8 --cutmix 1.0 "
+        "--smoothing 0.0 --repeated-aug --ThreeAugment --bce-loss --model-ema-decay .999 --teacher-model regnety_160 "
+        "--distillation-type soft --distillation-alpha .1 --distillation-tau 2 --distributed --dist-eval"
+    )
+    ours = (
+        "dtl train --batch-size 2048 --epochs 800 --optimizer lamb --lr 3e-3 --weight-decay .02 --warmup-epochs 5 "
+        "--min-lr 1e-5 --betas .9 .999 --clip 1.0 --color-jitter .3 --erase 0.1 --mixup .8 --cutmix 1.0 "
+        "--smoothing 0.0 --repeats 3 --three-augment --loss bce --ema .999 --distill-from regnety_160 "
+        "--distill soft --distill-weight .1 --distill-temperature 2"
+    )
+    assert asked(deits, "shapes") == asked(ours, "shapes")
+    assert asked(deits, "shapes").optimizer == "lamb" and asked(deits, "shapes").distill_temperature == 2
+    assert asked("dtl train --model-ema", "shapes").ema == 0.99996
+    size = parser().parse_args(["train", "--input-size", "160", "--drop-path", "0.1", "--finetune", "x"])
+    assert (size.image_size, size.drop_path, size.finetune) == (160, 0.1, "x")
