@@ -124,11 +124,29 @@ def erase(images: torch.Tensor, probability: float, key: Sequence[int], indices)
     aspect = _between(aspect[hit], *map(math.log, ERASED_ASPECT)).exp()
     tall = (area * aspect).sqrt().round().clamp(1, height - 1)
     wide = (area / aspect).sqrt().round().clamp(1, width - 1)
-    inside = _span(top[hit], tall, height)[:, None, :, None] & _span(left[hit], wide, width)[:, None, None, :]
-    inside, where = (part.to(images.device, non_blocking=True) for part in (inside, hit))
-    noise = _normal(images.shape[1:], key, indices[hit].to(images.device, non_blocking=True))
-    images[where] = torch.where(inside, noise.to(images.dtype), images[where])
+    box = (part.to(images.device, non_blocking=True) for part in (top[hit], tall, left[hit], wide, hit, indices[hit]))
+    top, tall, left, wide, hit, samples = box
+    inside = _span(top, tall, height)[:, None, :, None] & _span(left, wide, width)[:, None, None, :]
+    noisy = _noisy_everywhere if images.device.type == "cuda" else _noisy_inside
+    noisy(images, hit, inside.expand(-1, images.shape[1], -1, -1), key, samples)
     return images
+
+
+def _noisy_inside(images: torch.Tensor, rows: torch.Tensor, inside: torch.Tensor, key, samples: torch.Tensor) -> None:
+    """Noise for the boxes alone: drawing it costs more than all else here."""
+    size = inside[0].numel()
+    row, place = inside.flatten(1).nonzero().unbind(1)
+    images.view(len(images), size)[rows[row], place] = _normal(place, size, key, samples[row]).to(images.dtype)
+
+
+def _noisy_everywhere(
+    images: torch.Tensor, rows: torch.Tensor, inside: torch.Tensor, key, samples: torch.Tensor
+) -> None:
+    """The same where to count what is inside would mean to wait for the device."""
+    size = inside[0].numel()
+    places = torch.arange(size, device=images.device).repeat(len(rows))
+    noise = _normal(places, size, key, samples.repeat_interleave(size)).to(images.dtype)
+    images[rows] = torch.where(inside, noise.view_as(inside), images[rows])
 
 
 def _span(start, length, whole: int) -> torch.Tensor:
@@ -138,9 +156,9 @@ def _span(start, length, whole: int) -> torch.Tensor:
     return (place >= start) & (place < start + length[:, None])
 
 
-def _normal(shape: Sequence[int], key: Sequence[int], indices) -> torch.Tensor:
-    """Box and Muller's transform of two keyed uniforms."""
-    radius, angle = keyed.uniform((2, *shape), key, indices, "noise").unbind(1)
+def _normal(places: torch.Tensor, size: int, key: Sequence[int], indices) -> torch.Tensor:
+    """A number at a place of each sample's `size` normal ones: Box and Muller's transform of two keyed uniforms."""
+    radius, angle = (keyed.uniform_at(places + start, key, indices, "noise") for start in (0, size))
     return (-2 * torch.log1p(-radius)).sqrt() * torch.cos(2 * math.pi * angle)
 
 

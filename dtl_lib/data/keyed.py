@@ -36,6 +36,11 @@ def uniform(shape_tail: Sequence[int], key: Sequence[int], indices, stream: str)
     return (_shift(bits, 40).float() * 2.0**-24).view(len(bits), *shape_tail)
 
 
+def uniform_at(places: torch.Tensor, key: Sequence[int], indices, stream: str) -> torch.Tensor:
+    """One number for each sample: the one at its place, int64 (samples,), of those that `uniform` draws, flattened."""
+    return _shift(_mix(_of_samples(key, indices, stream) + (places + 1) * _signed(GOLDEN)), 40).float() * 2.0**-24
+
+
 def permutation(length: int, key: Sequence[int], stream: str = "order") -> torch.Tensor:
     """A random order of 0 … length−1, int64 (length,), a pure function of the arguments."""
     return torch.argsort(_bits(1, key, torch.arange(length), stream).squeeze(1), stable=True)
@@ -58,13 +63,17 @@ def borrowed_generator():
 
 def _bits(count: int, key: Sequence[int], indices, stream: str) -> torch.Tensor:
     """64 hashed bits as int64 (samples, count)."""
+    sample = _of_samples(key, indices, stream)
+    counter = torch.arange(1, count + 1, device=sample.device) * _signed(GOLDEN)
+    return _mix(sample[:, None] + counter)
+
+
+def _of_samples(key: Sequence[int], indices, stream: str) -> torch.Tensor:
+    """What each sample's counter starts from, int64 (samples,)."""
     start = zlib.crc32(stream.encode())
     for part in key:
         start = _mix_integer((start ^ (int(part) & WORD)) + GOLDEN & WORD)
-    indices = torch.as_tensor(indices, dtype=torch.int64)
-    sample = _mix(indices * _signed(GOLDEN) + _signed(start))
-    counter = torch.arange(1, count + 1, device=indices.device) * _signed(GOLDEN)
-    return _mix(sample[:, None] + counter)
+    return _mix(torch.as_tensor(indices, dtype=torch.int64) * _signed(GOLDEN) + _signed(start))
 
 
 def _mix(z: torch.Tensor) -> torch.Tensor:

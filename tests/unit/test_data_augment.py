@@ -106,6 +106,16 @@ def test_erasing_fills_a_box_of_the_right_size_with_noise():
     assert abs(noise.mean()) < 0.02 and abs(noise.std() - 1) < 0.02
 
 
+def test_noise_is_the_same_where_all_of_it_is_drawn():
+    pixels, inside = torch.rand(9, 3, 12, 16), torch.rand(4, 1, 12, 16).expand(-1, 3, -1, -1) < 0.3
+    rows, samples = torch.tensor([1, 2, 5, 8]), torch.tensor([70, 3, 4, 11])
+    some, every = pixels.clone(), pixels.clone()
+    augmentation._noisy_inside(some, rows, inside, (1, 2), samples)
+    augmentation._noisy_everywhere(every, rows, inside, (1, 2), samples)
+    assert torch.equal(some, every) and torch.equal(some != pixels, every != pixels)
+    assert torch.equal((some != pixels)[rows], inside)
+
+
 @pytest.mark.parametrize("field", ["randaugment", "three_augment", "color_jitter"])
 def test_each_policy_changes_pixels(field):
     plain = Augment(crop=0, flip=False)

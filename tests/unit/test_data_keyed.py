@@ -39,6 +39,12 @@ def test_numbers_depend_on_key_index_stream_and_counter():
         assert not (base == other).any()
 
 
+def test_one_number_of_many_is_drawn_alone():
+    drawn = keyed.uniform((3, 5), (1, 2), torch.arange(6), "x").flatten(1)
+    rows, places = torch.tensor([4, 0, 4, 2]), torch.tensor([14, 0, 3, 7])
+    assert torch.equal(keyed.uniform_at(places, (1, 2), rows, "x"), drawn[rows, places])
+
+
 def test_numbers_are_uniform_and_uncorrelated_between_neighbours():
     for draws in (
         keyed.uniform((8,), (0, 0), torch.arange(4096), "x"),
