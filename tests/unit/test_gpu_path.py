@@ -1,0 +1,301 @@
+"""The way training goes on a GPU, on one that is pretended: the numbers of the CPU, and nothing left behind on it.
+
+Each part is also given a tensor on the CPU in its middle, and has to fail.
+"""
+
+from dataclasses import fields, replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from dtl_lib import layers, models
+from dtl_lib.data import Augment, augment, keyed
+from dtl_lib.data.images import Images, InMemory, Sets
+from dtl_lib.models import ViT, ViTConfig
+from dtl_lib.tokens import Group, TokenPlan
+from dtl_lib.train import Recipe, evaluate, fit, run, schedule
+from dtl_lib.train.device import autocast, precision
+from dtl_lib.train.mixing import mixer
+from dtl_lib.train.objective import Objective
+from tests.unit.fixed import noise
+from tests.unit.pretended import OnGpu, pretended_gpu
+
+CONFIG = ViTConfig(16, 4, dim=24, depth=3, heads=3, classes=5)
+MODELS = {
+    "ViT": {},
+    "late tokens": {"plan": TokenPlan.of(3, cls_pos=2, reg_pos=1, num_reg=2), "drop_path": 0.2},
+    "leaving, LayerScale": {"plan": TokenPlan(3, (Group("cls", 1), Group("reg", 2, 0, 2))), "layer_scale": 1e-4},
+    "patches, sin-cos": {"plan": TokenPlan.of(3, None), "pool": "patches", "positions": "sincos"},
+    "CaiT": {"plan": TokenPlan.of(3, 3, class_blocks=1), "talking_heads": True, "layer_scale": 1e-4, "drop_path": 0.1},
+}
+RECIPE = Recipe(
+    epochs=2, batch_size=16, accumulate=2, lr=3e-3, warmup_steps=2, crop=2, flip=True, erase=0.5, mixup=0.8, cutmix=1.0,
+    smoothing=0.1, ema=0.9, amp="off",
+)  # fmt: skip
+RECIPES = {
+    "everything": RECIPE,
+    "binary cross-entropy, LAMB": replace(RECIPE, loss="bce", optimizer="lamb", mixup=0.0),
+    "trivial, no clip": replace(RECIPE, trivial=True, clip=None, cutmix=0.0, ema=None),
+    "skipping": replace(RECIPE, on_nan="skip"),
+}
+AUGMENTS = {
+    "none": None,
+    "crop and flip": Augment(crop=2),
+    "erase": Augment(crop=0, flip=False, erase=0.7),
+    "trivial": Augment(crop=2, trivial=True, erase=0.3),
+}
+
+
+def images(count: int = 64, seed: int = 0, image_size=None) -> InMemory:
+    draw = torch.Generator().manual_seed(seed)
+    pixels = torch.randint(256, (count, 3, 16, 16), dtype=torch.uint8, generator=draw)
+    names, targets = tuple("abcde"), torch.randint(5, (count,), generator=draw)
+    return InMemory(f"noise {seed}", names, (0.5, 0.4, 0.6), (0.2, 0.3, 0.25), pixels, targets, image_size)
+
+
+def trained(device: str, config: ViTConfig = CONFIG, recipe: Recipe = RECIPE, **how):
+    torch.manual_seed(0)
+    model = ViT(config)
+    sets = Sets(images(), images(16, 1), images(16, 2))
+    return model, fit(model, sets, recipe, device=device, progress=False, **how)
+
+
+def same(ours: torch.Tensor, gpus: torch.Tensor) -> None:
+    """Equal to the last bit: the same kernels have computed both."""
+    assert type(gpus) is OnGpu and not isinstance(ours, OnGpu)
+    torch.testing.assert_close(gpus.held, ours, rtol=0, atol=0)
+
+
+class TestPretence:
+    """What is asked of the stand-in: CUDA's own refusals."""
+
+    def test_the_devices_do_not_mix(self):
+        with pretended_gpu():
+            there, here = torch.ones(2, 2, device="cuda"), torch.ones(2, 2)
+            for mix in (torch.add, torch.matmul, F.mse_loss, torch.Tensor.add_, torch.where, torch.cat):
+                for pair in ((there, here), (here, there)):
+                    with pytest.raises(RuntimeError, match="one device"):
+                        mix(*((here > 0, *pair) if mix is torch.where else [pair] if mix is torch.cat else pair))
+            for each in (there.index_select, here.index_select):
+                other = torch.arange(2, device="cpu" if each.__self__ is there else "cuda")
+                with pytest.raises(RuntimeError, match="one device"):
+                    each(0, other)
+            with pytest.raises(RuntimeError, match="one device"):
+                here[torch.arange(2, device="cuda")]
+            with pytest.raises(TypeError, match="numpy"):
+                there.numpy()
+
+    def test_what_cuda_allows(self):
+        with pretended_gpu() as gpu:
+            there = torch.arange(6.0, device="cuda").view(2, 3)
+            assert (there + torch.tensor(1.0)).device == gpu, "a number meets any tensor"
+            assert there[torch.tensor([1])].tolist() == [[3, 4, 5]], "so do indices"
+            assert there.cpu().numpy().sum() == 15 == there.sum().item()
+            here = torch.zeros(2, 3)
+            assert here.copy_(there) is here and here.device.type == "cpu" and here[1, 2] == 5
+            assert torch.zeros(3, device=gpu).copy_(torch.ones(3)).tolist() == [1, 1, 1]
+            assert there.to("cpu", torch.float64).dtype == torch.float64 == torch.ones(1).to(there.double()).dtype
+            assert torch.zeros_like(there).is_cuda and there.new_zeros(1).is_cuda and not torch.zeros(1).is_cuda
+            assert F.one_hot(there[0].long(), 4).device == gpu, "what PyTorch makes on its way lies with its tensors"
+
+    def test_gradients_come_home(self):
+        with pretended_gpu():
+            here = torch.ones(3, requires_grad=True)
+            (here.to("cuda") * 2).sum().backward()
+            assert here.grad.tolist() == [2, 2, 2] and not here.grad.is_cuda
+            module = torch.nn.Linear(2, 2)
+            weight = module.weight
+            assert module.to("cuda").weight is weight and weight.is_cuda, "as on a GPU, the parameter stays the same"
+
+    def test_nothing_is_left_outside(self):
+        before = (torch.autocast, torch.cuda.is_available, torch.random.fork_rng)
+        with pretended_gpu():
+            assert torch.cuda.is_available()
+        assert before == (torch.autocast, torch.cuda.is_available, torch.random.fork_rng)
+
+
+class TestBatches:
+    @pytest.mark.parametrize("kind", AUGMENTS)
+    def test_are_made_there_and_are_the_cpu_s(self, kind):
+        asked = torch.tensor([5, 3, 60, 3, 9]), AUGMENTS[kind], (7, 2)
+        x, y = images().batch(*asked)
+        with pretended_gpu():
+            there = images().to("cuda")
+            for indices in (asked[0], asked[0].to("cuda")):
+                gpus, labels = there.batch(indices, *asked[1:])
+                same(x, gpus)
+                same(y, labels)
+            assert there.fingerprint() == images().fingerprint()
+
+    def test_of_another_size(self):
+        x, _ = images(image_size=(8, 24)).batch([1, 2], Augment(crop=2), (0, 0))
+        with pretended_gpu():
+            same(x, images(image_size=(8, 24)).to("cuda").batch([1, 2], Augment(crop=2), (0, 0))[0])
+
+    @pytest.mark.parametrize("place", ["keys", "mean", "border", "noise"])
+    def test_planted(self, place, monkeypatch):
+        plants = {
+            "keys": (keyed, "uniform", lambda was: lambda tail, key, at, stream: was(tail, key, at, stream).cpu()),
+            "mean": (
+                Images,
+                "normalised",
+                lambda was: lambda self, x: x.float() - torch.tensor(self.mean).view(3, 1, 1),
+            ),
+            "border": (augment, "padded", lambda was: lambda pixels, by: was(pixels.cpu(), by)),
+            "noise": (augment, "_normal", lambda was: lambda *args: was(*args).cpu()),
+        }
+        module, name, plant = plants[place]
+        monkeypatch.setattr(module, name, plant(getattr(module, name)))
+        with pretended_gpu(), pytest.raises(RuntimeError, match="one device"):
+            images().to("cuda").batch(torch.arange(32), Augment(crop=2, erase=1.0), (0, 0))
+
+    @pytest.mark.parametrize("kind", ["mixup", "cutmix"])
+    def test_mixing(self, kind):
+        mix, x, y = mixer(Recipe(**{kind: 0.8}), 5), noise(6, 3, 16, 16), torch.arange(6) % 5
+        torch.manual_seed(3)
+        mixed, shares = mix(x, y)
+        with pretended_gpu():
+            torch.manual_seed(3)
+            gpus, theirs = mix(x.to("cuda"), y.to("cuda"))
+            same(mixed, gpus)
+            same(shares, theirs)
+            objective, labels = Objective(ViT(CONFIG).to("cuda"), RECIPE), mix(x, y)[1]
+            objective(gpus.float(), theirs)
+            with pytest.raises(RuntimeError, match="one device"):
+                objective(gpus.float(), labels)
+
+
+class TestTraining:
+    @pytest.mark.parametrize("kind", MODELS)
+    def test_models(self, kind):
+        config = replace(CONFIG, **{"plan": None, **MODELS[kind]})
+        ours, ran = trained("cpu", config)
+        with pretended_gpu():
+            gpus, there = trained("cuda", config)
+            for mine, theirs in zip((*ours.parameters(), *ours.buffers()), (*gpus.parameters(), *gpus.buffers())):
+                same(mine, theirs)
+            assert [row["loss"] for row in there.history] == [row["loss"] for row in ran.history]
+            assert there.test.accuracy == ran.test.accuracy and there.test.loss == ran.test.loss
+
+    @pytest.mark.parametrize("kind", list(RECIPES)[1:])
+    def test_recipes(self, kind):
+        ours, _ = trained("cpu", recipe=RECIPES[kind])
+        with pretended_gpu():
+            for mine, theirs in zip(ours.parameters(), trained("cuda", recipe=RECIPES[kind])[0].parameters()):
+                same(mine, theirs)
+
+    @pytest.mark.parametrize("amp", ["bf16", "fp16"])
+    def test_half_precision(self, amp):
+        recipe = replace(RECIPE, amp=amp)
+        ours, _ = trained("cpu", recipe=recipe)
+        with pretended_gpu() as gpu:
+            assert precision(gpu, "auto") == "bf16" and precision(torch.device("cpu"), "auto") == "off"
+            for mine, theirs in zip(ours.parameters(), trained("cuda", recipe=recipe)[0].parameters()):
+                same(mine, theirs)
+
+    def test_a_state_saved_there_goes_on_here(self, tmp_path):
+        half = replace(RECIPE, max_steps=4, log_every=2)
+        whole, _ = trained("cpu", recipe=half, output_dir=tmp_path / "here")
+
+        def stop(step, loss, model):
+            if step == 2:
+                raise KeyboardInterrupt
+
+        with pretended_gpu(), pytest.raises(KeyboardInterrupt):
+            trained("cuda", recipe=half, output_dir=tmp_path / "there", checkpoint_every=1, on_step=stop)
+        gone_on, _ = trained("cpu", recipe=half, output_dir=tmp_path / "there", resume=True)
+        for mine, theirs in zip(whole.parameters(), gone_on.parameters()):
+            torch.testing.assert_close(mine, theirs, rtol=0, atol=0)
+
+    @pytest.mark.parametrize(
+        "place", ["drop path", "entering tokens", "positions", "labels", "moving average", "evaluation"]
+    )
+    def test_planted(self, place, monkeypatch):
+        def rand(self, x):
+            return x * (torch.rand(len(x), 1, 1) < 0.9)
+
+        def enter(x, now, then, tokens):
+            return torch.cat([x[:, now[n]] if n in now else tokens[n].cpu().expand(len(x), -1, -1) for n in then], 1)
+
+        def average(self, step):
+            torch._foreach_lerp_([value.cpu() for value in self.values.values()], list(self._weights.values()), 0.1)
+
+        plants = {
+            "drop path": (layers.DropPath, "forward", rand),
+            "entering tokens": (models, "enter_and_leave", enter),
+            "positions": (models, "interpolate_positions", lambda positions, grid, offset: positions.cpu()),
+            "labels": (Objective, "from_labels", lambda self, logits, targets: F.cross_entropy(logits, targets.cpu())),
+            "moving average": (schedule.Average, "update", average),
+            "evaluation": (run, "token_norms", lambda model, x: {"cls": model.encode(x.cpu())}),
+        }
+        monkeypatch.setattr(*plants[place])
+        config = replace(CONFIG, plan=TokenPlan.of(3, 1, 1, 2), drop_path=0.1)
+        with pretended_gpu(), pytest.raises(RuntimeError, match="one device"):
+            trained("cuda", config)
+
+    def test_evaluation_alone(self):
+        model = ViT(CONFIG)
+        ours = evaluate(model, images(40))
+        with pretended_gpu():
+            there = evaluate(model.to("cuda"), images(40).to("cuda"), amp="off")
+            assert (there.loss, there.accuracy, there.n) == (ours.loss, ours.accuracy, 40)
+            assert evaluate(model, images(40), amp="off").loss == ours.loss, "images that lie on the CPU are brought"
+
+
+class TestHalfOnTheCpu:
+    """Autocast and the scaler for real, as far as a CPU has them."""
+
+    def test_bf16_is_near_float32(self):
+        torch.manual_seed(0)
+        model, x, y = ViT(CONFIG), torch.randn(32, 3, 16, 16), torch.arange(32) % 5
+        objective, losses, gradients = Objective(model, RECIPE), {}, {}
+        for amp in ("off", "bf16"):
+            model.zero_grad()
+            with autocast(torch.device("cpu"), amp):
+                assert model.blocks[0].mlp(torch.randn(1, 2, 24)).dtype == {"bf16": torch.bfloat16}.get(
+                    amp, torch.float
+                )
+                loss = objective(x, y)
+            loss.backward()
+            losses[amp], gradients[amp] = loss.item(), torch.cat([value.grad.flatten() for value in model.parameters()])
+        assert losses["bf16"] != losses["off"] and losses["bf16"] == pytest.approx(losses["off"], rel=0.01)
+        assert gradients["bf16"].dtype == torch.float32 and gradients["bf16"].isfinite().all()
+        assert F.cosine_similarity(gradients["bf16"], gradients["off"], dim=0) > 0.99
+
+    def test_a_run_in_bf16_comes_near_one_in_float32(self):
+        losses = [trained("cpu", recipe=replace(RECIPE, amp=amp))[1].history[-1]["loss"] for amp in ("off", "bf16")]
+        assert losses[0] != losses[1] and losses[1] == pytest.approx(losses[0], rel=0.02)
+
+    def test_the_scaler_steps_where_it_can_and_halves_where_it_cannot(self, monkeypatch):
+        """Of four steps in fp16 the second has infinite gradients: its weights stay, the scale is halved."""
+        forward, update, seen, scales = Objective.forward, torch.amp.GradScaler.update, [], []
+
+        def planted(self, x, y, taught=None):
+            loss = forward(self, x, y, taught)
+            if len(seen) == 1:
+                loss.register_hook(lambda gradient: gradient * float("inf"))
+            return loss
+
+        def look(step, loss, model):
+            seen.append([value.detach().clone() for value in model.parameters()])
+
+        monkeypatch.setattr(
+            torch.amp.GradScaler, "update", lambda self: (update(self), scales.append(self.get_scale()))[0]
+        )
+        monkeypatch.setattr(Objective, "forward", planted)
+        _, found = trained("cpu", recipe=Recipe(max_steps=4, batch_size=16, amp="fp16"), on_step=look)
+        moved = [not all(torch.equal(*pair) for pair in zip(*pairs)) for pairs in zip(seen, seen[1:])]
+        assert moved == [False, True, True] and found.history[-1]["loss"] < 3
+        assert scales[1] == scales[0] / 2 == scales[2] == scales[3]
+
+
+def test_no_augmentation_is_left_out():
+    """A new kind of augmentation belongs in AUGMENTS, unless it is Pillow's, on the CPU image by image."""
+    tried = {field.name for kind in AUGMENTS.values() if kind for field in fields(Augment) if getattr(kind, field.name)}
+    assert tried >= {field.name for field in fields(Augment)} - {
+        "randaugment",
+        "three_augment",
+        "color_jitter",
+        "scale",
+    }
