@@ -8,15 +8,27 @@ from ..models import ViT
 from ..pretrained import load_pretrained
 from ..train import evaluate
 from ..train.device import find_device
+from ..train.distributed import Processes, joined, local_device
 
 
 def main(args: Namespace) -> None:
     """Print accuracy with its interval and n, time, images/s."""
-    device = find_device(args.device)
-    model = _model(args)
-    images = getattr(_sets(args, model), args.part)
-    found = evaluate(model.to(device), images, args.batch_size, args.amp, args.workers, not args.quiet)
+    device = find_device(local_device(args.device))
+    with joined(device, args.timeout) as processes:
+        _evaluate(args, device, processes)
+
+
+def _evaluate(args: Namespace, device, processes: Processes) -> None:
+    with processes.first_on_each_host():  # what has to be fetched is fetched once
+        model = _model(args)
+        images = getattr(_sets(args, model), args.part)
+    shown = processes.first and not args.quiet
+    found = evaluate(model.to(device), images, args.batch_size, args.amp, args.workers, shown, processes=processes)
+    if not processes.first:
+        return
     where = ledger.device_name(device)
+    if processes.world > 1:
+        where = f"{processes.world} processes, {where}"
     print(f"{images.name}: {found}")
     print(f"{found.seconds:.1f} s, {found.n / found.seconds:,.0f} images/s on {where}")
     if args.record:

@@ -98,6 +98,9 @@ def train(parser: Parser) -> None:
         "--resume", nargs="?", const=True, metavar="DIR", help="go on with the run saved in DIR, or in --output-dir"
     )
     place.add_argument("--finetune", metavar="WEIGHTS", help="begin with these weights: a timm name, zoo/… or a path")
+    place.add_argument(
+        "--eval", action="store_true", help="only measure the weights of --resume or --finetune, as dtl evaluate does"
+    )
     place.add_argument("--checkpoint-every", type=_positive, metavar="STEPS", help="save the whole state this often")
     place.add_argument("--tensorboard", action="store_true", help="write TensorBoard's curves too")
     place.add_argument("--record", type=_word, metavar="EXPERIMENT", help="add a record to the ledger")
@@ -105,17 +108,8 @@ def train(parser: Parser) -> None:
         "--broken", type=_share, default=0.001, metavar="X",
         help="share of the training images that may be unreadable before it stops; others stand in (default 0.001)",
     )  # fmt: skip
-    several = parser.add_argument_group("processes", "torchrun and Slurm's srun are noticed; nothing has to be said.")
-    for needless in ("--distributed", "--dist-eval"):
-        several.add_argument(needless, action="store_true", help="needless")
+    several = processes(parser)
     several.add_argument("--shard", action="store_true", help="cut the model over the processes instead of copying it")
-    several.add_argument(
-        "--timeout",
-        type=_positive,
-        default=600,
-        metavar="SECONDS",
-        help="how long to wait for the others (default 600)",
-    )
     place.add_argument("--compile", action="store_true", help="compile the training step with torch.compile")
     machine(place)
     named = recipes()
@@ -140,6 +134,7 @@ def evaluate(parser: Parser) -> None:
     parser.add_argument("--amp", choices=AMP, default="auto", help="autocast (default auto)")
     parser.add_argument("--record", type=_word, metavar="EXPERIMENT", help="add a record to the ledger")
     machine(parser)
+    processes(parser)
 
 
 def bench(parser: Parser) -> None:
@@ -197,6 +192,16 @@ def machine(parser) -> None:
     parser.add_argument("--device", metavar="NAME", help="cuda, cpu, … (default the GPU where there is one)")
     parser.add_argument("--workers", type=_whole, metavar="N", help="processes that read images from files")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def processes(parser: Parser):
+    """How several work together."""
+    group = parser.add_argument_group("processes", "torchrun and Slurm's srun are noticed; nothing has to be said.")
+    for needless in ("--distributed", "--dist-eval"):
+        group.add_argument(needless, action="store_true", help="needless")
+    wait = "how long to wait for the others (default 600)"
+    group.add_argument("--timeout", type=_positive, default=600, metavar="SECONDS", help=wait)
+    return group
 
 
 def given(args: argparse.Namespace, names) -> dict:

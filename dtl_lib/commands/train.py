@@ -15,8 +15,10 @@ from ..pretrained import LoadReport, load_pretrained, load_shared
 from ..train import FitResult, Recipe, fit, recipes, state
 from ..train.device import find_device, keyed_generators
 from ..train.distributed import Processes, joined, local_device
+from ..train.run import BEST
+from . import evaluate
 from .configure import configured
-from .flags import given
+from .flags import CONFIG, PLAN, given
 
 MODELS = {"shapes": "vit_shapes_patch8_32", "cifar10": "vit_cifar_patch4_32", "cifar100": "vit_cifar_patch4_32"}
 LARGE = "vit_tiny_patch16_224"
@@ -24,6 +26,8 @@ LARGE = "vit_tiny_patch16_224"
 
 def main(args: Namespace) -> None:
     """Train; print accuracy with its interval and n, time, images/s, and where things were saved."""
+    if args.eval:
+        return evaluate.main(_only_measured(args))
     device = find_device(local_device(args.device))
     with joined(device, args.timeout) as processes:
         if not processes.first:
@@ -105,6 +109,18 @@ def _resumed(args: Namespace, processes: Processes, tell: Callable) -> tuple[Pat
     if args.resume is not True and args.output_dir and Path(args.output_dir) != Path(args.resume):
         raise ValueError("--resume goes on in its own folder: leave --output-dir out")
     return Path(folder), processes.share(lambda: state.read(folder)[1])
+
+
+def _only_measured(args: Namespace) -> Namespace:
+    """`dtl evaluate`'s flags for `--eval`: the best weights of --resume, or those of --finetune."""
+    if changed := given(args, [*PLAN, *CONFIG]):
+        raise ValueError(f"--eval measures weights as they are: leave {', '.join(changed)} out")
+    folder = args.output_dir if args.resume is True else args.resume
+    if folder is None and not args.finetune:
+        raise ValueError("--eval measures weights: give --resume DIR, or --finetune with a timm name, zoo/… or a path")
+    path = folder and (folder if Path(folder).suffix else str(Path(folder) / BEST))
+    named = {"model_path": path, "model": None if path else args.finetune, "pretrained": True, "part": "test"}
+    return Namespace(**{"batch_size": 256, "amp": "auto", **vars(args), **named})
 
 
 def _images(args: Namespace, before: dict | None) -> dict:

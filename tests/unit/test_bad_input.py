@@ -86,6 +86,12 @@ def refused(capsys, tmp_path, monkeypatch):
         ("evaluate --model-path a --model b", "name two models: give one"),
         ("evaluate --part all", "--part: invalid choice: 'all' (choose from test, held_out, train)"),
         ("evaluate --batch-size 0", "1 or more, not '0'"),
+        ("train --eval", "--eval measures weights: give --resume DIR, or --finetune with a timm name"),
+        ("train --eval --resume nowhere", "nowhere/best.safetensors does not exist"),
+        ("train --eval --finetune zoo/x --depth 3 --cls_pos 1", "as they are: leave cls_pos, depth out"),
+        ("train --optimizer sgd", "optimizer is one of adamw, lamb, not 'sgd'"),
+        ("train --distill soft", "distill='soft' needs a teacher: give distill_from"),
+        ("train --recipe nothing", "--recipe: invalid choice: 'nothing' (choose from shapes, cifar10"),
     ],
 )
 def test_one_line_says_what_would_be_right(refused, arguments, said):

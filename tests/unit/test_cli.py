@@ -141,6 +141,19 @@ def test_the_seed_decides_the_first_weights(tmp_path):
     assert not torch.equal(a["positions"], c["positions"])
 
 
+def test_train_eval_is_evaluate(trained, capsys):
+    accuracy = re.compile(r"shapes level 1 test: .*")
+    assert main(["evaluate", "--model-path", str(trained / "best.safetensors"), "--quiet"]) == 0
+    expected = accuracy.search(capsys.readouterr().out)[0]
+    before = {path: path.read_bytes() for path in trained.iterdir()}
+    for weights in (["--resume", str(trained)], ["--resume", "--output-dir", str(trained)],
+                    ["--finetune", str(trained / "best.safetensors"), "--batch-size", "64"]):  # fmt: skip
+        assert main(["train", "--eval", *weights, "--quiet"]) == 0
+        out = capsys.readouterr().out
+        assert accuracy.search(out)[0] == expected and "images/s" in out
+    assert before == {path: path.read_bytes() for path in trained.iterdir()}  # nothing was trained or saved
+
+
 def test_resume_takes_everything_from_the_state(trained, capsys):
     assert main(["train", "--resume", str(trained), "--quiet"]) == 0
     assert "test accuracy" in capsys.readouterr().out
