@@ -19,6 +19,9 @@ from torch.utils._pytree import tree_leaves, tree_map
 GPU = torch.device("cuda", 0)
 ACROSS = (torch.ops.aten.copy_.default, torch.ops.aten._to_copy.default)
 PICKS = ("aten::index", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_")  # indices may lie on the CPU
+ASKS = (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default)  # the program waits for the GPU
+
+asked: list[str] = []  # what it has waited for so far
 
 
 class OnGpu(torch.Tensor):
@@ -49,6 +52,8 @@ class OnGpu(torch.Tensor):
         tensors = _tensors((args[:1] if func.name().split(".")[0] in PICKS else args, kwargs))
         if func not in ACROSS and any(tensor.ndim for tensor in tensors if not isinstance(tensor, cls)):
             raise RuntimeError(f"{func}: expected all tensors on one device, found {GPU} and cpu")
+        if func in ASKS:
+            asked.append(func.name())
         known = {id(tensor.held): tensor for tensor in tensors if isinstance(tensor, cls)}
         out = func(*tree_map(_held, args), **tree_map(_held, kwargs or {}))
         if func is torch.ops.aten.copy_.default:
@@ -61,6 +66,8 @@ class Move(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, tensor):
+        if isinstance(tensor, OnGpu):
+            asked.append("to the CPU")
         return tensor.held.clone() if isinstance(tensor, OnGpu) else OnGpu(tensor.clone())
 
     @staticmethod
@@ -132,10 +139,17 @@ CUDA = {
 @contextmanager
 def pretended_gpu():
     """Inside, "cuda" is a device that works; autocast on it is the CPU's."""
-    autocast, fork = torch.autocast, torch.random.fork_rng
+    autocast, fork, group = torch.autocast, torch.random.fork_rng, torch._C._group_tensors_by_device_and_dtype
+
+    def grouped(lists, *how):
+        there = {"cpu": GPU} if isinstance(lists[0][0], OnGpu) else {}
+        return {(there.get(device.type, device), kind): rest for (device, kind), rest in group(lists, *how).items()}
+
+    asked.clear()
     elsewhere = (
         (torch, "autocast", lambda kind, *rest, **how: autocast("cpu", *rest, **how)),
         (torch.random, "fork_rng", lambda devices=(), **how: fork((), **how)),
+        (torch._C, "_group_tensors_by_device_and_dtype", grouped),
         (torch.accelerator, "current_accelerator", lambda check_available=False: None),
         (torch._C, "_InferenceMode", lambda on: torch.set_grad_enabled(not on)),  # no views of wrappers in that mode
     )

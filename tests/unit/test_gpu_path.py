@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from dtl_lib import layers, models
+from dtl_lib.__main__ import main
 from dtl_lib.data import Augment, augment, keyed
 from dtl_lib.data.images import Images, InMemory, Sets
 from dtl_lib.models import ViT, ViTConfig
@@ -19,7 +20,7 @@ from dtl_lib.train.device import autocast, precision
 from dtl_lib.train.mixing import mixer
 from dtl_lib.train.objective import Objective
 from tests.unit.fixed import noise
-from tests.unit.pretended import OnGpu, pretended_gpu
+from tests.unit.pretended import OnGpu, asked, pretended_gpu
 
 CONFIG = ViTConfig(16, 4, dim=24, depth=3, heads=3, classes=5)
 MODELS = {
@@ -233,6 +234,41 @@ class TestTraining:
         config = replace(CONFIG, plan=TokenPlan.of(3, 1, 1, 2), drop_path=0.1)
         with pretended_gpu(), pytest.raises(RuntimeError, match="one device"):
             trained("cuda", config)
+
+    @pytest.mark.parametrize(
+        ("kind", "amp", "looking", "waits"),
+        [
+            ("everything", "off", False, 0),
+            ("everything", "fp16", False, 0),
+            ("trivial, no clip", "bf16", False, 0),
+            ("skipping", "off", False, 1),  # whether this step is skipped
+            ("everything", "off", True, 1),
+        ],
+    )
+    def test_how_often_a_step_waits_for_the_gpu(self, kind, amp, looking, waits):
+        """Batches, mixing, loss, backward, clip, optimiser, average; the first step sets up, the last is evaluated."""
+        counts = []
+
+        def look(step, loss, model):
+            if looking:
+                loss.item()
+            counts.append(len(asked))
+
+        recipe = replace(RECIPES[kind], amp=amp, epochs=None, max_steps=10, log_every=100, eval_every=100)
+        with pretended_gpu():
+            trained("cuda", recipe=recipe, on_step=look)
+        assert counts[8] - counts[1] == 7 * waits, asked
+
+    def test_the_command_line(self, tmp_path, capsys):
+        small = "--image-size 16 --dim 16 --depth 1 --heads 2 --batch-size 16 --samples 64 --max-steps 4".split()
+        with pretended_gpu():
+            folder = str(tmp_path / "run")
+            assert main(["train", *small, "--quiet", "--output-dir", folder, "--ema", "0.9"]) == 0
+            assert (
+                main(["evaluate", "--model-path", f"{folder}/best.safetensors", "--quiet", "--part", "held_out"]) == 0
+            )
+        out = capsys.readouterr().out
+        assert out.count("on a pretended GPU") >= 2 and "(n = 2,000)" in out
 
     def test_evaluation_alone(self):
         model = ViT(CONFIG)
