@@ -101,6 +101,7 @@ class Run:
             "torch": torch.__version__, "device": device_name(self.device), "precision": half,
             "processes": self.processes.world,
         }  # fmt: skip
+        self.about |= {"teacher": self.teacher.card} if self.teacher else {}
         self.card, self.weights, self.progress = {**card, **self.about}, None, Progress()
         self._mark = None  # when the clock was last looked at
         self._begin(resume)
@@ -146,8 +147,8 @@ class Run:
             **card,
             "recipe": Recipe.from_dict(card["recipe"]).to_dict(),
         }  # a field newer than the state: its default
-        for what in ("config", "recipe", "data"):
-            if changed := state.differences(_plain(then[what]), self.about[what]):
+        for what in ("config", "recipe", "data", *(["teacher"] if self.teacher else [])):
+            if changed := state.differences(_plain(then.get(what, {})), self.about[what]):
                 raise ValueError(f"{self.folder} was trained with another {what} ({changed}): resume with the same")
         tensors = self.processes.share_tensors(found[0] if found else None)
         parts = self.model, self.average, self.optimizer, self.scaler
