@@ -182,7 +182,7 @@ def model(parser: Parser) -> None:
 
 def data(parser: Parser, text: str) -> None:
     """Which images."""
-    parser.add_argument("--data", metavar="NAME", help=f"{text}: shapes, cifar10, cifar100, imagenet, folder, …")
+    parser.add_argument("--data", metavar="NAME", help=f"{text}: shapes, cifar10, cifar100, imagenet, folder, wds, …")
     parser.add_argument("--data-path", metavar="DIR", help="where the data lies (default under DTL_DATA)")
     parser.add_argument("--level", type=_positive, metavar="N", help="how hard shapes are, 1 to 3 (default 1)")
 

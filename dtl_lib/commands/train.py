@@ -127,7 +127,7 @@ def _images(args: Namespace, before: dict | None) -> dict:
     """The arguments of `data.load` that say which images."""
     saved = (before or {}).get("run", {}).get("data", {})
     if args.data_path and not (args.data or saved):
-        raise ValueError(f"say what lies in {args.data_path}: --data cifar10, cifar100, imagenet or folder")
+        raise ValueError(f"say what lies in {args.data_path}: --data cifar10, cifar100, imagenet, folder or wds")
     asked = {"name": args.data, "path": args.data_path, "level": args.level, "samples": args.samples}
     usual = {"name": "shapes", "path": None, "level": 1, "samples": None}
     return {name: saved.get(name, usual[name]) if value is None else value for name, value in asked.items()}

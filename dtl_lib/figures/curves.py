@@ -8,6 +8,8 @@ from matplotlib.ticker import LogLocator
 
 from .style import COLOURS, array, styled
 
+FEW = 10  # points so few are marked one by one on a logarithmic axis
+
 
 @styled
 def show_curves(
@@ -36,6 +38,10 @@ def show_curves(
         axis.axhline(level[0], color="#777777", linewidth=1, linestyle=(0, (1, 2)))
         axis.annotate(level[1], (1, level[0]), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=9)
     axis.set(xlabel=x, ylabel=y, xscale="log" if "x" in log else "linear", yscale="log" if "y" in log else "linear")
+    marks = sorted({float(place) for across, *_ in curves.values() for place in across})
+    if "x" in log and len(marks) <= FEW:
+        axis.set_xticks(marks, [f"{place:g}" for place in marks])
+        axis.minorticks_off()
     if "y" in log:
         axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.yaxis.set_major_formatter("{x:g}")
@@ -89,17 +95,18 @@ def show_intervals(
 
 
 @styled
-def show_bars(names: Sequence[str], values, x: str, width: float = 5.6) -> Figure:
+def show_bars(names: Sequence[str], values, x: str, width: float = 5.6, digits: int = 2) -> Figure:
     """Named values as horizontal bars from 0, the first on top.
 
     Args:
         names: one a bar.
         values: their lengths.
         x: what they are, with their unit.
+        digits: after the point, in the label of a bar.
     """
     figure, axis = plt.subplots(figsize=(width, 0.6 + 0.32 * len(names)))
     bars = axis.barh(range(len(names)), array(values), color=COLOURS[0], height=0.7)
-    axis.bar_label(bars, fmt="%.2f", padding=3)
+    axis.bar_label(bars, fmt=f"%.{digits}f", padding=3)
     axis.set_yticks(range(len(names)), names)
     axis.invert_yaxis()
     axis.set(xlabel=x, xlim=(0, 1.12 * max(array(values))))

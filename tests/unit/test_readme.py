@@ -9,6 +9,7 @@ from book.tools import readme
 from book.tools.project import Project
 from dtl_lib.__main__ import parser
 from dtl_lib.commands.flags import alike
+from dtl_lib.config import named
 
 PROJECT = Project()
 TEXT = (PROJECT.root / "README.md").read_text("utf8")
@@ -36,6 +37,17 @@ def test_the_example_runs(monkeypatch):
     assert tape.norms(11)["patches"].shape == (1, 14, 14)
 
 
-@pytest.mark.parametrize("line", [line for line in TEXT.splitlines() if line.startswith("dtl ")])
+COMMANDS = [line.partition("-m dtl_lib ")[2] or line.removeprefix("dtl ") for line in TEXT.splitlines()
+            if line.startswith(("dtl ", "torchrun "))]  # fmt: skip
+
+
+@pytest.mark.parametrize("line", COMMANDS)
 def test_the_commands_are_spelled_right(line):
-    parser().parse_args(alike(shlex.split(line)[1:]))
+    args = parser().parse_args(alike(shlex.split(line)))
+    if model := getattr(args, "model", None):
+        named(model)
+
+
+def test_there_are_commands_for_one_gpu_for_many_and_for_two_hosts():
+    assert any("--nproc_per_node=8" in line for line in TEXT.splitlines())
+    assert any("--nnodes=2" in line for line in TEXT.splitlines())
