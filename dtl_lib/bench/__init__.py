@@ -3,10 +3,10 @@
 from .against import Against, against_timm, timm_of
 from .pairs import Ratio, keep_memory, measure, ratio
 from .parts import Part, profile_step
-from .timing import Rate, Timing, forward_time, matmul_rate, step_time
+from .timing import Begun, Rate, Timing, begin, forward_time, matmul_rate, step_time
 from .work import How, work
 
 __all__ = [
-    "Against", "How", "Part", "Rate", "Ratio", "Timing", "against_timm", "forward_time", "keep_memory", "matmul_rate",
-    "measure", "profile_step", "ratio", "step_time", "timm_of", "work",
+    "Against", "Begun", "How", "Part", "Rate", "Ratio", "Timing", "against_timm", "begin", "forward_time",
+    "keep_memory", "matmul_rate", "measure", "profile_step", "ratio", "step_time", "timm_of", "work",
 ]  # fmt: skip

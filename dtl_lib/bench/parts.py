@@ -6,17 +6,14 @@ from collections.abc import Callable, Iterable
 from contextlib import contextmanager
 from typing import NamedTuple
 
-import torch
 from torch import nn
 
 from ..config import ViTConfig
-from ..data import Augment
-from ..data.images import InMemory
 from ..layers import Attention, DotProduct, Mlp, PatchEmbed, TalkingHeads
 from ..models import ViT
 from ..train.objective import Objective
 from .pairs import wait
-from .work import How, placed, trainable, training_step, whole
+from .work import How, augmented, placed, trainable, training_step, whole
 
 DATA, REST, PROJECTION, HEAD = "data: crop, flip, normalise", "tokens, positions, residuals", "projection", "head"
 KINDS = {
@@ -62,7 +59,7 @@ def profile_step(config: ViTConfig, batch_size: int, *, steps: int = 3, **how) -
     model, _ = placed(config, how)
     objective = Objective(model, how.recipe)
     step = training_step(
-        objective, config, how, _batches(config, how), lambda part: record_function(MARK + NAMES[part])
+        objective, config, how, augmented(config, how), lambda part: record_function(MARK + NAMES[part])
     )
     gpu = how.place.type == "cuda"
     with marked(objective, lambda name: record_function(MARK + name)):
@@ -136,14 +133,3 @@ def _walk(events: Iterable, part: str | None, made: dict[int, str] | None = None
             here = None if made is None else made[event.sequence_nr] + BACKWARD if event.sequence_nr in made else KEPT
         yield event, here
         yield from _walk(event.cpu_children, here, made)
-
-
-def _batches(config: ViTConfig, how: How) -> Callable[[], torch.Tensor]:
-    """Batches as training makes them, out of as many images in memory on the device."""
-    shape = (how.batch_size, config.channels, *config.image_size)
-    pixels = torch.randint(256, shape, dtype=torch.uint8, device=how.place)
-    targets = torch.zeros(how.batch_size, dtype=torch.int64, device=how.place)
-    images = InMemory("noise", ("any",), config.mean, config.std, pixels, targets)
-    augment, order = Augment(crop=4 * (min(config.image_size) > 4)), torch.arange(how.batch_size, device=how.place)
-    layout = torch.channels_last if how.channels_last else torch.contiguous_format
-    return lambda: images.batch(order, augment, (0, 0))[0].contiguous(memory_format=layout)

@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +12,7 @@ from ..train.device import find_device
 from .pairs import wait
 from .work import How, trainable, whole, work
 
-WARM_UP = 3
+WARM_UP = 2
 TRAINING = 3  # a step counts as three forward passes: each product has two more in the backward pass
 SIZES = {"cpu": (512, 1024, 2048), "cuda": (2048, 4096, 8192, 16384)}
 REPEATS = 10
@@ -93,6 +93,60 @@ class Rate:
     dtype: torch.dtype
 
 
+@dataclass(frozen=True)
+class Begun:
+    """A step that has been made a few times: what it took to begin, and the memory it needs.
+
+    Attributes: as in `Timing`, and
+        config: of the model.
+        run: makes a step.
+    """
+
+    config: ViTConfig
+    how: How
+    run: Callable
+    first_seconds: float
+    peak_bytes: int | None
+    memory: str
+
+    def timing(self, seconds: Sequence[float]) -> Timing:
+        """The timing that these seconds of steps make."""
+        training = self.how.training
+        products = self.config.cost().total * self.how.batch_size * (TRAINING if training else 1)
+        what = "training step" if training else "forward pass"
+        about = (self.first_seconds, products, self.peak_bytes, self.memory)
+        return Timing(what, self.how, tuple(map(float, seconds)), *about)
+
+
+def begin(config: ViTConfig, how: How, make: Callable | None = None) -> Begun:
+    """Build a step and warm it up.
+
+    Args:
+        config: of the model.
+        how: it is run.
+        make: gives a function that makes a step; `work(config, how)` where None.
+    """
+    gpu = how.place.type == "cuda"
+    held = torch.cuda.memory_allocated(how.place) if gpu else 0
+    run = work(config, how) if make is None else make()
+    start = time.perf_counter()
+    run()
+    wait(how.device)
+    first = time.perf_counter() - start
+    if gpu:
+        torch.cuda.reset_peak_memory_stats(how.place)
+    for _ in range(WARM_UP):
+        run()
+    wait(how.device)
+    if gpu:
+        peak = torch.cuda.max_memory_allocated(how.place) - held
+        return Begun(config, how, run, first, peak, "measured: the most that was allocated")
+    if not how.training:
+        return Begun(config, how, run, first, None, "not measured on a CPU")
+    cost = config.cost()
+    return Begun(config, how, run, first, how.batch_size * cost.activation_bytes + 16 * cost.parameters, BY_COST)
+
+
 def step_time(config: ViTConfig, batch_size: int, *, steps: int = 20, **how) -> Timing:
     """The time of a training step of fresh weights on noise that lies on the device.
 
@@ -107,18 +161,8 @@ def step_time(config: ViTConfig, batch_size: int, *, steps: int = 20, **how) -> 
     """
     whole("steps", steps)
     how = How(batch_size, **how)
-    config = trainable(config) if how.training else config
-    if how.place.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(how.place)
-    run = work(config, how)
-    start = time.perf_counter()
-    run()
-    wait(how.place.type)
-    first = time.perf_counter() - start
-    seconds = step_seconds(run, steps, how.place, warm_up=WARM_UP - 1)
-    products = config.cost().total * batch_size * (TRAINING if how.training else 1)
-    name = "training step" if how.training else "forward pass"
-    return Timing(name, how, tuple(seconds), first, products, *_peak(config, how))
+    begun = begin(trainable(config) if how.training else config, how)
+    return begun.timing(step_seconds(begun.run, steps, how.place))
 
 
 def forward_time(config: ViTConfig, batch_size: int, *, steps: int = 20, **how) -> Timing:
@@ -162,13 +206,3 @@ def step_seconds(run: Callable, steps: int, device: torch.device, warm_up: int =
         event.record()
     wait(device.type)
     return [before.elapsed_time(after) / 1e3 for before, after in zip(events, events[1:])]
-
-
-def _peak(config: ViTConfig, how: How) -> tuple[int | None, str]:
-    """Bytes at the peak: measured on a GPU; elsewhere the cost model's, of training alone."""
-    if how.place.type == "cuda":
-        return torch.cuda.max_memory_allocated(how.place), "measured: the most that was allocated"
-    if not how.training:
-        return None, "not measured on a CPU"
-    cost = config.cost()
-    return how.batch_size * cost.activation_bytes + 4 * 4 * cost.parameters, BY_COST

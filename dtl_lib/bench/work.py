@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from ..config import ViTConfig
+from ..data import Augment
+from ..data.images import InMemory
 from ..models import ViT
 from ..train.device import HALVES, autocast, find_device, precision
 from ..train.objective import Objective
@@ -133,6 +135,22 @@ def training_step(
         return loss.detach()
 
     return step
+
+
+def augmented(config: ViTConfig, how: How, made_on: str | None = None) -> Callable[[], Tensor]:
+    """Batches as training makes them: images in memory, cropped, flipped and normalised, brought to the device.
+
+    Args:
+        config, how: as in `work`; there are as many images as a batch takes, which are noise.
+        made_on: the device they lie on; where training happens if None.
+    """
+    place = how.place if made_on is None else torch.device(made_on)
+    layout = torch.channels_last if how.channels_last else torch.contiguous_format
+    shape = (how.batch_size, config.channels, *config.image_size)
+    pixels, order = torch.randint(256, shape, dtype=torch.uint8), torch.arange(how.batch_size)
+    images = InMemory("noise", ("any",), config.mean, config.std, pixels, torch.zeros_like(order)).to(place)
+    augment = Augment(crop=4 * (min(config.image_size) > 4))
+    return lambda: images.batch(order, augment, (0, 0))[0].to(how.place, memory_format=layout, non_blocking=True)
 
 
 def trainable(config: ViTConfig) -> ViTConfig:

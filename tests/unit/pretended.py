@@ -133,6 +133,7 @@ CUDA = {
     "get_device_capability": lambda device=None: (9, 0), "get_device_name": lambda device=None: "a pretended GPU",
     "set_device": lambda device: None, "synchronize": lambda device=None: None, "manual_seed": lambda seed: None,
     "reset_peak_memory_stats": lambda device=None: None, "max_memory_allocated": lambda device=None: 2**30,
+    "memory_allocated": lambda device=None: 2**20,
 }  # fmt: skip
 
 

@@ -232,7 +232,7 @@ class TestOnAGpu:
         with pretended_gpu():
             timed = bench.step_time(SMALL, 2, steps=3, amp=amp)
             assert timed.how.place.type == "cuda" and timed.how.precision == amp and len(timed.seconds) == 3
-            assert min(timed.seconds) > 0 and timed.peak_bytes == 2**30 and timed.memory.startswith("measured")
+            assert min(timed.seconds) > 0 and timed.peak_bytes == 2**30 - 2**20 and timed.memory.startswith("measured")
             assert bench.forward_time(SMALL, 2, steps=1).how.precision == "bf16"
 
     def test_rate_and_timm(self):
