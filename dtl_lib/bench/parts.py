@@ -35,10 +35,11 @@ class Part(NamedTuple):
 
 
 def profile_step(config: ViTConfig, batch_size: int, *, steps: int = 3, **how) -> list[Part]:
-    """Seconds a step that each part of training takes, forward and backward apart; they add up to the step.
+    """Seconds a step that each part of training takes, forward and backward apart.
 
-    Own time of PyTorch's operations: on a CPU also what Python does between them, on a GPU that of the kernels alone.
-    Watching takes time itself, the more the smaller the operations: read the shares.
+    Own time of PyTorch's operations. On a CPU with what Python does between them: the parts add up to the step. On a
+    GPU its kernels' alone: they add up to what the GPU is busy, and the rest of a step is waiting. Watching takes time
+    itself, the more the smaller the operations: read the shares.
 
     Args:
         config: the model.

@@ -4,6 +4,7 @@ import re
 import statistics
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -110,14 +111,13 @@ class TestDelays:
         monkeypatch.setattr(Mlp, "forward", lambda self, x: before(self, delay.apply(x)))
         found = dict(bench.profile_step(SMALL, 2, steps=2, **CPU))
         slow = "MLP" + parts.BACKWARD * (where == "backward")
-        assert found.pop(slow) >= 2 * 0.05, "two blocks, 50 ms each"
-        assert sum(found.values()) < 0.1
+        assert found.pop(slow) >= 2 * 0.05 > max(found.values()), "two blocks, 50 ms each"
 
     def test_of_the_update(self, monkeypatch):
         before = torch.nn.utils.clip_grad_norm_
         monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda *a, **k: (time.sleep(0.1), before(*a, **k))[1])
         found = dict(bench.profile_step(SMALL, 2, steps=1, **CPU))
-        assert found.pop(parts.UPDATE) >= 0.1 > sum(found.values())
+        assert found.pop(parts.UPDATE) >= 0.1 > max(found.values())
 
 
 class _Forward(torch.autograd.Function):
@@ -302,6 +302,33 @@ class TestParts:
         whole = sum(event.time_range.elapsed_us() for event in steps) / 1e6
         assert len(steps) == 3 and sum(parts.by_part(watched.events()).values()) == pytest.approx(whole, rel=0.01)
 
+    def test_a_backward_pass_on_a_thread_of_its_own(self):
+        """As on a GPU: nothing around the backward pass but sequence numbers, and kernels' time under each operation."""
+
+        def event(name, start, sequence=-1, gpu=0.0, children=(), backward=0):
+            made = SimpleNamespace(
+                name=name, sequence_nr=sequence, self_device_time_total=gpu, cpu_children=children, cpu_parent=None,
+                scope=0, fwd_thread=backward, device_type=SimpleNamespace(name="CPU"),
+                time_range=SimpleNamespace(start=start),
+            )  # fmt: skip
+            for child in children:
+                child.cpu_parent = made
+            return made
+
+        mark, node = parts.MARK, "autograd::engine::evaluate_function: "
+        mlp = event(f"{mark}MLP", 1, children=[event("aten::view", 1, 7), event("aten::addmm", 2, 8, gpu=30)])
+        norm = event(f"{mark}layer norms", 3, children=[event("aten::layer_norm", 3, 9, gpu=5)])
+        update = event(f"{mark}{parts.UPDATE}", 9, children=[event("aten::add_", 9, gpu=2)])
+        step = event(f"{mark}{parts.REST}", 0, children=[mlp, norm, event("aten::add", 4, 10, gpu=1), update])
+        back = [event(f"{node}Layer", 5, 9, children=[event("aten::back", 5, gpu=10)], backward=1)]
+        back += [event(f"{node}Addmm", 6, 8, children=[event("aten::mm", 6, gpu=60)], backward=1)]
+        back += [event(f"{node}AccumulateGrad", 7, children=[event("aten::detach", 7, gpu=4)])]
+        before = event("aten::before", -1, 3, gpu=1000)
+        found = parts.by_part([before, *reversed(back), step], "self_device_time_total")
+        busy = {"MLP": 30, "layer norms": 5, parts.REST: 1, parts.UPDATE: 2, parts.KEPT: 4}
+        busy |= {"layer norms, backward": 10, "MLP, backward": 60}
+        assert found == pytest.approx({name: time / 1e6 for name, time in busy.items()})
+
     def test_each_is_there_forward_and_backward(self):
         found = dict(bench.profile_step(SMALL, 2, **CPU))
         for name in parts.FORWARD:
@@ -359,14 +386,14 @@ class TestCommand:
         config = ViTConfig(16, 8, dim=24, depth=2, heads=3, plan=TokenPlan.of(2, 0, 1, 2))
         assert str(config.plan) in out and f"{config.cost().parameters / 1e6:.2f} M parameters" in out
         assert "batches of 2, float32" in out and "n = 3 steps" in out and "CPU core" in out
-        rate, forward, step = (
+        rates, milliseconds, flops = (
             [float(x.replace(",", "")) for x in re.findall(r"[\d.,]*\d", line.partition("  ")[2])]
             for start in ("images/s, median", "ms a step", "GFLOP/s")
             for line in out.splitlines()
             if line.startswith(start)
         )
-        assert [2 / ms * 1e3 for ms in forward] == pytest.approx(rate, rel=0.02)
-        assert len(step) == 2
+        assert [2e3 / images for images in rates] == pytest.approx(milliseconds, abs=0.006)
+        assert len(flops) == 2
 
     def test_the_rest_where_asked_for(self, capsys):
         more = "--against timm --profile --gpus 1 16 --epochs 90 --loader-rate 3 --core-rate 2".split()
