@@ -303,7 +303,7 @@ class TestParts:
         assert len(steps) == 3 and sum(parts.by_part(watched.events()).values()) == pytest.approx(whole, rel=0.01)
 
     def test_a_backward_pass_on_a_thread_of_its_own(self):
-        """As on a GPU: nothing around the backward pass but sequence numbers, and kernels' time under each operation."""
+        """As on a GPU: nothing is around it but sequence numbers, and each operation has the time of its kernels."""
 
         def event(name, start, sequence=-1, gpu=0.0, children=(), backward=0):
             made = SimpleNamespace(
