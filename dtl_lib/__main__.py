@@ -3,6 +3,7 @@
 import os
 import shlex
 import sys
+import time
 
 from .commands.flags import Parser, alike
 from .commands.register import COMMANDS, run
@@ -22,6 +23,7 @@ def parser() -> Parser:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit status: 0, 2 for wrong input, 130 after Ctrl-C."""
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a lost process is said in one line, not in torch's fifty
     try:
         given = alike(sys.argv[1:] if arguments is None else arguments)
         args = parser().parse_args(given)
@@ -46,13 +48,16 @@ _KNOWN = {
     "Quiet": "",
 }
 _FOR_ITSELF = ("Failed", "Lost", "OutOfMemoryError")
+AHEAD = 3  # seconds: torchrun ends every process as soon as one has ended, and the first has to speak before
 
 
 def _one_line(error: BaseException, words: str, status: int) -> int:
     """Say it, once: of several processes the first speaks for all, unless it is one's own."""
-    kind, first = type(error).__name__, os.environ.get("RANK", "0") == "0"
-    if kind != "Quiet" and (first or kind in _FOR_ITSELF):
+    kind, rank = type(error).__name__, os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))
+    if kind in _FOR_ITSELF or (rank == "0" and kind != "Quiet"):
         print(f"dtl: {' '.join(words.split())}", file=sys.stderr, flush=True)
+    elif kind not in ("Quiet", "Stopped"):
+        time.sleep(AHEAD)
     return status
 
 

@@ -105,7 +105,12 @@ def read(path: str | Path) -> tuple[dict[str, Tensor], dict]:
     _refuse(path)
     for _ in range(ATTEMPTS):  # safetensors opens a file more than once, and a running training may replace it between
         identity = _identity(path)
-        tensors, card = _read(path)
+        try:
+            tensors, card = _read(path)
+        except CheckpointError:
+            if identity == _identity(path):
+                raise
+            continue
         if card.get("digest", digest := _digest(tensors)) == digest:
             return tensors, card
         if identity == _identity(path):
@@ -113,12 +118,22 @@ def read(path: str | Path) -> tuple[dict[str, Tensor], dict]:
     raise CheckpointError(f"{path} is damaged: its tensors are not those that were saved; use an earlier copy")
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], dict]:
+def read_card(path: str | Path) -> dict:
+    """The card of such a file alone, which is quick also where the tensors are many; they are not looked at.
+
+    Raises:
+        CheckpointError: as `read`, where that shows at the file's start or in its length.
+    """
+    _refuse(Path(path))
+    return _read(Path(path), tensors=False)[1]
+
+
+def _read(path: Path, tensors: bool = True) -> tuple[dict[str, Tensor], dict]:
     try:
         with safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get("card")
-            tensors = {name: file.get_tensor(name) for name in file.keys()} if text else {}
-    except (SafetensorError, OSError) as error:
+            found = {name: file.get_tensor(name) for name in file.keys()} if text and tensors else {}
+    except (SafetensorError, OSError, RuntimeError) as error:  # RuntimeError: shorter than its header says
         raise CheckpointError(
             f"{path} is no safetensors file, or cut short or damaged ({_first(error)}): fetch or save it again"
         ) from None
@@ -131,7 +146,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict]:
             f"{path} has no card that says which model it is: it was not saved by dtl_lib; "
             "weights from timm load by their name, load_pretrained(name)"
         ) from None
-    return tensors, card
+    return found, card
 
 
 def _identity(path: Path) -> tuple[int, int]:

@@ -101,14 +101,25 @@ def _resumed(args: Namespace, processes: Processes, tell: Callable) -> tuple[Pat
         tell(f"restart {restarts} of at most {allowed}: going on with {args.output_dir}")
         args.resume = True
     if args.resume is None:
-        name = processes.share(lambda: args.output_dir or f"runs/{datetime.now():%Y%m%d-%H%M%S}")
-        return Path(name), None
+        return Path(args.output_dir or processes.share(_new_folder)), None
     folder = args.output_dir if args.resume is True else args.resume
     if folder is None:
         raise ValueError("say which run to resume: --resume DIR, or --output-dir DIR --resume")
     if args.resume is not True and args.output_dir and Path(args.output_dir) != Path(args.resume):
         raise ValueError("--resume goes on in its own folder: leave --output-dir out")
-    return Path(folder), processes.share(lambda: state.read(folder)[1])
+    return Path(folder), processes.share(lambda: state.read_card(folder))
+
+
+def _new_folder() -> str:
+    """A folder of `runs/` named by the date, made here: a clock may go back, and two runs start in one second."""
+    for number in range(1, 1000):
+        folder = Path("runs", f"{datetime.now():%Y%m%d-%H%M%S}" + f"-{number}" * (number > 1))
+        try:
+            folder.mkdir(parents=True)
+            return str(folder)
+        except FileExistsError:
+            continue
+    raise ValueError("runs/ is full of runs that have just begun: give --output-dir")
 
 
 def _only_measured(args: Namespace) -> Namespace:

@@ -4,7 +4,7 @@ _MODULES = {
     "evaluation": ("Evaluation", "evaluate", "token_norms", "wilson"),
     "loop": ("fit",),
     "recipe": ("Recipe", "recipes"),
-    "run": ("FitResult",),
+    "result": ("FitResult",),
     "stop": ("Stopped",),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}

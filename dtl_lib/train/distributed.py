@@ -6,7 +6,6 @@ They are started by torchrun, or by Slurm's srun; nothing has to be said on the 
 import json
 import os
 import platform
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,21 +16,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from .stop import Stopped
+from .watch import Lost, Quiet, Watch, first_line
+
 TIMEOUT = 600.0  # seconds that the others are waited for
-ANSWER = 10.0  # seconds in which who is still there answers, once somebody is lost
-REACH = 5.0  # seconds for one question to the first host
-
-
-class Failed(ValueError):
-    """Wrong input or data that one of several processes has met; the message says which."""
-
-
-class Lost(RuntimeError):
-    """A process does not answer any more; the message names it and its host."""
-
-
-class Quiet(RuntimeError):
-    """This process ends because of another, which has said why."""
 
 
 class Processes:
@@ -44,8 +32,8 @@ class Processes:
         hosts: the host's name of every rank.
     """
 
-    def __init__(self, rank: int = 0, world: int = 1, local_rank: int = 0, store=None, control=None):
-        self.rank, self.world, self.local_rank, self._store, self._control = rank, world, local_rank, store, control
+    def __init__(self, rank: int = 0, world: int = 1, local_rank: int = 0, control=None):
+        self.rank, self.world, self.local_rank, self._control = rank, world, local_rank, control
         self.hosts = tuple(self.gather(platform.node()))
         self._pending = None
 
@@ -109,14 +97,25 @@ class Processes:
         before[1].wait()
         return bool(before[0])
 
+    def leave(self) -> None:
+        """Part in good order, once what was sent has arrived."""
+        if self._pending is not None:
+            self._pending[1].wait()
+        dist.destroy_process_group()
+
     @contextmanager
     def first_on_each_host(self) -> Iterator[None]:
-        """The body runs on one process of every host, then on the others: what the one has fetched is there."""
+        """The body runs on one process of every host, then on the others: what the one has fetched is there.
+
+        Nothing in the body may wait for another process. Where it fails on the one, the others still get their turn.
+        """
         if self.world > 1 and self.local_rank:
             dist.barrier(group=self._control)
-        yield
-        if self.world > 1 and not self.local_rank:
-            dist.barrier(group=self._control)
+        try:
+            yield
+        finally:
+            if self.world > 1 and not self.local_rank:
+                dist.barrier(group=self._control)
 
     def wrap(self, objective: nn.Module, device: torch.device, sharded: bool) -> nn.Module:
         """`objective` so that its gradients are the mean over the processes.
@@ -131,51 +130,6 @@ class Processes:
         ids = [device.index] if device.type == "cuda" else None
         return nn.parallel.DistributedDataParallel(objective, device_ids=ids, gradient_as_bucket_view=True)
 
-    def blame(self, error: BaseException) -> BaseException:
-        """The error that this process should end with: its own, `Quiet` where another has said it, or `Lost`."""
-        if self.world == 1:
-            return error
-        mine = f"process {self.rank} of {self.world} on {self.hosts[self.rank]}"
-        if isinstance(error, RuntimeError) and (found := self._what_happened()):
-            return found
-        said = _within(REACH, lambda: self._store.compare_set("failure", "", mine).decode())
-        if said not in (None, mine):
-            return Quiet(f"{said} has failed")
-        if isinstance(error, ValueError | OSError):
-            words = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.strerror else error
-            return Failed(f"{mine}: {words}")
-        return error
-
-    def _what_happened(self) -> RuntimeError | None:
-        """Why a collective call failed: another's failure, or somebody who does not answer; None for neither."""
-        answered = _within(ANSWER + REACH, self._roll_call)
-        if answered is None:
-            first = f"the host of process 0 ({self.hosts[0]}) does not answer"
-            return Lost(first) if not self.local_rank else Quiet(first)
-        failed, missing = answered
-        if failed:
-            return Quiet(f"{failed} has failed")
-        if not missing:
-            return None
-        there = [rank for rank in range(self.world) if rank not in missing]
-        hosts = dict.fromkeys(self.hosts[rank] for rank in missing)
-        words = (
-            f"process{'es' * (len(missing) > 1)} {', '.join(map(str, missing))} of {self.world} on "
-            f"{', '.join(hosts)} {'do' if len(missing) > 1 else 'does'} not answer any more: killed, or cut off"
-        )
-        return Lost(words) if self.rank == min(there) else Quiet(words)
-
-    def _roll_call(self) -> tuple[str, list[int]]:
-        """Who has said that it failed, and who says nothing."""
-        self._store.set(f"here/{self.rank}", "yes")
-        end = time.monotonic() + ANSWER
-        while True:
-            failed = self._store.get("failure").decode() if self._store.check(["failure"]) else ""
-            missing = [rank for rank in range(self.world) if not self._store.check([f"here/{rank}"])]
-            if failed or not missing or time.monotonic() > end:
-                return failed, missing
-            time.sleep(0.1)
-
 
 def launched() -> bool:
     """Whether torchrun or srun has started several processes."""
@@ -187,7 +141,7 @@ def launched() -> bool:
 def joined(device: torch.device, timeout: float = TIMEOUT) -> Iterator[Processes]:
     """The processes of this run, connected; one alone where nothing has started several.
 
-    An error in the body comes out as what this process should say: see `Processes.blame`.
+    An error in the body comes out as what this process should say: see `Watch.verdict`.
 
     Args:
         device: where this process computes; NCCL connects GPUs, gloo everything else.
@@ -199,29 +153,44 @@ def joined(device: torch.device, timeout: float = TIMEOUT) -> Iterator[Processes
     if not launched():
         yield Processes()
         return
-    wait = timedelta(seconds=timeout)
+    rank, world, local = (int(os.environ.get(name, "0")) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+    where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
     try:
-        store, rank, world = next(dist.rendezvous("env://", timeout=wait))
-        store.set_timeout(wait)
-        backend = "nccl" if device.type == "cuda" else "gloo"
-        # what the CPU waits for gives up first, and can say who is lost; NCCL only ends the process
-        dist.init_process_group(
-            backend, store=dist.PrefixStore("data", store), rank=rank, world_size=world, timeout=2 * wait,
-            device_id=device if device.type == "cuda" else None,
-        )  # fmt: skip
-        control = dist.new_group(backend="gloo", timeout=wait)
+        processes, watch = _connected(rank, world, local, device, timeout)
     except RuntimeError as error:
-        where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
-        raise Lost(f"the processes do not find each other at {where} within {timeout:g} s: {_line(error)}") from None
-    local = int(os.environ.get("LOCAL_RANK", "0"))
-    processes = Processes(rank, world, local, dist.PrefixStore("said", store), control)
+        words = f"the processes do not find each other at {where} within {timeout:g} s: {first_line(error)}"
+        raise (Quiet if local else Lost)(words) from None
     try:
         yield processes
+        processes.leave()
+    except Stopped:
+        processes.leave()
+        raise
     except Exception as error:
-        found = processes.blame(error)
+        found = watch.verdict(error)
         _tell_torchrun(found)
-        raise found from (None if isinstance(found, ValueError | Lost | Quiet) else error)
-    dist.destroy_process_group()
+        if found is error:
+            raise
+        raise found from None
+    finally:
+        watch.close()
+
+
+def _connected(rank: int, world: int, local: int, device: torch.device, timeout: float) -> tuple[Processes, Watch]:
+    wait, gpu = timedelta(seconds=timeout), device.type == "cuda"
+    attempt, by_agent = (os.environ.get(f"TORCHELASTIC_{name}", "0") for name in ("RESTART_COUNT", "USE_AGENT_STORE"))
+    before = f"attempt {attempt} of {world}"  # torchrun keeps its store when it starts the processes again
+    store = dist.PrefixStore(before, next(dist.rendezvous("env://", rank, world, timeout=wait))[0])
+    # what the CPU waits for gives up first, and can say who is lost; NCCL only ends the process
+    dist.init_process_group(
+        "nccl" if gpu else "gloo", store=dist.PrefixStore("data", store), rank=rank, world_size=world,
+        timeout=wait * (1 + gpu), device_id=device if gpu else None,
+    )  # fmt: skip
+    processes = Processes(rank, world, local, dist.new_group(backend="gloo", timeout=wait))
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    beside = dist.TCPStore(address, port, is_master=False, timeout=wait, wait_for_workers=False)
+    said = dist.PrefixStore(f"{before}/said", beside)
+    return processes, Watch(said, processes.hosts, rank, local, timeout, holds_store=not rank and by_agent != "True")
 
 
 def local_device(name: str | None) -> str | None:
@@ -284,23 +253,3 @@ def _tell_torchrun(error: BaseException) -> None:
             json.dump(said, file)
     except OSError:
         pass  # the report is a courtesy
-
-
-def _within(seconds: float, ask: Callable):
-    """`ask()`, or None where it fails or takes longer: a host that is cut off never says no."""
-    found: list = []
-
-    def run():
-        try:
-            found.append(ask())
-        except RuntimeError:
-            pass
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    return found[0] if found else None
-
-
-def _line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]

@@ -11,8 +11,9 @@ from .device import autocast, keyed_generators
 from .distributed import Processes
 from .mixing import mixer
 from .recipe import Recipe
-from .run import FitResult, Run
-from .stop import Stopped, between_steps
+from .result import FitResult
+from .run import Run
+from .stop import between_steps
 
 
 def fit(
@@ -68,8 +69,10 @@ def fit(
     model.train()
 
     with between_steps(run.folder is not None) as asked, run:
-        if now.unevaluated and not run.evaluate(asked):
-            raise Stopped(now.step, total, run.folder, asked.status)
+        if now.unevaluated:
+            if not run.evaluate(asked):
+                raise run.stopped(asked)
+            run.save()
         for x, y in batches.training(
             run.train, recipe, now.step, total, workers, rank=rank, world=world, broken=run.broken
         ):
@@ -101,5 +104,5 @@ def fit(
             if last or stop or (now.step % checkpoint_every == 0 if checkpoint_every else evaluated):
                 run.save()
             if stop and (not last or now.unevaluated):
-                raise Stopped(now.step, total, run.folder, asked.status)
-    return run.end()
+                raise run.stopped(asked)
+        return run.end(asked)

@@ -1,12 +1,10 @@
 """What surrounds the training loop: where it begins, what it writes down, what it keeps."""
 
 import copy
-import json
-import logging
 import time
 from collections.abc import Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -16,54 +14,22 @@ from tqdm.auto import tqdm
 from .. import __version__, checkpoint
 from ..ledger import device_name
 from ..models import ViT
-from . import state
+from . import resuming, state
 from .broken import Broken
 from .device import find_device, precision
 from .distributed import Processes, whole
-from .evaluation import Abandoned, Evaluation, check_classes, evaluate, token_norms
+from .evaluation import Abandoned, check_classes, evaluate, token_norms
 from .health import Health
 from .log import Log
 from .objective import Objective
 from .recipe import Recipe
+from .result import FitResult
+from .resuming import BEST
 from .schedule import Average, learning_rate, optimiser
 from .state import Progress
-from .stop import Asked
+from .stop import Asked, Stopped
 
-BEST = "best.safetensors"
 SAMPLE = 32  # held-out images whose token norms are logged
-log = logging.getLogger("dtl_lib")
-
-
-@dataclass(frozen=True)
-class FitResult:
-    """What training came to.
-
-    Attributes:
-        history: the log's rows: step, epoch, loss, lr, seconds, images_per_s; where the run was evaluated also
-            accuracy, low, high, n, held_out_loss and norms.
-        best: the row of the weights that are kept, picked on held-out images.
-        test: those weights on the test images.
-        seconds: wall time of the run, evaluations included.
-        images_per_s: training images a second over all processes, evaluations left out.
-        folder: where `best.safetensors`, its card, the state and the log are; None where nothing was saved.
-        skipped: steps left out because their gradients were no numbers.
-        broken: names of images that could not be read, where others stood in.
-    """
-
-    history: list[dict]
-    best: dict
-    test: Evaluation
-    seconds: float
-    images_per_s: float
-    folder: Path | None
-    skipped: int = 0
-    broken: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        return (
-            f"test {self.test} after {self.seconds:.0f} s, {self.images_per_s:,.0f} images/s; "
-            f"held out {self.best['accuracy']:.1%} at step {self.best['step']}"
-        )
 
 
 class Run:
@@ -96,20 +62,20 @@ class Run:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=half == "fp16")
         self.health = Health(self)
         self.about = {
-            "config": _plain(model.config.to_dict()), "recipe": _plain(recipe.to_dict()), "seed": recipe.seed,
+            "config": state.plain(model.config.to_dict()), "recipe": state.plain(recipe.to_dict()), "seed": recipe.seed,
             "data": {"name": self.train.name, "fingerprint": self.train.fingerprint()}, "library": __version__,
             "torch": torch.__version__, "device": device_name(self.device), "precision": half,
             "processes": self.processes.world,
         }  # fmt: skip
         self.about |= {"teacher": self.teacher.card} if self.teacher else {}
         self.card, self.weights, self.progress = {**card, **self.about}, None, Progress()
-        self._mark = None  # when the clock was last looked at
+        self._mark, self._taken = None, True  # when the clock was last looked at; whether the last step was taken
+        self._losses, self._steps, self._shown = 0.0, 0, progress and self.processes.first
         self._begin(resume)
         first = self.processes.first
         self.log = Log(
             self.folder if first else None, _row_about(self.about), self.progress.step, tensorboard and first
         )
-        self._losses, self._steps, self._shown = 0.0, 0, progress and first
         self._sample = self.held_out.batch(torch.arange(min(SAMPLE, len(self.held_out))))[0].to(self.device)
 
     def _build(self, sharded: bool, compiled: bool) -> None:
@@ -135,31 +101,12 @@ class Run:
                 raise ValueError("resume=True needs the output_dir of the run to go on from")
             return
         if resume:
-            return self._restore()
+            self.progress = resuming.restore(self)
+            self._losses, self._steps = self.progress.losses, self.progress.counted
+            return
         if self.processes.share(lambda: state.exists(self.folder)):
             raise ValueError(f"{self.folder} holds a run already: resume it (--resume), or choose another output_dir")
         self.save()  # from here on a killed run can be resumed, and an unwritable folder is known before the work
-
-    def _restore(self) -> None:
-        found = []  # on the first process alone: the others need not see its disk
-        card = self.processes.share(lambda: found.extend(state.read(self.folder)) or found[1])
-        then = {
-            **card,
-            "recipe": Recipe.from_dict(card["recipe"]).to_dict(),
-        }  # a field newer than the state: its default
-        for what in ("config", "recipe", "data", *(["teacher"] if self.teacher else [])):
-            if changed := state.differences(_plain(then.get(what, {})), self.about[what]):
-                raise ValueError(f"{self.folder} was trained with another {what} ({changed}): resume with the same")
-        tensors = self.processes.share_tensors(found[0] if found else None)
-        parts = self.model, self.average, self.optimizer, self.scaler
-        self.progress = state.restore(self.folder / state.NAME, tensors, card, *parts)
-        self.progress.best = self.processes.share(lambda: _best(self.folder, self.progress.best))
-        if (was := card.get("processes", 1)) != self.processes.world and self.processes.first:
-            log.warning(
-                "saved by %d process%s, goes on with %d: the same batches of %d in the same order, %d images each; "
-                "sums are added in another order, so the last bits differ", was, "es" * (was > 1), self.processes.world,
-                self.recipe.batch_size, self.recipe.batch_size // self.processes.world,
-            )  # fmt: skip
 
     def __enter__(self):
         images = self.recipe.batch_size
@@ -190,7 +137,8 @@ class Run:
     def update(self) -> None:
         """One optimiser step from the gradients that have come in, unless they are no numbers and `on_nan` skips."""
         self.scaler.unscale_(self.optimizer)
-        if self.health.usable(self.health.clip()):
+        self._taken = self.health.usable(self.health.clip())
+        if self._taken:
             self.scaler.step(self.optimizer)
             if self.average:
                 self.average.update(self.progress.step)
@@ -200,14 +148,15 @@ class Run:
 
     def count(self, loss: Tensor) -> None:
         """One more step is done, with this loss on this process's images."""
-        self._losses, self._steps = self._losses + loss, self._steps + 1
+        if self._taken:
+            self._losses, self._steps = self._losses + loss, self._steps + 1
         self._clock(training=True)
         self.bar.update(self.recipe.batch_size)
 
     def report(self, **more) -> dict:
         """Write a row of the log: the mean loss since the last one, and where the run stands."""
         now = self.progress
-        loss = float(self.processes.sum(torch.as_tensor(self._losses))) / (self._steps or 1) / self.processes.world
+        loss = self._summed() / (self._steps or 1)
         self.health.check(loss)
         self._losses, self._steps = 0.0, 0
         rate = now.step * self.recipe.batch_size / now.training_seconds
@@ -252,13 +201,14 @@ class Run:
         """The whole state, where there is a folder."""
         if self.folder:
             self.health.check()  # what is saved last is good
+            self.progress.losses, self.progress.counted = self._summed(), self._steps
             tensors = state.gather(self.model, self.average, self.optimizer)
             if self.processes.first:
                 state.save(self.folder, tensors, self.scaler, self.progress, self.card)
             self._clock()
 
-    def end(self) -> FitResult:
-        """Put the best weights into the model and measure them on the test images."""
+    def end(self, asked: Asked | None = None) -> FitResult:
+        """Put the best weights into the model and measure them on the test images; `Stopped` where that is asked."""
         stored = self.weights
         if self.folder:
             stored = self.processes.share_tensors(
@@ -268,9 +218,13 @@ class Run:
         self.model.eval()
         broken = Broken(self.broken.limit)
         with self._evaluated(averaged=False) as model:
-            test = evaluate(
-                model, self.test, amp=self.recipe.amp, workers=self.workers, processes=self.processes, broken=broken
-            )
+            try:
+                test = evaluate(
+                    model, self.test, amp=self.recipe.amp, workers=self.workers, processes=self.processes,
+                    broken=broken, asked=asked,
+                )  # fmt: skip
+            except Abandoned:
+                raise self.stopped(asked) from None
             self.model.card = {**self.card, "held_out": self.progress.best, "test": test.to_dict()}
             if self.folder and self.processes.first:
                 checkpoint.save_model(self.folder / BEST, model, self.model.card)
@@ -281,6 +235,10 @@ class Run:
         return FitResult(
             self.log.rows, now.best, test, now.seconds, rate, self.folder, now.skipped, tuple(names)
         )  # fmt: skip
+
+    def stopped(self, asked: Asked) -> Stopped:
+        """What to raise once the state is saved."""
+        return Stopped(self.progress.step, self.total, self.folder, asked.status)
 
     @contextmanager
     def _evaluated(self, averaged: bool = True):
@@ -300,26 +258,16 @@ class Run:
         elif self.processes.first:
             checkpoint.save_model(self.folder / BEST, model, {**self.card, "held_out": self.progress.best})
 
+    def _summed(self) -> float:
+        """The losses since the last row, added up: the mean over the processes."""
+        return float(self.processes.sum(torch.as_tensor(self._losses))) / self.processes.world
+
     def _clock(self, training: bool = False) -> None:
         """Add the time since the last call to the run's, and to training's where that is what it was."""
         before, self._mark = self._mark, time.perf_counter()
         if before is not None:
             self.progress.seconds += self._mark - before
             self.progress.training_seconds += (self._mark - before) * training
-
-
-def _best(folder: Path, known: dict) -> dict:
-    """The evaluation of the weights that were kept; none where they cannot be read.
-
-    They are saved before the state, so it may be of a step that the state has not reached.
-    """
-    if not known and not (folder / BEST).is_file():
-        return {}
-    try:
-        return checkpoint.read(folder / BEST)[1]["held_out"]
-    except checkpoint.CheckpointError as error:
-        log.warning("%s; the next evaluation keeps its weights", error)
-        return {}
 
 
 def _divides(recipe: Recipe, world: int) -> None:
@@ -337,10 +285,6 @@ def _near(images, device: torch.device):
     if device == images.device or not hasattr(images, "to"):
         return images
     return copy.copy(images).to(device)
-
-
-def _plain(values: Mapping) -> dict:
-    return json.loads(json.dumps(values))
 
 
 def _row_about(about: Mapping) -> dict:

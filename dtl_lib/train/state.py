@@ -3,8 +3,9 @@
 The file is the same whatever made it: one process, many with copies of the model, or many that shared it out.
 """
 
+import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
@@ -31,6 +32,7 @@ class Progress:
         training_seconds: of which training, without evaluations.
         skipped: steps left out because their gradients were no numbers.
         unevaluated: whether the run was stopped inside the evaluation that belongs to this step.
+        losses, counted: the losses of the steps since the last row of the log, added up, and how many there are.
     """
 
     step: int = 0
@@ -39,6 +41,8 @@ class Progress:
     training_seconds: float = 0.0
     skipped: int = 0
     unevaluated: bool = False
+    losses: float = 0.0
+    counted: int = 0
 
 
 def gather(model, average, optimizer) -> dict[str, Tensor]:
@@ -62,29 +66,38 @@ def exists(folder: Path) -> bool:
     return (folder / NAME).exists() or (folder / BEFORE).exists()
 
 
-def read(path: str | Path) -> tuple[dict[str, Tensor], dict]:
-    """Tensors and card of a training state: a file, or the folder it lies in, where a damaged one gives way to the one
-    before it.
+def read(folder: str | Path) -> tuple[dict[str, Tensor], dict]:
+    """Tensors and card of the training state in a folder; where it is damaged, of the one before it.
 
     Raises:
         CheckpointError: where there is none to resume from.
     """
-    path = Path(path)
-    if path.suffix == checkpoint.SUFFIX:
-        return _checked(path, *checkpoint.read(path))
-    if not exists(path):
-        raise CheckpointError(f"{path} holds no {NAME} to resume from: leave --resume out to start there")
+    return _one_of(Path(folder), checkpoint.read, lambda found: found[1], log.warning)
+
+
+def read_card(folder: str | Path) -> dict:
+    """The card of what `read` finds, without its tensors; how far the run is may differ."""
+    return _one_of(Path(folder), checkpoint.read_card, lambda found: found, log.debug)
+
+
+def _one_of(folder: Path, read: Callable, card: Callable, warn: Callable):
+    if folder.is_file():
+        _checked(folder, checkpoint.read_card(folder))
+        raise CheckpointError(f"{folder} is one file of a run: resume from the folder it lies in, {folder.parent}")
+    if not exists(folder):
+        raise CheckpointError(f"{folder} holds no {NAME} to resume from: leave --resume out to start there")
     try:
-        found = checkpoint.read(path / NAME)
+        found = read(folder / NAME)
     except CheckpointError as error:
-        if not (path / BEFORE).is_file():
+        if not (folder / BEFORE).is_file():
             raise
-        found = _checked(path / BEFORE, *checkpoint.read(path / BEFORE))
-        log.warning("%s; the state before it is used, of step %d", error, found[1]["progress"]["step"])
-    return _checked(path / NAME, *found)
+        found = read(folder / BEFORE)
+        warn("%s; the state before it is used, of step %d", error, _checked(folder, card(found))["progress"]["step"])
+    _checked(folder / NAME, card(found))
+    return found
 
 
-def _checked(path: Path, tensors: dict[str, Tensor], card: dict) -> tuple[dict[str, Tensor], dict]:
+def _checked(path: Path, card: dict) -> dict:
     if card["format"] != checkpoint.STATE:
         raise CheckpointError(f"{path} is no training state: resume from the folder that holds {NAME}")
     for part in ("config", "recipe", "data", "progress", "scaler"):
@@ -92,7 +105,7 @@ def _checked(path: Path, tensors: dict[str, Tensor], card: dict) -> tuple[dict[s
             raise CheckpointError(f"{path}: its card has no {part}; it has been changed: resume an earlier copy")
     if wrong := set(card["progress"]) - {field.name for field in fields(Progress)}:
         raise CheckpointError(f"{path}: its progress has {', '.join(sorted(wrong))}, which is not known here")
-    return tensors, card
+    return card
 
 
 def restore(path: Path, tensors: Mapping[str, Tensor], card: Mapping, model, average, optimizer, scaler) -> Progress:
@@ -124,6 +137,11 @@ def put(target, weights: Mapping[str, Tensor]) -> None:
     """Copy whole tensors into a model (or an average), which processes may share."""
     for name, value in target.state_dict().items():
         value.copy_(like(value, weights[name]))
+
+
+def plain(values: Mapping) -> dict:
+    """As it comes back from JSON."""
+    return json.loads(json.dumps(values))
 
 
 def differences(then: Mapping, now: Mapping) -> str:

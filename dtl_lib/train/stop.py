@@ -27,7 +27,7 @@ class Asked:
     """Whether a signal to stop has come, and which."""
 
     stop = False
-    signal = signal.SIGINT
+    signal = signal.SIGTERM  # who was not asked stops with those that were, and has not failed
 
     @property
     def status(self) -> int:
