@@ -31,6 +31,11 @@ class FitResult:
     skipped: int = 0
     broken: tuple[str, ...] = ()
 
+    def seconds_to(self, accuracy: float) -> float | None:
+        """Wall time until the held-out accuracy was first as high as that; None where it never was."""
+        rows = (row for row in self.history if row.get("accuracy", 0.0) >= accuracy)
+        return next((row["seconds"] for row in rows), None)
+
     def __str__(self) -> str:
         return (
             f"test {self.test} after {self.seconds:.0f} s, {self.images_per_s:,.0f} images/s; "

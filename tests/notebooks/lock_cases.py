@@ -53,6 +53,18 @@ def learning_rate(definition):
     return torch.tensor([definition(recipe, step, 10, 3) for step in range(11)])
 
 
+def precision(definition):
+    """Every choice on a CPU, as its place among the answers."""
+    chosen = [definition(torch.device("cpu"), amp) for amp in ("auto", "off", "bf16", "fp16")]
+    return torch.tensor([("off", "bf16", "fp16").index(name) for name in chosen])
+
+
+def indices(definition):
+    """Begun in the middle of an epoch, on to the third, with repeats and without."""
+    found = [samples for repeats in (1, 2) for _, samples in definition(10, 3, 7, 2, 9, repeats)]
+    return torch.cat(found)
+
+
 NUMERIC = {
     "dtl_lib.layers.PatchEmbed": lambda definition: perturbed(definition(4, 8))(torch.randn(2, 3, 8, 12)),
     "dtl_lib.layers.interpolate_positions": lambda definition: definition(torch.randn(4, 4, 8), (3, 6)),
@@ -65,5 +77,7 @@ NUMERIC = {
     "dtl_lib.layers.DropPath": on_tokens(probability=0.5),
     "dtl_lib.layers.Block": block,
     "dtl_lib.models.enter_and_leave": enter_and_leave,
+    "dtl_lib.train.batches.indices": indices,
+    "dtl_lib.train.device.precision": precision,
     "dtl_lib.train.schedule.learning_rate": learning_rate,
 }

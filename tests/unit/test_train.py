@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -288,3 +289,10 @@ def test_what_does_not_fit_is_refused(sets, tmp_path):
     torch.nn.init.constant_(model.norm.weight, float("nan"))
     with pytest.raises(ValueError, match="loss is nan or infinite at step 1: lower lr"):
         fit(model, sets, SHORT, progress=False)
+
+
+def test_the_seconds_to_an_accuracy_are_those_of_the_first_row_that_has_it(sets):
+    found = fit(tiny(), sets, SHORT, progress=False)
+    rows = [{"seconds": 1.0}, {"seconds": 2.0, "accuracy": 0.5}, {"seconds": 3.0, "accuracy": 0.9}]
+    found = replace(found, history=[*rows, {"seconds": 4.0, "accuracy": 0.6}])
+    assert [found.seconds_to(share) for share in (0.5, 0.6, 0.9, 0.91)] == [2.0, 3.0, 3.0, None]
