@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -111,7 +112,7 @@ def _load(
     counts = deque()
     loader = torch.utils.data.DataLoader(
         _Asked(images, read, broken), sampler=_pieces(steps, counts), batch_size=None, num_workers=workers,
-        prefetch_factor=4, pin_memory=torch.cuda.is_available(), worker_init_fn=_leave_interrupts_to_the_parent,
+        prefetch_factor=4, pin_memory=torch.cuda.is_available(), worker_init_fn=_leave_signals_to_the_parent,
     )  # fmt: skip
     made = []
     for piece in loader:
@@ -158,8 +159,18 @@ class _Asked(torch.utils.data.Dataset):
         return x, y, self.broken.of(self.images) if len(self.broken or ()) > before else {}
 
 
-def _leave_interrupts_to_the_parent(worker: int) -> None:
+def _leave_signals_to_the_parent(worker: int) -> None:
+    """Ctrl-C, torchrun and Slurm reach every process; a worker is still needed for what its parent then finishes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # not on every system
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_when_the_parent_says_so, daemon=True).start()
+
+
+def _end_when_the_parent_says_so() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)
 
 
 def _several(read: Callable, steps: Iterator, count: int) -> Iterator[tuple[Tensor, Tensor]]:

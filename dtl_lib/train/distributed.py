@@ -97,10 +97,15 @@ class Processes:
         before[1].wait()
         return bool(before[0])
 
-    def leave(self) -> None:
-        """Part in good order, once what was sent has arrived."""
+    def settle(self) -> None:
+        """Forget what was agreed on, once it has arrived: the next call of `agree` is a first one."""
         if self._pending is not None:
             self._pending[1].wait()
+        self._pending = None
+
+    def leave(self) -> None:
+        """Part in good order."""
+        self.settle()
         dist.destroy_process_group()
 
     @contextmanager

@@ -43,6 +43,7 @@ class Run:
         shard, compiled, workers, broken,
     ):  # fmt: skip
         self.processes = processes or Processes()
+        self.processes.settle()
         self.device, self.workers = find_device(device), workers
         recipe.augment()  # what contradicts itself is refused before anything is written
         move = not recipe.slow_augmentation

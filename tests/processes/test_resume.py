@@ -1,0 +1,58 @@
+"""A run goes on with another number of processes, with copies or with shards, as one that was left alone."""
+
+import re
+
+import pytest
+import torch
+
+from dtl_lib import checkpoint
+from dtl_lib.__main__ import main
+from tests.processes import several
+from tests.processes.compared import TRAIN, assert_near, runs
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield tmp_path_factory.mktemp("runs")
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(folder):
+    assert main(["train", *TRAIN.split(), "--output-dir", str(folder / "undisturbed")]) == 0
+    return folder / "undisturbed"
+
+
+def test_copies_then_shards_then_one_process(folder, undisturbed):
+    place = folder / "chain"
+    out, error = runs(
+        2, folder / "lines", f"STOP:20 {TRAIN} --output-dir {place}", f"STOP:38 --resume {place} --shard",
+        f"STOP:30 {TRAIN} --shard --output-dir {folder / 'cut'}", f"--resume {folder / 'cut'}",
+    )  # fmt: skip
+    stops = re.findall(
+        r"process (\d): stopped at step (\d+) of 60, saved; go on with: dtl train --resume .* \(0\)", out
+    )
+    assert sorted(stops) == sorted((rank, step) for step in ("21", "39", "31") for rank in "01")
+    assert out.count("test accuracy") == 1 and "saved by" not in error  # the number of processes has not changed
+    assert_near(folder / "cut", undisturbed)
+
+
+def test_the_rest_on_one_process_says_so_once(folder, undisturbed, caplog):
+    assert main(["train", "--resume", str(folder / "chain")]) == 0
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == 1, said
+    assert said[0].startswith("saved by 2 processes, goes on with 1: the same batches of 24 in the same order, 24 im")
+    assert_near(folder / "chain", undisturbed)
+
+
+def test_one_process_then_four(folder, undisturbed):
+    one = folder / "one"
+    (folder / "alone").write_text(f"STOP:33 {TRAIN} --output-dir {one}")
+    several.main(str(folder / "alone"))
+    out, error = runs(4, folder / "lines", f"--resume {one}")
+    assert error.count("saved by 1 process, goes on with 4: the same batches of 24 in the same order, 6 images ") == 1
+    assert "60 steps of 24 images on 4 processes" in out and out.count("test accuracy") == 1
+    assert_near(one, undisturbed)
+    assert checkpoint.read(one / "state.safetensors")[1]["processes"] == 4
