@@ -55,7 +55,8 @@ def _one_line(error: BaseException, words: str, status: int) -> int:
     """Say it, once: of several processes the first speaks for all, unless it is one's own."""
     kind, rank = type(error).__name__, os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))
     if kind in _FOR_ITSELF or (rank == "0" and kind != "Quiet"):
-        print(f"dtl: {' '.join(words.split())}", file=sys.stderr, flush=True)
+        below = "" if rank == "0" else "\n"  # the first one's bar
+        print(f"{below}dtl: {' '.join(words.split())}\n", end="", file=sys.stderr, flush=True)
     elif kind not in ("Quiet", "Stopped"):
         time.sleep(AHEAD)
     return status

@@ -16,7 +16,8 @@ from ..pretrained import LoadReport, load_pretrained, load_shared
 from ..train import FitResult, Recipe, fit, recipes, state
 from ..train.device import find_device, keyed_generators
 from ..train.distributed import Processes, joined, local_device
-from ..train.run import BEST
+from ..train.resuming import BEST
+from ..train.watch import Quiet
 from . import evaluate
 from .configure import configured
 from .flags import CONFIG, PLAN, given
@@ -102,7 +103,8 @@ def _resumed(args: Namespace, processes: Processes, tell: Callable) -> tuple[Pat
     """The run's folder, and the card of the state to go on from."""
     restarts, allowed = (int(os.environ.get(f"TORCHELASTIC_{name}", "0")) for name in ("RESTART_COUNT", "MAX_RESTARTS"))
     if allowed and not (args.output_dir or args.resume):
-        raise ValueError("a run that torchrun may restart has to find what it saved: give --output-dir DIR")
+        kind = Quiet if restarts else ValueError  # torchrun starts again what has been refused, and is refused again
+        raise kind("a run that torchrun may restart has to find what it saved: give --output-dir DIR")
     if args.resume is None and restarts and processes.share(lambda: state.exists(Path(args.output_dir))):
         tell(f"restart {restarts} of at most {allowed}: going on with {args.output_dir}")
         args.resume = True

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from .stop import Stopped
-from .watch import Lost, Quiet, Watch, first_line
+from .watch import Failed, Lost, Quiet, Watch, first_line
 
 TIMEOUT = 600.0  # seconds that the others are waited for
 
@@ -252,7 +252,8 @@ def _tell_torchrun(error: BaseException) -> None:
     path = os.environ.get("TORCHELASTIC_ERROR_FILE")
     if not path or isinstance(error, Quiet):
         return
-    said = {"message": {"message": str(error), "extraInfo": {"timestamp": str(int(time.time()))}}}
+    words = str(error) if isinstance(error, Failed | Lost) else f"{type(error).__name__}: {error}"
+    said = {"message": {"message": words, "extraInfo": {"timestamp": str(int(time.time()))}}}
     try:
         with open(path, "w", encoding="utf-8") as file:
             json.dump(said, file)

@@ -1,11 +1,14 @@
 """A signal that ends a run between two steps, never inside one."""
 
+import os
 import shlex
 import signal
 import threading
 import time
 from contextlib import contextmanager
 from pathlib import Path
+
+from .watch import Quiet
 
 SAME = 1.0  # seconds: torchrun passes on a Ctrl-C that the terminal has sent to everyone already
 
@@ -63,5 +66,9 @@ def between_steps(enabled: bool = True):
         signal.signal(number, ask)
     try:
         yield asked
+    except RuntimeError as error:
+        if asked.stop and "TORCHELASTIC_RUN_ID" in os.environ:
+            raise Quiet("torchrun ends every process, as one has failed") from error
+        raise
     finally:
         restore()

@@ -5,6 +5,7 @@ first host, through which they have found each other.
 """
 
 import os
+import re
 import sys
 import threading
 import time
@@ -18,6 +19,7 @@ REACH = 5.0  # seconds for one question to the first host
 AFTER = 0.5  # seconds that the first process is given to say what all of them have met
 GRACE = 3.0  # seconds to end in, once another process has failed
 FAILURE = "failure"
+_CONNECTION = re.compile("gloo|timed? ?out|closed by peer|reset by peer|broken pipe|refused", re.IGNORECASE)
 
 
 class Failed(ValueError):
@@ -57,17 +59,15 @@ class Watch:
         if self._holds_store and self._said():
             time.sleep(GRACE)
         self._ended.set()
-        self._thread.join(REACH)
+        self._thread.join(BEAT)
 
     def verdict(self, error: Exception) -> Exception:
         """The error that this process should end with: its own, `Quiet` where another has said it, or `Lost`."""
         mine = f"process {self._rank} of {self._world} on {self._hosts[self._rank]}"
-        if _of_the_connection(error):
-            found = self._answers() and within(SILENT + REACH, lambda: self._who_is_missing(first_line(error)))
-            if not found:
-                return self._alone()
-            said, words = found
-            return Quiet(said) if said or not self._claim(words) else Lost(words)
+        if isinstance(error, Quiet):
+            return error
+        if isinstance(error, RuntimeError) and (found := self._what_broke(error)):
+            return found
         if self._rank:
             time.sleep(AFTER)  # what all have met, the first one says
         if not self._claim(f"{mine} has failed"):
@@ -76,6 +76,29 @@ class Watch:
             words = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.strerror else error
             return Failed(f"{mine}: {words}")
         return error
+
+    def _what_broke(self, error: RuntimeError) -> Exception | None:
+        """What another process has to do with this error, which gloo words in many ways; None where nothing."""
+        told = within(REACH, lambda: (self._store.set(f"here/{self._rank}", "yes"), True))
+        connection = isinstance(error, dist.DistError) or _CONNECTION.search(str(error))
+        found = told and within(SILENT + REACH, self._who_is_missing)
+        if not found:
+            return self._alone() if connection else None
+        said, silent, late = found
+        if said:
+            return Quiet(said)
+        if silent:
+            words = f"{self._named(silent)} answer any more: killed, stopped, or cut off"
+        elif late and connection:
+            words = (
+                f"{self._named(late)} come to where the others have waited for {self._timeout:g} s: "
+                "find out what takes so long there, or raise --timeout"
+            )
+        elif connection:
+            words = f"all {self._world} processes are there, but their connections broke: {first_line(error)}"
+        else:
+            return None
+        return Lost(words) if self._claim(words) else Quiet(words)
 
     def _beat(self) -> None:
         beats = 0
@@ -101,37 +124,29 @@ class Watch:
         """What the process that failed first has said; empty where none has failed."""
         return self._store.get(FAILURE).decode().partition(": ")[2] if self._store.check([FAILURE]) else ""
 
-    def _answers(self) -> bool:
-        """Whether the store does; it is told that this process is there, and waits in vain."""
-        return bool(within(REACH, lambda: (self._store.set(f"here/{self._rank}", "yes"), "done")))
-
-    def _who_is_missing(self, error: str) -> tuple[str, str]:
-        """What another has said already, or what there is to say: who is silent, or late."""
+    def _who_is_missing(self) -> tuple[str, list[int], list[int]]:
+        """What another has said already; who gives no sign of life; who does, but has met no error."""
         before, end = self._signs(), time.monotonic() + SILENT
         while time.monotonic() < end:
             if said := self._said():
-                return said, ""
+                return said, [], []
             time.sleep(BEAT / 5)
         now = self._signs()
         others = [rank for rank in range(self._world) if rank != self._rank]
-        if silent := [rank for rank in others if before[rank] == now[rank]]:
-            word = "do" if len(silent) > 1 else "does"
-            return "", f"{self._named(silent)} {word} not answer any more: killed, stopped, or cut off"
-        if late := [rank for rank in others if not self._store.check([f"here/{rank}"])]:
-            word = "are" if len(late) > 1 else "is"
-            return "", (
-                f"{self._named(late)} {word} still busy, and the others have waited {self._timeout:g} s: "
-                "find out with what, or raise --timeout"
-            )
-        return "", f"all {self._world} processes are there, but their connections broke: {error}"
+        silent = [rank for rank in others if before[rank] == now[rank]]
+        return "", silent, [rank for rank in others if not self._store.check([f"here/{rank}"])]
 
     def _signs(self) -> list[str]:
         keys = [f"alive/{rank}" for rank in range(self._world)]
         return [self._store.get(key).decode() if self._store.check([key]) else "" for key in keys]
 
     def _named(self, ranks: list[int]) -> str:
-        hosts = ", ".join(dict.fromkeys(self._hosts[rank] for rank in ranks))
-        return f"process{'es' * (len(ranks) > 1)} {', '.join(map(str, ranks))} of {self._world} on {hosts}"
+        """The subject of a sentence that denies something."""
+        hosts, several = ", ".join(dict.fromkeys(self._hosts[rank] for rank in ranks)), len(ranks) > 1
+        return (
+            f"process{'es' * several} {', '.join(map(str, ranks))} of {self._world} on {hosts} "
+            f"{'do' if several else 'does'} not"
+        )
 
     def _alone(self) -> Exception:
         """Where nobody can be asked, as the store is gone: one process of a host says so."""
@@ -158,11 +173,6 @@ def within(seconds: float, ask: Callable):
     thread.start()
     thread.join(seconds)
     return found[0] if found else None
-
-
-def _of_the_connection(error: Exception) -> bool:
-    """Whether it came from another process's silence, not from this one's work."""
-    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error).lower())
 
 
 def first_line(error: BaseException) -> str:

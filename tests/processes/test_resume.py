@@ -3,20 +3,11 @@
 import re
 
 import pytest
-import torch
 
 from dtl_lib import checkpoint
 from dtl_lib.__main__ import main
 from tests.processes import several
 from tests.processes.compared import TRAIN, assert_near, runs
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield tmp_path_factory.mktemp("runs")
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
