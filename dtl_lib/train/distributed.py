@@ -6,9 +6,11 @@ They are started by torchrun, or by Slurm's srun; nothing has to be said on the 
 import json
 import os
 import platform
+import socket
+import struct
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 
 import torch
@@ -19,6 +21,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from .stop import Stopped
 from .watch import Failed, Lost, Quiet, Watch, first_line
 
+SIOCGIFADDR = 0x8915  # Linux's name for asking an interface's address
 TIMEOUT = 600.0  # seconds that the others are waited for
 
 
@@ -184,6 +187,9 @@ def joined(device: torch.device, timeout: float = TIMEOUT) -> Iterator[Processes
 def _connected(rank: int, world: int, local: int, device: torch.device, timeout: float) -> tuple[Processes, Watch]:
     wait, gpu = timedelta(seconds=timeout), device.type == "cuda"
     attempt, by_agent = (os.environ.get(f"TORCHELASTIC_{name}", "0") for name in ("RESTART_COUNT", "USE_AGENT_STORE"))
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    if interface := _interface(address):
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
     before = f"attempt {attempt} of {world}"  # torchrun keeps its store when it starts the processes again
     store = dist.PrefixStore(before, next(dist.rendezvous("env://", rank, world, timeout=wait))[0])
     # what the CPU waits for gives up first, and can say who is lost; NCCL only ends the process
@@ -192,10 +198,26 @@ def _connected(rank: int, world: int, local: int, device: torch.device, timeout:
         timeout=wait * (1 + gpu), device_id=device if gpu else None,
     )  # fmt: skip
     processes = Processes(rank, world, local, dist.new_group(backend="gloo", timeout=wait))
-    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     beside = dist.TCPStore(address, port, is_master=False, timeout=wait, wait_for_workers=False)
     said = dist.PrefixStore(f"{before}/said", beside)
     return processes, Watch(said, processes.hosts, rank, local, timeout, holds_store=not rank and by_agent != "True")
+
+
+def _interface(address: str) -> str | None:
+    """The network that leads to an address; gloo would go by the host's name, which often means the host alone."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
+        try:
+            import fcntl
+
+            one.connect((address, 1))  # sends nothing
+            for _, name in socket.if_nameindex():
+                with suppress(OSError):  # one without an address
+                    found = fcntl.ioctl(one, SIOCGIFADDR, struct.pack("256s", name.encode()))
+                    if socket.inet_ntoa(found[20:24]) == one.getsockname()[0]:
+                        return name
+        except (OSError, ImportError):  # no IPv4, or no Linux: left to gloo
+            pass
+    return None
 
 
 def local_device(name: str | None) -> str | None:

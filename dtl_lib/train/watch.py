@@ -176,5 +176,6 @@ def within(seconds: float, ask: Callable):
 
 
 def first_line(error: BaseException) -> str:
-    """Of an error's text."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+    """Of an error's text, without the place in C++ it comes from."""
+    words = re.sub(r"\[/\S+\] ", "", str(error)).strip()
+    return (words.splitlines() or [type(error).__name__])[0][:160]

@@ -11,7 +11,7 @@ from pathlib import Path
 from PIL import Image
 
 from dtl_lib import checkpoint
-from tests.processes import failing, launch
+from tests.processes import failing, hosts, launch
 from tests.processes.compared import TRAIN
 
 FLAGS = (*TRAIN.split(), "--accumulate", "1", "--checkpoint-every", "1")
@@ -104,3 +104,20 @@ def test_without_torchrun_the_first_process_lost_is_named(tmp_path):
     host = platform.node()
     words = f"dtl: the host of process 0 ({host}) does not answer any more: process 0 or its launcher was killed there"
     assert status == 1 and error.strip() == words, error
+
+
+def test_a_host_cut_off_is_named_by_the_rest_and_names_the_first(tmp_path):
+    line = ["-m", "dtl_lib", "train", *FLAGS, "--max-steps", "50000", "--quiet", "--timeout", "8"]
+    with hosts.two_hosts() as pair:
+        rest, lost = (pair.torchrun(host, 1, *line, "--output-dir", tmp_path / "run") for host in (0, 1))
+        launch.wait_for(lambda: (tmp_path / "run/state.before.safetensors").is_file(), "second save", rest)
+        pair.cut_off(1)
+        before = time.monotonic()
+        ends = [launch.finished(one, 60) for one in (rest, lost)]
+        took = time.monotonic() - before
+    said = [re.findall(r"^dtl: (.*)", error, re.MULTILINE) for _, _, error in ends]
+    assert [status for status, _, _ in ends] == [1, 1] and not any(tracebacks(error) for _, _, error in ends)
+    assert said[0] == ["process 1 of 2 on host-b does not answer any more: killed, stopped, or cut off"], ends[0]
+    assert len(said[1]) == 1 and said[1][0].startswith("the host of process 0 (host-a) does not answer any more"), ends
+    assert "host-a and host-b are cut off from each other" in said[1][0]
+    assert took < 8 + 25  # the timeout, a look at who is silent, and the ends of processes and torchrun

@@ -11,7 +11,7 @@ import pytest
 from dtl_lib import checkpoint
 from dtl_lib.__main__ import main
 from dtl_lib.checkpoint import load_model
-from tests.processes import launch
+from tests.processes import hosts, launch
 from tests.processes.compared import TRAIN, assert_near, assert_same, runs
 
 DTL = ("-m", "dtl_lib", "train")
@@ -87,3 +87,13 @@ def test_all_killed_or_stopped_and_resumed_the_weights_are_the_same(folder, two)
     runs(2, folder / "lines", *(f"--resume {place}" for place in (killed, stopped, interrupted)))
     for place in (killed, stopped, interrupted):
         assert_same(place, two[0])
+
+
+def test_two_hosts_are_two_processes(folder, two):
+    place = folder / "hosts"
+    with hosts.two_hosts() as pair:
+        both = [pair.torchrun(host, 1, *DTL, *TRAIN.split(), "--output-dir", place) for host in (1, 0)]
+        (quiet, silent, error), (status, out, _) = map(launch.finished, both)
+    assert (status, quiet, silent) == (0, 0, ""), error
+    assert "60 steps of 24 images on 2 processes on host-a, host-b, 12 each" in out
+    assert_same(place, two[0])
