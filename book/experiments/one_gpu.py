@@ -28,6 +28,7 @@ STANDARD, PLAIN = "standard", "plain"
 DEIT = {
     STANDARD: TokenPlan.of(12),
     "class token from 6, 4 registers from 3": TokenPlan.of(12, 6, 3, 4),
+    "class token from 6": TokenPlan.of(12, 6),
     "class token from 11": TokenPlan.of(12, 11),
     "4 registers from 0": TokenPlan.of(12, 0, 0, 4),
 }

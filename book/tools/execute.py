@@ -84,6 +84,7 @@ def execute(notebook: Path) -> tuple[object, Cost]:
         resources={"metadata": {"path": str(notebook.parent)}},
         extra_arguments=[f"--IPKernelApp.exec_files={IN_KERNEL}", "--IPKernelApp.log_level=ERROR"],
         record_timing=False,
+        coalesce_streams=True,  # a line printed in two halves is one output
     )
     try:
         with Meter() as meter:

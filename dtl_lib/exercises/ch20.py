@@ -11,16 +11,6 @@ def _is(found, wanted: float, hint: str) -> None:
 
 
 @exercise
-def check_training_flops(training_flops) -> None:
-    """One picture, then a run."""
-    found = training_flops(100, 1, 1)
-    expect(found != 300, "a multiply–add is two operations: a multiplication and an addition")
-    expect(found != 200, "the backward pass takes two more products for each of the forward pass")
-    _is(found, 600, "100 multiply–adds are 200 operations forward and 400 backward: 600")
-    _is(training_flops(7, 10, 3), 6 * 7 * 10 * 3, "every picture of every epoch counts")
-
-
-@exercise
 def check_utilisation(utilisation) -> None:
     """A device of a round number."""
     found = utilisation(1000, 10**9, 10**13)

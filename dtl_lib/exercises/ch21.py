@@ -53,12 +53,13 @@ def check_efficiency(efficiency) -> None:
 
 
 @exercise
-def check_to_resume(to_resume) -> None:
-    """Intact and damaged, in any order."""
-    expect(to_resume([(10, True), (20, True)]) == 20, "the latest")
-    expect(to_resume([(10, True), (20, False)]) == 10, "a damaged state is no state: the one before it")
-    expect(to_resume([(30, True), (40, False), (20, True)]) == 30, "the latest intact one, in whatever order they come")
-    expect(to_resume.__wrapped__([(5, False)]) is None, "no intact state: return None, and start again")
+def check_bytes_sent(bytes_sent) -> None:
+    """Two processes, eight, one; copied and sharded."""
+    expect(_close(bytes_sent(100, 1, False), 0.0), "one process sends nothing")
+    expect(not _close(bytes_sent(100, 2, False), 800.0), "each sends (world − 1) pieces of a world-th a round, not all")
+    expect(_close(bytes_sent(100, 2, False), 400.0), "two rounds of the ring, half of 400 bytes in each: 400")
+    expect(_close(bytes_sent(1000, 8, False), 7000.0), "2 · 7/8 of 4,000 bytes are 7,000")
+    expect(_close(bytes_sent(1000, 8, True), 10500.0), "sharded: one reduce-scatter and two all-gathers, three rounds")
 
 
 def _close(found, wanted: float) -> bool:

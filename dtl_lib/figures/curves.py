@@ -71,19 +71,20 @@ def show_lines(
 
 @styled
 def show_intervals(
-    estimates: Mapping[str, tuple[float, float]], x: str, reference: str | None = None, width: float = 6.4
+    estimates: Mapping[str, tuple[float, ...]], x: str, reference: str | None = None, width: float = 6.4
 ) -> Figure:
     """Estimates with their ± from top to bottom, with a line through the one to compare with.
 
     Args:
-        estimates: name → (value, half width of its interval).
+        estimates: name → (value, half width of its interval), or (value, low, high).
         x: what the values are, with their unit.
         reference: the name of the estimate to compare with.
     """
     figure, axis = plt.subplots(figsize=(width, 0.7 + 0.34 * len(estimates)))
-    for row, (name, (value, half)) in enumerate(estimates.items()):
+    for row, (name, (value, *interval)) in enumerate(estimates.items()):
         colour = COLOURS[1] if name == reference else COLOURS[0]
-        axis.errorbar(value, row, xerr=half, fmt="o", color=colour, capsize=3)
+        below, above = (value - interval[0], interval[1] - value) if len(interval) == 2 else 2 * interval
+        axis.errorbar(value, row, xerr=[[below], [above]], fmt="o", color=colour, capsize=3)
     if reference is not None:
         axis.axvline(estimates[reference][0], color=COLOURS[1], linewidth=1, linestyle=":")
     axis.set_yticks(range(len(estimates)), list(estimates))

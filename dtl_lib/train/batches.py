@@ -18,7 +18,6 @@ from .broken import Broken
 PIECE = 64  # images a worker hands over at a time
 AT_ONCE = 256  # images made together: a sample's pixels do not depend on its batch, and small batches cost overhead
 MOST = 16  # worker processes, unless more are asked for
-STREAM = "order"
 
 
 def indices(
@@ -34,7 +33,7 @@ def indices(
     for now in range(step, total):
         epoch, place = divmod(now, per_epoch)
         if epoch != shuffled:
-            order, shuffled = keyed.permutation(images, (seed, epoch), STREAM), epoch
+            order, shuffled = keyed.permutation(images, (seed, epoch)), epoch
         yield epoch, order[place * distinct : (place + 1) * distinct]
 
 

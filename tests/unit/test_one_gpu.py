@@ -34,7 +34,7 @@ def test_the_plans_are_those_of_the_models():
 def test_steps(capsys):
     one_gpu.main(["steps", "--device", "cpu", *SHORT])
     records = ledger.read("step_time")
-    assert len(records) == 2 * (4 + 4 + 3) == len({record.what for record in records})
+    assert len(records) == 2 * (5 + 5 + 3) == len({record.what for record in records})
     for record in records:
         timed = record.values
         assert record.n == 2 and timed["images_per_s"] == pytest.approx(2 / timed["step_seconds"])
@@ -71,7 +71,7 @@ def test_what_is_recorded_is_not_measured_again(monkeypatch):
     labels = list(one_gpu.DEIT)
     assert measured == [[label for label in labels if "11" not in label], labels]
     one_gpu.main([*only, "deit_tiny_patch16_224"])
-    assert len(measured) == 2 and len(ledger.read("step_time")) == 8
+    assert len(measured) == 2 and len(ledger.read("step_time")) == 10
 
 
 def test_a_dry_run_records_nothing(tmp_path, capsys):

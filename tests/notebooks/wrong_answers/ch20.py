@@ -1,18 +1,6 @@
 """Wrong answers that the checkers of chapter 20 have to refuse."""
 
 
-def forward_alone(multiply_adds, images, epochs):
-    return 2 * multiply_adds * images * epochs
-
-
-def in_multiply_adds(multiply_adds, images, epochs):
-    return 3 * multiply_adds * images * epochs
-
-
-def one_epoch(multiply_adds, images, epochs):
-    return 6 * multiply_adds * images
-
-
 def of_inference(images_per_second, multiply_adds, rate):
     return images_per_second * 2 * multiply_adds / rate
 
@@ -77,7 +65,6 @@ def one_picture(parameters, kept, batch):
 
 
 WRONG = {
-    "check_training_flops": [forward_alone, in_multiply_adds, one_epoch],
     "check_utilisation": [of_inference, upside_down, in_multiply_adds_a_second],
     "check_seconds_to": [above, the_last, the_best, needs_accuracy, the_end_if_never],
     "check_next_scale": [never_grows, keeps_counting, grows_first],
