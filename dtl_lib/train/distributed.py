@@ -261,6 +261,7 @@ def _from_slurm() -> None:
     names = ("RANK", "SLURM_PROCID"), ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS"), ("LOCAL_RANK", "SLURM_LOCALID")
     for ours, theirs in names:
         given[ours] = given[theirs]
+    given["LOCAL_WORLD_SIZE"] = given.get("SLURM_STEP_TASKS_PER_NODE", "1").partition("(")[0].partition(",")[0]
     if "MASTER_ADDR" not in given:
         raise ValueError(
             "srun has started several processes and MASTER_ADDR is not set: export MASTER_ADDR=$(scontrol show "

@@ -11,13 +11,13 @@ from dtl_lib.models import ViT
 from tests.processes import launch
 
 
-def test_two_processes_say_once_what_one_says(tmp_path):
+def test_three_processes_say_once_what_one_says(tmp_path):
     torch.manual_seed(0)
     path = save_model(tmp_path / "x.safetensors", ViT(ViTConfig(16, 8, dim=16, depth=2, heads=2, classes=10)))
     command = f"-m dtl_lib evaluate --model-path {path} --data shapes --part held_out --batch-size 333 --device cpu"
     alone = launch.finished(launch.start([sys.executable, *command.split()]))
-    both = launch.run(2, *command.split())
-    assert alone[0] == both[0] == 0, alone[2] + both[2]
-    found = [re.findall(r"^shapes.*n = 2,000.*$", out, re.MULTILINE) for _, out, _ in (alone, both)]
+    three = launch.run(3, *command.split())  # which do not divide 2,000
+    assert alone[0] == three[0] == 0, alone[2] + three[2]
+    found = [re.findall(r"^shapes.*n = 2,000.*$", out, re.MULTILINE) for _, out, _ in (alone, three)]
     assert len(found[1]) == 1 and found[0] == found[1]
-    assert "on 2 processes, " in both[1] and "processes" not in alone[1]
+    assert "on 3 processes, " in three[1] and "processes" not in alone[1]

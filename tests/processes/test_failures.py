@@ -4,7 +4,6 @@ import os
 import platform
 import re
 import signal
-import sys
 import time
 from pathlib import Path
 
@@ -87,23 +86,6 @@ def test_a_process_that_stands_still_is_named_after_the_timeout(tmp_path):
     lines = re.findall(r"^.*dtl: .*", error, re.MULTILINE)
     expected = f"dtl: process 2 of 3 on {platform.node()} does not answer any more: killed, stopped, or cut off"
     assert lines == [expected] and not tracebacks(error), error
-
-
-def test_without_torchrun_the_first_process_lost_is_named(tmp_path):
-    """As srun starts them: the store that they talk through ends with the first."""
-    port, found = str(launch.free_port()), []
-    for rank in range(2):
-        place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_PORT": port}
-        line = [sys.executable, "-m", "dtl_lib", "train", *FLAGS, "--max-steps", "5000", "--quiet"]
-        line += ["--output-dir", tmp_path / "run"]
-        found.append(launch.start(line, MASTER_ADDR="127.0.0.1", **place))
-    launch.wait_for(lambda: (tmp_path / "run/state.before.safetensors").is_file(), "second save", found[1])
-    found[0].kill()
-    status, _, error = launch.finished(found[1], 30)
-    launch.finished(found[0])
-    host = platform.node()
-    words = f"dtl: the host of process 0 ({host}) does not answer any more: process 0 or its launcher was killed there"
-    assert status == 1 and error.strip() == words, error
 
 
 def test_a_host_cut_off_is_named_by_the_rest_and_names_the_first(tmp_path):
