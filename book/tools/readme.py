@@ -11,6 +11,16 @@ from dtl_lib import ledger
 TRAINED = (
     ("training_plateau", "level 1, patches of 8", "test accuracy of a ViT of 0.2 M parameters on `shapes`, level 1"),
     ("cifar10_minutes", "training on cifar10", "test accuracy of the same, patches of 4, on CIFAR-10, two epochs"),
+    (
+        "cifar10_same_minutes",
+        "ours, 10",
+        "width 96, 6 blocks, patches of 4, CIFAR-10: ten minutes of two cores",
+    ),
+    (
+        "cifar10_same_minutes",
+        "timm, 10",
+        "the same minutes of timm's model, torchvision's transforms, two workers",
+    ),
 )
 OURS, LOOKING = "ours against timm: ", "looking inside"
 MEASURED = (
