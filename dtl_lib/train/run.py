@@ -163,7 +163,8 @@ class Run:
         rate = now.step * self.recipe.batch_size / now.training_seconds
         row = {
             "step": now.step, "epoch": now.step / self.per_epoch, "loss": loss,
-            "lr": self.optimizer.param_groups[0]["lr"], "seconds": now.seconds, "images_per_s": rate, **more,
+            "lr": learning_rate(self.recipe, now.step - 1, self.total, self.warmup), "seconds": now.seconds,
+            "images_per_s": rate, **more,
         }  # fmt: skip
         row |= {"skipped": now.skipped} if now.skipped else {}
         row |= {"broken": len(self.broken)} if len(self.broken) else {}

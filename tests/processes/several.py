@@ -1,6 +1,7 @@
 """Run under torchrun, or alone: the commands of a file one after the other, in the same processes.
 
-Each line of the file is `dtl train`'s flags; `STOP:20` before them sends SIGTERM to the last process after step 20.
+Each line of the file is `dtl train`'s flags. `STOP:20` before them sends SIGTERM to the last process after step 20,
+`SPOIL:20` spoils an image of that step, which the first process alone has.
 """
 
 import os
@@ -15,13 +16,17 @@ from dtl_lib.__main__ import parser
 from dtl_lib.commands import train
 from dtl_lib.train import Stopped, fit
 from dtl_lib.train.distributed import joined
+from tests.unit.disturbed import poisoned
 
 
 def main(path: str) -> None:
     with joined(torch.device("cpu"), 120) as processes:
         for line in Path(path).read_text().splitlines():
-            stop, *flags = line.split() if line.startswith("STOP:") else ("STOP:0", *line.split())
-            train.fit = partial(fit, on_step=partial(ask, int(stop.partition(":")[2]), processes))
+            first, *flags = line.split() if line.startswith("S") else ("STOP:0", *line.split())
+            what, _, step = first.partition(":")
+            train.fit = (
+                partial(fit, on_step=partial(ask, int(step), processes)) if what == "STOP" else spoilt(int(step))
+            )
             args = parser().parse_args(["train", *flags])
             args.line, args.quiet = " ".join(flags), True
             try:
@@ -33,6 +38,15 @@ def main(path: str) -> None:
 def ask(at: int, processes, step: int, loss, model) -> None:
     if step == at and processes.rank == processes.world - 1:
         os.kill(os.getpid(), signal.SIGTERM)
+
+
+def spoilt(step: int):
+    """`fit` with such data."""
+
+    def fit_it(model, sets, recipe, *args, **more):
+        return fit(model, poisoned(sets, step, recipe=recipe), recipe, *args, **more)
+
+    return fit_it
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import pytest
 from dtl_lib import checkpoint
 from dtl_lib.__main__ import main
 from tests.processes import several
-from tests.processes.compared import TRAIN, assert_near, runs
+from tests.processes.compared import NEAR, TRAIN, assert_near, log, runs
 
 
 @pytest.fixture(scope="module")
@@ -21,12 +21,13 @@ def test_copies_then_shards_then_one_process(folder, undisturbed):
     out, error = runs(
         2, folder / "lines", f"STOP:20 {TRAIN} --output-dir {place}", f"STOP:38 --resume {place} --shard",
         f"STOP:30 {TRAIN} --shard --output-dir {folder / 'cut'}", f"--resume {folder / 'cut'}",
+        f"SPOIL:20 {TRAIN} --on-nan skip --output-dir {folder / 'spoilt'}",
     )  # fmt: skip
     stops = re.findall(
         r"process (\d): stopped at step (\d+) of 60, saved; go on with: dtl train --resume .* \(0\)", out
     )
     assert sorted(stops) == sorted((rank, step) for step in ("21", "39", "31") for rank in "01")
-    assert out.count("test accuracy") == 1 and "saved by" not in error  # the number of processes has not changed
+    assert out.count("test accuracy") == 2 and "saved by" not in error  # the number of processes has not changed
     assert_near(folder / "cut", undisturbed)
 
 
@@ -47,3 +48,13 @@ def test_one_process_then_four(folder, undisturbed):
     assert "60 steps of 24 images on 4 processes" in out and out.count("test accuracy") == 1
     assert_near(one, undisturbed)
     assert checkpoint.read(one / "state.safetensors")[1]["processes"] == 4
+
+
+def test_what_is_no_number_on_one_process_is_skipped_by_all(folder, undisturbed):
+    (folder / "alone").write_text(f"SPOIL:20 {TRAIN} --on-nan skip --output-dir {folder / 'spoilt-alone'}")
+    several.main(str(folder / "alone"))
+    assert_near(folder / "spoilt", folder / "spoilt-alone")
+    skipped = [[row.get("skipped", 0) for row in log(folder / name)] for name in ("spoilt", "spoilt-alone")]
+    assert skipped[0] == skipped[1] and skipped[0][:3] == [0, 0, 1] and skipped[0][-1] == 3  # once in each epoch
+    weights, others = (checkpoint.read(place / "state.safetensors")[0] for place in (folder / "spoilt", undisturbed))
+    assert any((weights[name] - others[name]).abs().max() > 10 * NEAR for name in weights)

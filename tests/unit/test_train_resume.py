@@ -5,7 +5,6 @@ import errno
 import json
 import os
 import random
-import re
 import signal
 import subprocess
 import sys
@@ -20,7 +19,7 @@ from dtl_lib.__main__ import main
 from dtl_lib.config import ViTConfig
 from dtl_lib.models import ViT
 from dtl_lib.tokens import TokenPlan
-from dtl_lib.train import Recipe, Stopped, fit, state
+from dtl_lib.train import Recipe, fit, state
 
 ROOT = Path(__file__).parents[2]
 TINY = ViTConfig(16, 8, dim=16, depth=2, heads=2, classes=10, drop_path=0.2)
@@ -191,33 +190,3 @@ def test_kill_9_at_random_steps_changes_nothing(tmp_path, one_thread):
     assert main(["train", "--resume", str(folder), "--quiet"]) == 0
     assert_same(tmp_path / "whole", folder)
     assert not list(folder.glob(".*.part"))
-
-
-def test_ctrl_c_saves_says_how_to_go_on_and_ends_with_130(tmp_path):
-    folder = tmp_path / "run"
-    process = start(*TRAIN, "--max-steps", "20000", "--output-dir", folder)
-    wait_for_step(process, folder, 3)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 130
-    lines = err.strip().splitlines()
-    assert len(lines) == 1, err
-    pattern = rf"dtl: stopped at step (\d+) of 20000, saved; go on with: dtl train --resume {folder}"
-    said = re.fullmatch(pattern, lines[0])
-    assert said, err
-    assert checkpoint.read(folder / state.NAME)[1]["progress"]["step"] == int(said[1])
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_a_run_between_two_steps(sets, tmp_path, number):
-    def interrupt(step, loss, model):
-        if step == 4:
-            os.kill(os.getpid(), number)
-
-    handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
-    with pytest.raises(Stopped, match="stopped at step 4 of 14"):
-        fit(tiny(), sets, RECIPE, tmp_path / "stopped", progress=False, on_step=interrupt)
-    assert handlers == (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM))
-    fit(tiny(), sets, RECIPE, tmp_path / "whole", progress=False)
-    fit(ViT(TINY), sets, RECIPE, tmp_path / "stopped", progress=False, resume=True)
-    assert_same(tmp_path / "whole", tmp_path / "stopped")

@@ -1,0 +1,115 @@
+"""SIGTERM and Ctrl-C end a run between two steps, with its state saved; in an evaluation they end that too."""
+
+import copy
+import dataclasses
+import os
+import re
+import signal
+import sys
+import threading
+import time
+
+import pytest
+
+from dtl_lib import checkpoint
+from dtl_lib.train import Stopped, fit, state
+from tests.processes import launch
+from tests.unit.disturbed import RECIPE, assert_same, small_sets, tiny
+
+TRAIN = (
+    "--data shapes --samples 640 --image-size 16 --dim 16 --depth 2 --heads 2 --max-steps 20000 --batch-size 16 "
+    "--eval-every 500 --checkpoint-every 1 --device cpu --quiet"
+)
+
+
+@pytest.fixture(scope="module")
+def sets():
+    return small_sets()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(sets, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed")
+    fit(tiny(), sets, RECIPE, folder, progress=False, checkpoint_every=2)
+    return folder
+
+
+@pytest.fixture
+def signals():
+    """A function that sends this process a signal in a moment; handlers are as before afterwards."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    timers = []
+
+    def soon(number, seconds):
+        timers.append(threading.Timer(seconds, os.kill, (os.getpid(), number)))
+        timers[-1].start()
+
+    yield soon
+    for timer in timers:
+        timer.cancel()
+    assert before == {number: signal.getsignal(number) for number in before}
+
+
+@pytest.mark.parametrize("part", ["held_out", "test"])
+def test_a_signal_in_a_long_evaluation_ends_it_and_it_is_made_up_for(sets, tmp_path, undisturbed, signals, part):
+    step, asked = {"held_out": 10, "test": 14}[part], []
+
+    def ask(now, loss, model):
+        if now == step - (part == "held_out"):
+            getattr(waits, part).length = 10**6
+        if now == step:
+            signals(signal.SIGTERM, 0.5)
+            asked.append(time.monotonic())
+
+    waits = dataclasses.replace(sets, **{part: copy.copy(getattr(sets, part))})
+    with pytest.raises(Stopped, match=f"stopped at step {step} of 14, saved") as stopped:
+        fit(tiny(), waits, RECIPE, tmp_path, progress=False, checkpoint_every=2, on_step=ask)
+    assert time.monotonic() - asked[0] - 0.5 < 2 and stopped.value.status == 0
+    fit(tiny(1), sets, RECIPE, tmp_path, progress=False, checkpoint_every=2, resume=True)
+    assert_same(tmp_path, undisturbed)
+
+
+def test_a_second_ctrl_c_ends_a_long_step_at_once(sets, tmp_path, signals):
+    began = []
+
+    def long(step, loss, model):
+        if step == 3:
+            signals(signal.SIGINT, 0.1)
+            signals(signal.SIGINT, 0.3)  # torchrun repeats what the terminal has sent already: that is one
+            signals(signal.SIGINT, 1.5)
+            began.append(time.monotonic())
+            time.sleep(30)
+
+    with pytest.raises(KeyboardInterrupt) as ended:
+        fit(tiny(), sets, RECIPE, tmp_path, progress=False, checkpoint_every=1, on_step=long)
+    assert not isinstance(ended.value, Stopped) and 1.4 < time.monotonic() - began[0] < 5
+    assert checkpoint.read_card(tmp_path / state.NAME)["progress"]["step"] == 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_run_between_two_steps(sets, tmp_path, undisturbed, number):
+    def interrupt(step, loss, model):
+        if step == 4:
+            os.kill(os.getpid(), number)
+
+    handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Stopped, match="stopped at step 4 of 14"):
+        fit(tiny(), sets, RECIPE, tmp_path, progress=False, on_step=interrupt)
+    assert handlers == (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM))
+    fit(tiny(1), sets, RECIPE, tmp_path, progress=False, resume=True)
+    assert_same(tmp_path, undisturbed)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
+def test_the_command_says_how_to_go_on(tmp_path, number, status):
+    folder = tmp_path / "run"
+    process = launch.start([sys.executable, "-m", "dtl_lib", "train", *TRAIN.split(), "--output-dir", folder])
+    launch.wait_for(lambda: (folder / state.BEFORE).is_file(), "second save", process)
+    process.send_signal(number)
+    found, _, error = launch.finished(process, 30)
+    assert found == status
+    said = re.fullmatch(
+        rf"dtl: stopped at step (\d+) of 20000, saved; go on with: dtl train --resume {folder}\n", error
+    )
+    assert said, error
+    assert checkpoint.read_card(folder / state.NAME)["progress"]["step"] == int(said[1])
