@@ -24,13 +24,14 @@ def parser() -> Parser:
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit status: 0, 2 for wrong input, 130 after Ctrl-C."""
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a lost process is said in one line, not in torch's fifty
+    args = None
     try:
         given = alike(sys.argv[1:] if arguments is None else arguments)
         args = parser().parse_args(given)
         args.line = shlex.join(["dtl", *given])
         run(args)
     except (ValueError, OSError) as error:
-        return _one_line(error, _words(error), 2)
+        return _one_line(error, _words(error), 2, every=args is None)
     except KeyboardInterrupt as stop:
         return _one_line(stop, str(stop) or "stopped", getattr(stop, "status", 130))
     except RuntimeError as error:
@@ -51,14 +52,22 @@ _FOR_ITSELF = ("Failed", "Lost", "OutOfMemoryError")
 AHEAD = 3  # seconds: torchrun ends every process as soon as one has ended, and the first has to speak before
 
 
-def _one_line(error: BaseException, words: str, status: int) -> int:
-    """Say it, once: of several processes the first speaks for all, unless it is one's own."""
+def _one_line(error: BaseException, words: str, status: int, every: bool = False) -> int:
+    """Say it, once: of several processes the first speaks for all, unless it is one's own.
+
+    Args:
+        every: whether it is known to be wrong for every process, as flags are.
+    """
     kind, rank = type(error).__name__, os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))
-    if kind in _FOR_ITSELF or (rank == "0" and kind != "Quiet"):
-        below = "" if rank == "0" else "\n"  # the first one's bar
-        print(f"{below}dtl: {' '.join(words.split())}\n", end="", file=sys.stderr, flush=True)
-    elif kind not in ("Quiet", "Stopped"):
+    if kind == "Quiet" or (kind == "Stopped" and rank != "0"):
+        return status
+    if rank != "0" and kind not in _FOR_ITSELF:
         time.sleep(AHEAD)
+        if every:
+            return status
+        words = f"process {rank}: {words}"
+    below = "" if rank == "0" else "\n"  # the first one's bar
+    print(f"{below}dtl: {' '.join(words.split())}\n", end="", file=sys.stderr, flush=True)
     return status
 
 

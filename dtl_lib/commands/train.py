@@ -53,11 +53,12 @@ def _train(args: Namespace, device, processes: Processes, tell: Callable) -> Non
     tell(_announcement(config, sets, recipe, device, processes))
     if source is not None:
         tell(f"{args.finetune}: {_begin_with(model, source)}")
+    folder = folder or Path(processes.share(_new_folder))
     found = fit(
         model, sets, recipe, folder, resume=before is not None, device=str(device), progress=not args.quiet,
         checkpoint_every=args.checkpoint_every, tensorboard=args.tensorboard, workers=args.workers,
-        card={"command": args.line, "run": {"data": images}}, processes=processes, shard=args.shard,
-        compiled=args.compile, broken=args.broken,
+        card={"command": args.line, "run": {"data": images, "launch": _launch()}}, processes=processes,
+        shard=args.shard, compiled=args.compile, broken=args.broken,
     )  # fmt: skip
     if processes.first:
         _tell(found, device)
@@ -99,23 +100,38 @@ def _tell(found: FitResult, device) -> None:
     print(f"saved in {found.folder}: {names}")
 
 
-def _resumed(args: Namespace, processes: Processes, tell: Callable) -> tuple[Path, dict | None]:
-    """The run's folder, and the card of the state to go on from."""
+def _resumed(args: Namespace, processes: Processes, tell: Callable) -> tuple[Path | None, dict | None]:
+    """The run's folder where one is given, and the card of the state to go on from."""
     restarts, allowed = (int(os.environ.get(f"TORCHELASTIC_{name}", "0")) for name in ("RESTART_COUNT", "MAX_RESTARTS"))
     if allowed and not (args.output_dir or args.resume):
         kind = Quiet if restarts else ValueError  # torchrun starts again what has been refused, and is refused again
         raise kind("a run that torchrun may restart has to find what it saved: give --output-dir DIR")
-    if args.resume is None and restarts and processes.share(lambda: state.exists(Path(args.output_dir))):
-        tell(f"restart {restarts} of at most {allowed}: going on with {args.output_dir}")
+    if args.resume is None and allowed and processes.share(lambda: _of_this_launch(Path(args.output_dir), restarts)):
+        why = f"restart {restarts} of at most {allowed}" if restarts else "the hosts are not those of before"
+        tell(f"{why}: going on with {args.output_dir}")
         args.resume = True
     if args.resume is None:
-        return Path(args.output_dir or processes.share(_new_folder)), None
+        return args.output_dir and Path(args.output_dir), None
     folder = args.output_dir if args.resume is True else args.resume
     if folder is None:
         raise ValueError("say which run to resume: --resume DIR, or --output-dir DIR --resume")
     if args.resume is not True and args.output_dir and Path(args.output_dir) != Path(args.resume):
         raise ValueError("--resume goes on in its own folder: leave --output-dir out")
     return Path(folder), processes.share(lambda: state.read_card(folder))
+
+
+def _of_this_launch(folder: Path, restarts: int) -> bool:
+    """Whether a folder holds what torchrun's processes have saved before it started them again.
+
+    It counts how often one has failed, not how often a host has joined; the launch has a name, though, if it can grow.
+    """
+    if not state.exists(folder):
+        return False
+    return bool(restarts) or state.read_card(folder).get("run", {}).get("launch") == _launch() != "none"
+
+
+def _launch() -> str:
+    return os.environ.get("TORCHELASTIC_RUN_ID", "none")
 
 
 def _new_folder() -> str:

@@ -100,6 +100,11 @@ class Processes:
         before[1].wait()
         return bool(before[0])
 
+    def pool(self, broken, images) -> None:
+        """What any process has found `Broken` of a part of the data, all know: too many are too many of them all."""
+        for found in self.gather(broken.of(images)) if self.world > 1 else ():
+            broken.add(images, found)
+
     def settle(self) -> None:
         """Forget what was agreed on, once it has arrived: the next call of `agree` is a first one."""
         if self._pending is not None:
@@ -221,10 +226,13 @@ def _interface(address: str) -> str | None:
 
 
 def local_device(name: str | None) -> str | None:
-    """The GPU of this process, where several were started and none was named."""
-    if name is None and launched() and torch.cuda.is_available():
-        return f"cuda:{int(os.environ.get('LOCAL_RANK', '0')) % torch.cuda.device_count()}"
-    return name
+    """The GPU of this process, where several were started and none was named by its number."""
+    if name not in (None, "cuda") or not launched() or not torch.cuda.is_available():
+        return name
+    local, there = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if local >= there:
+        raise ValueError(f"there is no GPU for process {local} of this host: start {there}, one for each GPU it has")
+    return f"cuda:{local}"
 
 
 def whole(value: Tensor) -> Tensor:
@@ -263,7 +271,7 @@ def _from_slurm() -> None:
         given[ours] = given[theirs]
     given["LOCAL_WORLD_SIZE"] = given.get("SLURM_STEP_TASKS_PER_NODE", "1").partition("(")[0].partition(",")[0]
     if "MASTER_ADDR" not in given:
-        raise ValueError(
+        raise (Quiet if given["RANK"] != "0" else ValueError)(
             "srun has started several processes and MASTER_ADDR is not set: export MASTER_ADDR=$(scontrol show "
             "hostnames $SLURM_JOB_NODELIST | head -n 1) before srun"
         )

@@ -107,6 +107,8 @@ def evaluate(
     n, right, right5, loss, stopped = processes.sum(torch.stack([n, right, right5, loss, stopped])).tolist()
     if stopped:
         raise Abandoned
+    if broken is not None:
+        processes.pool(broken, images)
     if not n:
         raise ValueError(f"none of the {len(images)} images of {images.name} can be read")
     n, right = int(n), int(right)

@@ -159,6 +159,7 @@ class Run:
         now = self.progress
         loss = self._summed() / (self._steps or 1)
         self.health.check(loss)
+        self.processes.pool(self.broken, self.train)
         self._losses, self._steps = 0.0, 0
         rate = now.step * self.recipe.batch_size / now.training_seconds
         row = {
@@ -233,10 +234,8 @@ class Run:
         self._clock()
         now = self.progress
         rate = now.step * self.recipe.batch_size / now.training_seconds
-        names = sorted({name for part in self.processes.gather([*self.broken.names, *broken.names]) for name in part})
-        return FitResult(
-            self.log.rows, now.best, test, now.seconds, rate, self.folder, now.skipped, tuple(names)
-        )  # fmt: skip
+        names = tuple(sorted({*self.broken.names, *broken.names}))
+        return FitResult(self.log.rows, now.best, test, now.seconds, rate, self.folder, now.skipped, names)
 
     def stopped(self, asked: Asked) -> Stopped:
         """What to raise once the state is saved."""

@@ -51,7 +51,7 @@ def test_the_first_task_killed_is_named_by_the_rest(tmp_path):
 
 def test_without_an_address_one_line_says_what_to_export(tmp_path):
     ends = [launch.finished(one, 60) for one in tasks(2, *LONG, "--output-dir", tmp_path / "run")]
-    assert [status for status, _, _ in ends] == [2, 2]
+    assert [status for status, _, _ in ends] == [2, 1]  # srun's is the largest
     said = "".join(error for _, _, error in ends)
     assert said.count("dtl: ") == 1 and "export MASTER_ADDR=$(scontrol show hostnames $SLURM_JOB_NODELIST" in said
 

@@ -10,6 +10,7 @@ import threading
 import time
 
 import pytest
+from PIL import Image
 
 from dtl_lib import checkpoint
 from dtl_lib.train import Stopped, fit, state
@@ -113,3 +114,21 @@ def test_the_command_says_how_to_go_on(tmp_path, number, status):
     )
     assert said, error
     assert checkpoint.read_card(folder / state.NAME)["progress"]["step"] == int(said[1])
+
+
+def test_workers_that_read_pictures_outlive_a_signal_to_all(tmp_path):
+    """torchrun and Slurm send SIGTERM to every process there is, those of the data loader too."""
+    for number in range(60):
+        place = tmp_path / "pictures/train" / "ab"[number % 2]
+        place.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (20, 20), (4 * number, 80, 160)).save(place / f"{number}.png")
+    folder = tmp_path / "run"
+    line = [sys.executable, "-m", "dtl_lib", "train", *TRAIN.split(), "--workers", "2", "--output-dir", folder]
+    process = launch.start([*line, "--data", "folder", "--data-path", tmp_path / "pictures"])
+    launch.wait_for(lambda: (folder / state.BEFORE).is_file(), "second save", process)
+    workers = launch.descendants(process.pid)
+    os.killpg(process.pid, signal.SIGTERM)
+    status, _, error = launch.finished(process, 30)
+    assert status == 0 and error.startswith("dtl: stopped at step") and error.count("\n") == 1, error
+    assert len(workers) == 2
+    launch.wait_for(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in workers), "end of the workers", limit=20)
