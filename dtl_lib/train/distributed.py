@@ -230,6 +230,8 @@ def local_device(name: str | None) -> str | None:
     if name not in (None, "cuda") or not launched() or not torch.cuda.is_available():
         return name
     local, there = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if there == 1 and "SLURM_GPUS_PER_TASK" in os.environ:
+        local = 0  # each task sees its own alone
     if local >= there:
         raise ValueError(f"there is no GPU for process {local} of this host: start {there}, one for each GPU it has")
     return f"cuda:{local}"

@@ -14,7 +14,14 @@ from tests.unit.disturbed import small_sets
 
 @pytest.fixture
 def environment(monkeypatch):
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "SLURM_STEP_NUM_TASKS", "TORCHELASTIC_RUN_ID"):
+    for name in (
+        "RANK",
+        "WORLD_SIZE",
+        "LOCAL_RANK",
+        "SLURM_STEP_NUM_TASKS",
+        "SLURM_GPUS_PER_TASK",
+        "TORCHELASTIC_RUN_ID",
+    ):
         monkeypatch.delenv(name, raising=False)
     return monkeypatch.setenv
 
@@ -63,6 +70,9 @@ def test_each_process_has_a_gpu_of_its_own_or_says_how_many_there_are(environmen
     environment("LOCAL_RANK", "2")
     with pytest.raises(ValueError, match="no GPU for process 2 of this host: start 2, one for each GPU it has"):
         local_device(None)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    environment("SLURM_GPUS_PER_TASK", "1")
+    assert local_device(None) == "cuda:0"  # Slurm shows each task its own
 
 
 def test_what_torchrun_starts_again_goes_on(environment, tmp_path):
