@@ -103,7 +103,7 @@ class Run:
             return
         if resume:
             self.progress = resuming.restore(self)
-            self._losses, self._steps = self.progress.losses, self.progress.counted
+            self._losses, self._steps = self._share_of(self.progress.losses), self.progress.counted
             return
         if self.processes.share(lambda: state.exists(self.folder)):
             raise ValueError(f"{self.folder} holds a run already: resume it (--resume), or choose another output_dir")
@@ -157,7 +157,7 @@ class Run:
     def report(self, **more) -> dict:
         """Write a row of the log: the mean loss since the last one, and where the run stands."""
         now = self.progress
-        loss = self._summed() / (self._steps or 1)
+        loss = float(self.processes.sum(torch.as_tensor(self._losses))) / (self._steps or 1) / self.processes.world
         self.health.check(loss)
         self.processes.pool(self.broken, self.train)
         self._losses, self._steps = 0.0, 0
@@ -204,7 +204,7 @@ class Run:
         """The whole state, where there is a folder."""
         if self.folder:
             self.health.check()  # what is saved last is good
-            self.progress.losses, self.progress.counted = self._summed(), self._steps
+            self.progress.losses, self.progress.counted = self.processes.gather(float(self._losses)), self._steps
             tensors = state.gather(self.model, self.average, self.optimizer)
             if self.processes.first:
                 state.save(self.folder, tensors, self.scaler, self.progress, self.card)
@@ -259,9 +259,11 @@ class Run:
         elif self.processes.first:
             checkpoint.save_model(self.folder / BEST, model, {**self.card, "held_out": self.progress.best})
 
-    def _summed(self) -> float:
-        """The losses since the last row, added up: the mean over the processes."""
-        return float(self.processes.sum(torch.as_tensor(self._losses))) / self.processes.world
+    def _share_of(self, losses: list[float]) -> float:
+        """This process's own of those saved; of another number of processes their mean."""
+        if len(losses) == self.processes.world:
+            return losses[self.processes.rank]
+        return sum(losses) / max(1, len(losses))
 
     def _clock(self, training: bool = False) -> None:
         """Add the time since the last call to the run's, and to training's where that is what it was."""

@@ -32,7 +32,8 @@ class Progress:
         training_seconds: of which training, without evaluations.
         skipped: steps left out because their gradients were no numbers.
         unevaluated: whether the run was stopped inside the evaluation that belongs to this step.
-        losses, counted: the losses of the steps since the last row of the log, added up, and how many there are.
+        losses: by process, those of the steps since the last row of the log, added up.
+        counted: how many steps those are.
     """
 
     step: int = 0
@@ -41,7 +42,7 @@ class Progress:
     training_seconds: float = 0.0
     skipped: int = 0
     unevaluated: bool = False
-    losses: float = 0.0
+    losses: list[float] = field(default_factory=list)
     counted: int = 0
 
 
