@@ -19,6 +19,15 @@ class Hosts:
         self.spaces = [f"{name}-{os.getpid()}" for name in NAMES]
         self.addresses = ["10.77.0.1", "10.77.0.2"]
 
+    def connect(self) -> None:
+        """Make them, and the cable."""
+        for space in self.spaces:
+            _ip(f"netns add {space}")
+        _ip(f"link add eth0 netns {self.spaces[0]} type veth peer name eth0 netns {self.spaces[1]}")
+        for host, address in enumerate(self.addresses):
+            for words in (f"addr add {address}/24 dev eth0", "link set lo up", "link set eth0 up"):
+                self._ip(host, words)
+
     def start(self, host: int, *command) -> subprocess.Popen:
         """A command there, its output collected."""
         named = ["unshare", "--uts", "sh", "-c", 'hostname "$0" && exec "$@"', NAMES[host]]
@@ -45,19 +54,14 @@ def two_hosts():
         pytest.skip("hosts of their own take root, and ip, unshare and hostname")
     hosts = Hosts()
     try:
-        for space in hosts.spaces:
-            _ip(f"netns add {space}")
-    except subprocess.CalledProcessError as error:
-        pytest.skip(f"no network namespace can be made here: {error.stderr.strip()}")
-    try:
-        _ip(f"link add eth0 netns {hosts.spaces[0]} type veth peer name eth0 netns {hosts.spaces[1]}")
-        for host, address in enumerate(hosts.addresses):
-            for words in (f"addr add {address}/24 dev eth0", "link set lo up", "link set eth0 up"):
-                hosts._ip(host, words)
+        try:
+            hosts.connect()
+        except subprocess.CalledProcessError as error:
+            pytest.skip(f"no network namespaces can be connected here: {error.stderr.strip()}")
         yield hosts
     finally:
         for space in hosts.spaces:
-            _ip(f"netns del {space}")
+            subprocess.run(["ip", "netns", "del", space], capture_output=True)
 
 
 def _ip(words: str) -> None:
