@@ -77,13 +77,13 @@ def test_a_second_ctrl_c_ends_a_long_step_at_once(sets, tmp_path, signals):
         if step == 3:
             signals(signal.SIGINT, 0.1)
             signals(signal.SIGINT, 0.3)  # torchrun repeats what the terminal has sent already: that is one
-            signals(signal.SIGINT, 1.5)
+            signals(signal.SIGINT, 4.0)  # a second apart also where a busy machine delays the first
             began.append(time.monotonic())
             time.sleep(30)
 
     with pytest.raises(KeyboardInterrupt) as ended:
         fit(tiny(), sets, RECIPE, tmp_path, progress=False, checkpoint_every=1, on_step=long)
-    assert not isinstance(ended.value, Stopped) and 1.4 < time.monotonic() - began[0] < 5
+    assert not isinstance(ended.value, Stopped) and 3.9 < time.monotonic() - began[0] < 15
     assert checkpoint.read_card(tmp_path / state.NAME)["progress"]["step"] == 2
 
 
