@@ -54,7 +54,7 @@ def _sets(args: Namespace, model: ViT) -> data.Sets:
     trained_on = getattr(model, "card", {}).get("run", {}).get("data", {})
     name = args.data or trained_on.get("name")
     if name is None:
-        raise ValueError("say which images: --data shapes, cifar10, cifar100, imagenet or folder")
+        raise ValueError("say which images: --data shapes, cifar10, cifar100, imagenet, folder or wds")
     same = trained_on if name == trained_on.get("name") else {}
     level = args.level or same.get("level") or 1
     return data.load(

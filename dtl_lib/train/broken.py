@@ -44,7 +44,7 @@ class Broken:
             raise ValueError(
                 f"{len(known):,} of the {len(images):,} images of {images.name} cannot be read, more than the "
                 f"{self.limit:.1%} that may be; the first is {next(iter(known.values()))}: put them back or repair "
-                "them, remove them, or allow more"
+                "them, remove them, or allow more (--broken)"
             )
 
     def batch(self, images, samples: Tensor, augment=None, key=None, replace: bool = True) -> tuple[Tensor, Tensor]:
