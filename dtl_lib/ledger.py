@@ -172,7 +172,7 @@ def add(
         n,
         dict(values),
     )
-    return append(Record(*parts, config=_plain(config), recipe=_plain(recipe)), folder)
+    return append(Record(*parts, config=plain(config), recipe=plain(recipe)), folder)
 
 
 def aggregate(records: Iterable[Record], by: str | Sequence[str], value: str) -> list[Aggregate]:
@@ -225,7 +225,8 @@ def _digest(record: Record) -> str:
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def _plain(values: Mapping | None) -> dict | None:
+def plain(values: Mapping | None) -> dict | None:
+    """Values as JSON gives them back: tuples become lists."""
     return None if values is None else json.loads(json.dumps(values))
 
 

@@ -163,6 +163,17 @@ def bench(parser: Parser) -> None:
     many.add_argument("--core-rate", type=number, metavar="X", help="images/s of one core, to count cores with")
 
 
+def atlas(parser: Parser) -> None:
+    """`dtl atlas`."""
+    parser.add_argument("what", choices=("run", "show"), help="train what has no record yet, or draw what there is")
+    parser.add_argument("--grid", choices=("cpu", "gpu"), default="cpu", help="which places and how long (default cpu)")
+    parser.add_argument("--records", metavar="DIR", help="where the records are (default the ledger's own)")
+    parser.add_argument("--weights", metavar="DIR", help="keep every run's weights there")
+    parser.add_argument("--jobs", type=_positive, default=1, metavar="N", help="runs beside each other (default 1)")
+    parser.add_argument("--device", metavar="NAME", help="cuda, cpu, … (default the GPU where there is one)")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar, a line a run")
+
+
 def zoo(parser: Parser) -> None:
     """`dtl zoo`: no flags."""
 

@@ -1,0 +1,58 @@
+"""What is asked of an atlas: contrasts between cells, written down before the first run."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from .grid import ATTENTION, POOLING, Cell, Grid
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """A weighted sum of cells' means whose weights sum to 0: "a − b" is above 0 where a is better.
+
+    Attributes:
+        name: what is compared.
+        weights: cell → weight.
+    """
+
+    name: str
+    weights: dict[Cell, float]
+
+
+def contrasts(grid: Grid) -> list[Contrast]:
+    """The comparisons that a grid's surface is asked for, in the order of the book's predictions.
+
+    Early means the first half of the trunk, late the second; the block in the middle begins the second.
+    """
+    cells = grid.cells()
+    token = [cell for cell in cells if isinstance(cell.cls, int)]
+    early, late = ([c for c in token if (c.cls >= grid.config.depth / 2) == side] for side in (False, True))
+    places = [reg for reg in grid.reg if reg is not None]
+    return [
+        Contrast("class token late − early", _difference(late, early)),
+        Contrast("class attention − class token at 0", _difference(_at(cells, ATTENTION), _at(cells, 0))),
+        Contrast("average pooling − class token at 0", _difference(_at(cells, POOLING), _at(cells, 0))),
+        Contrast("registers − none", _registers(cells)),
+        Contrast(
+            f"registers at {max(places)} − registers at {min(places)}",
+            _difference(*([c for c in cells if c.reg == place] for place in (max(places), min(places)))),
+        ),
+        Contrast("what registers bring: late − early class token", _minus(_registers(late), _registers(early))),
+    ]
+
+
+def _difference(plus: list[Cell], minus: list[Cell]) -> dict[Cell, float]:
+    return {cell: 1 / len(plus) for cell in plus} | {cell: -1 / len(minus) for cell in minus}
+
+
+def _registers(cells: Iterable[Cell]) -> dict[Cell, float]:
+    cells = list(cells)
+    return _difference([c for c in cells if c.reg is not None], [c for c in cells if c.reg is None])
+
+
+def _minus(plus: dict[Cell, float], minus: dict[Cell, float]) -> dict[Cell, float]:
+    return plus | {cell: -weight for cell, weight in minus.items()}
+
+
+def _at(cells: Iterable[Cell], place: int | str) -> list[Cell]:
+    return [cell for cell in cells if cell.cls == place]
