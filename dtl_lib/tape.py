@@ -99,16 +99,26 @@ class Tape:
         Raises:
             TokenNotThere: where the token is not in that block, or does not ask there.
         """
+        row = self.row(block, of, stage)[..., self.plan.layout(block)[PATCHES]]
+        return rearrange(row, "... (rows columns) -> ... rows columns", rows=self.grid[0])
+
+    def row(self, block: int, of: Token = "cls", stage: str = "attention") -> Tensor:
+        """How much a token attends to each token that is there: `(batch, heads, key)`, float32.
+
+        Args:
+            block, of, stage: as in `maps`; a register group by name gives `(batch, heads, tokens, key)`.
+
+        Raises:
+            TokenNotThere: as in `maps`.
+        """
         self._check(block, every_row=False)
-        query = self._query(block, of)
-        maps = self._rows(block, query, stage)[..., self.plan.layout(block)[PATCHES]]
-        maps = rearrange(maps, "b heads tokens (rows columns) -> b heads tokens rows columns", rows=self.grid[0])
-        return maps if isinstance(of, str) and of not in READ_BY_HEAD else maps.squeeze(2)
+        rows = self._rows(block, self._query(block, of), stage)
+        return rows if isinstance(of, str) and of not in READ_BY_HEAD else rows.squeeze(2)
 
     def norms(self, block: int | str) -> dict[str, Tensor]:
         """Length of each token after a block: `(batch, tokens)` by group, `(batch, rows, columns)` for the patches,
         `(batch,)` for cls and dist."""
-        lengths = self.tokens(block).norm(dim=-1, dtype=torch.float32)
+        lengths = self.tokens(block).float().norm(dim=-1)
         layout = self.plan.layout(0 if block == "input" else block)
         norms = {name: lengths[:, where] for name, where in layout.items()}
         norms |= {name: norms[name].squeeze(1) for name in READ_BY_HEAD if name in norms}

@@ -1,30 +1,48 @@
-"""Where does the class token look: at how many tokens, at which group?"""
+"""Where does a token look: at how many tokens, at which group?"""
 
 from torch import Tensor
 
-from ..tape import Tape
+from ..tape import Tape, Token
 from ..tokens import TokenNotThere
 
 
-def attention_row(tape: Tape, block: int, of: str = "cls") -> Tensor:
+def attention_row(tape: Tape, block: int, of: Token = "cls", stage: str = "softmax") -> Tensor:
     """What a token attends to over everything that is there, `(batch, heads, key)`; each row sums to 1.
 
+    Args:
+        tape: what `record` gave.
+        block: 0 … blocks − 1.
+        of: as in `Tape.maps`; a register group by name gives `(batch, heads, tokens, key)`.
+        stage: `"attention"` for what talking heads make of the softmax, which is no distribution any more; the same
+            elsewhere.
+
     Raises:
-        TokenNotThere: where the token is not in that block.
+        TokenNotThere: where the token is not in that block, or does not ask there.
     """
-    layout = tape.plan.layout(block)
-    if of not in layout:
-        raise TokenNotThere(f"{tape.plan.where(of)}; in block {block} there are {', '.join(layout)}")
-    return tape.attention(block)[:, :, layout[of].start]
+    return tape.row(block, of, stage)
 
 
 def entropy(row: Tensor) -> Tensor:
-    """Entropy of each distribution over keys, nats: `(…, key)` → `(…)`; log(keys) where all get the same."""
+    """Entropy of each distribution over keys, nats: `(…, key)` → `(…)`; log(keys) where all get the same.
+
+    Raises:
+        ValueError: for a row with negative values.
+    """
+    if (row < 0).any():
+        raise ValueError('a row with negative values is no distribution: of talking heads take stage="softmax"')
     return -(row * row.clamp_min(1e-30).log()).sum(dim=-1)
 
 
-def share(tape: Tape, block: int, on: str, of: str = "cls") -> Tensor:
-    """The share of a token's attention that a group of tokens gets, `(batch, heads)`."""
+def share(tape: Tape, block: int, on: str, of: Token = "cls") -> Tensor:
+    """The share of a token's attention that a group of tokens gets, `(batch, heads)`.
+
+    Args:
+        tape, block, of: as in `attention_row`.
+        on: `"reg"`, `"patches"`, `"cls"`, …
+
+    Raises:
+        TokenNotThere: where one of the two is not in that block.
+    """
     row, layout = attention_row(tape, block, of), tape.plan.layout(block)
     if on not in layout:
         raise TokenNotThere(f"{tape.plan.where(on)}; in block {block} there are {', '.join(layout)}")

@@ -8,16 +8,28 @@ from ..tape import Tape
 from ..tokens import PATCHES
 
 
-def norm_quantiles(tape: Tape, block: int, shares: Sequence[float] = (0.5, 0.98)) -> list[float]:
+def norm_quantiles(tape: Tape, block: int | str, shares: Sequence[float] = (0.5, 0.98)) -> list[float]:
     """Quantiles of the patch tokens' lengths after a block, over all images recorded.
-
-    A 98th percentile far above the median means that a few tokens are of another kind (Vision Transformers Need
-    Registers, §2.1).
 
     Args:
         tape: what `record` gave.
-        block: 0 … blocks − 1.
+        block: 0 … blocks − 1, or `"input"`.
         shares: which quantiles, 0 … 1.
+
+    Raises:
+        ValueError: for a share outside 0 … 1.
     """
+    if not all(0 <= share <= 1 for share in shares):
+        raise ValueError(f"shares are numbers from 0 to 1, not {list(shares)}")
     lengths = tape.norms(block)[PATCHES].flatten()
-    return torch.quantile(lengths.float(), torch.tensor(list(shares), device=lengths.device)).tolist()
+    return torch.quantile(lengths, torch.tensor(list(shares), dtype=lengths.dtype, device=lengths.device)).tolist()
+
+
+def norm_ratio(tape: Tape, block: int | str) -> float:
+    """The 98th percentile of the patch tokens' lengths over their median, after a block.
+
+    Far above 1, a few patches are of another kind: registers in all but name (Vision Transformers Need Registers,
+    Darcet et al. 2024, §2.1).
+    """
+    median, high = norm_quantiles(tape, block)
+    return high / median
