@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 from .images import outline
-from .style import MAP, MARK, SIGNED, array, panels, styled
+from .style import ABSENT, MAP, MARK, SIGNED, array, panels, styled
 
 
 @styled
@@ -123,7 +124,7 @@ def show_table(
     mark: tuple[int, int] | None = None,
     size: float = 1.15,
 ) -> Figure:
-    """Pictures and maps in a table; each map from 0 to its own maximum.
+    """Pictures and maps in a table; each map from 0 to its own maximum, what is no number in grey.
 
     Args:
         items: uint8 (height, width, 3) pictures and (rows, columns) maps, row by row.
@@ -134,8 +135,9 @@ def show_table(
         size: inches an item.
     """
     figure, axes = panels(len(items), columns, size, height=size)
+    colours = colormaps[MAP].with_extremes(bad=ABSENT)
     for axis, item in zip(axes, map(array, items)):
-        axis.imshow(item) if item.ndim == 3 else axis.imshow(item, vmin=0, cmap=MAP)
+        axis.imshow(item) if item.ndim == 3 else axis.imshow(item, vmin=0, cmap=colours)
         if mark is not None and item.ndim == 2:
             outline(axis, mark)
     for axis, title in zip(axes, titles):

@@ -13,6 +13,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 MAP = "viridis"
 SIGNED = "RdBu_r"
 MARK = "#ff2d6f"
+ABSENT = "#d9d9d9"
 
 STYLE = {
     "axes.grid": False,

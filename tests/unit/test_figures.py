@@ -4,9 +4,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from dtl_lib import figures
+from dtl_lib.figures.style import ABSENT
 from dtl_lib.tokens import Group, TokenPlan
 
 PHOTO = np.random.default_rng(0).integers(0, 255, (32, 48, 3), dtype=np.uint8)
@@ -62,3 +64,11 @@ def test_the_timeline_follows_the_plan():
     spans = [(bar.get_x() + 0.5, bar.get_x() + bar.get_width() + 0.5) for bar in axis.patches]
     assert spans == [(2, 6), (1, 3), (0, 6)]
     assert [label.get_text() for label in axis.get_yticklabels()] == ["cls × 1", "reg × 4", "patches"]
+
+
+def test_a_map_that_is_no_numbers_is_grey_and_changes_no_other():
+    absent = np.full((3, 3), np.nan)
+    figure = figures.show_table([absent, MAPS[0]], ["model"], columns=2)
+    grey, drawn = (axis.images[0] for axis in figure.axes)
+    assert to_hex(grey.to_rgba(absent)[0, 0]) == ABSENT
+    assert drawn.get_clim() == (0, pytest.approx(float(np.asarray(MAPS[0]).max())))
