@@ -16,6 +16,7 @@ from torch import Tensor
 from . import __version__
 from .config import ViTConfig
 from .models import ViT
+from .seal import is_whole, seal
 
 SUFFIX = ".safetensors"
 MODEL, STATE = "dtl_lib model", "dtl_lib training state"
@@ -146,6 +147,8 @@ def _read(path: Path, tensors: bool = True) -> tuple[dict[str, Tensor], dict]:
             f"{path} has no card that says which model it is: it was not saved by dtl_lib; "
             "weights from timm load by their name, load_pretrained(name)"
         ) from None
+    if not is_whole(card):
+        raise CheckpointError(f"{path} is damaged: its card is not the one that was saved; use an earlier copy")
     return found, card
 
 
@@ -160,7 +163,7 @@ def write(path: Path, tensors: Mapping[str, Tensor], card: Mapping, kind: str, b
     Where `before` is given, the file that was at `path` is kept under that name.
 
     Returns:
-        The card, with format, date and versions added.
+        The card, with format, date, versions, digest and seal added.
     """
     if path.suffix != SUFFIX:
         raise CheckpointError(f"call it {path.with_suffix(SUFFIX).name}, not {path.name}: checkpoints are safetensors")
@@ -169,6 +172,7 @@ def write(path: Path, tensors: Mapping[str, Tensor], card: Mapping, kind: str, b
     date = datetime.now(UTC).isoformat(timespec="seconds")
     card = {"date": date, **card, **stamp, "digest": _digest(plain)}
     try:
+        card["seal"] = seal(card)
         text = json.dumps(card, ensure_ascii=False)
     except TypeError as error:
         raise CheckpointError(f"a card holds plain values (text, numbers, lists, dictionaries): {error}") from None

@@ -10,14 +10,13 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from . import zoo
 from .models import ViT
 from .timm_models import from_timm
 from .tokens import TokenPlan
 
 __all__ = ["LoadReport", "data_folder", "from_timm", "is_ours", "load_pretrained", "load_shared", "timm_model"]
 log = logging.getLogger("dtl_lib")
-
-ZOO = Path(__file__).parent / "zoo"
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ def load_pretrained(name: str, plan: TokenPlan | None = None, classes: int | Non
     Args:
         name: a timm name (`vit_tiny_patch16_224.augreg_in21k_ft_in1k`), read from
             `DTL_DATA/weights/<name>.safetensors`, otherwise from the hub; or the path of a checkpoint of ours;
-            or `zoo/…`.
+            or `zoo/…`, as `dtl zoo` lists them; then `model.card` says what it was trained on and what it attains.
         plan: another plan than the weights were trained with. Shared tensors load, new groups are initialised;
             `model.loaded`, a `LoadReport`, lists both.
         classes: another number of classes: the head is then fresh.
@@ -76,7 +75,7 @@ def load_pretrained(name: str, plan: TokenPlan | None = None, classes: int | Non
 
 def is_ours(name: str) -> bool:
     """Whether a name means a checkpoint of ours, in the zoo or in a file, and not a timm model."""
-    return name.startswith("zoo/") or name.endswith(".safetensors")
+    return name.startswith(zoo.PREFIX) or name.endswith(".safetensors")
 
 
 def load_shared(model: ViT, weights: dict[str, Tensor], depth: int) -> LoadReport:
@@ -106,13 +105,12 @@ def _place(name: str, depth: int) -> str:
 def _checkpoint(name: str) -> ViT:
     from .checkpoint import load_model
 
-    if not name.startswith("zoo/"):
+    if not name.startswith(zoo.PREFIX):
         return load_model(name)
-    path = ZOO / f"{name.removeprefix('zoo/').removesuffix('.safetensors')}.safetensors"
-    if not path.is_file():
-        have = ", ".join(sorted(f"zoo/{file.stem}" for file in ZOO.glob("*.safetensors"))) or "nothing yet"
-        raise ValueError(f"the zoo has no {name!r}; it has {have}")
-    return load_model(path)
+    card, model = zoo.read_card(name), load_model(zoo.path(name))
+    if model.card != card:
+        raise ValueError(f"{zoo.path(name)} and the card beside it do not belong together: {zoo.AGAIN}")
+    return model
 
 
 def timm_model(name: str) -> nn.Module:

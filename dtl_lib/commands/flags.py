@@ -175,7 +175,8 @@ def atlas(parser: Parser) -> None:
 
 
 def zoo(parser: Parser) -> None:
-    """`dtl zoo`: no flags."""
+    """`dtl zoo`."""
+    parser.add_argument("name", nargs="?", metavar="NAME", help="print the card of this one")
 
 
 def model(parser: Parser) -> None:

@@ -24,7 +24,7 @@ COMMANDS = {
     "evaluate": Command("measure a trained ViT", flags.evaluate, "evaluate"),
     "bench": Command("time a model's step, and say what training takes on more GPUs", flags.bench, "bench"),
     "atlas": Command("train a grid of places for the tokens, and draw it", flags.atlas, "atlas"),
-    "zoo": Command("list the small checkpoints that come with the library", flags.zoo, "zoo"),
+    "zoo": Command("list the small trained models that come with the library, or show one", flags.zoo, "zoo"),
 }
 
 

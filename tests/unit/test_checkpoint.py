@@ -129,6 +129,17 @@ def test_a_header_that_begins_like_a_pickle_is_still_read(tmp_path, model):
     assert 0x80 in sizes
 
 
+@pytest.mark.parametrize("change", [{"accuracy": 0.9}, {"name": "another"}, {"more": 1}, {"date": "2020-01-01"}])
+def test_a_card_changed_by_hand_is_refused(saved, change):
+    tensors, card = read(saved)
+    save_file(tensors, saved, metadata={"card": json.dumps(card)})
+    assert read(saved)[1] == card
+    save_file(tensors, saved, metadata={"card": json.dumps(card | change)})
+    for look in (load_model, checkpoint.read_card):
+        with pytest.raises(CheckpointError, match="is damaged: its card is not the one that was saved"):
+            look(saved)
+
+
 def test_what_is_no_checkpoint_of_ours_is_refused(tmp_path, model, saved):
     with pytest.raises(CheckpointError, match="does not exist"):
         load_model(tmp_path / "nowhere.safetensors")
@@ -149,7 +160,7 @@ def test_what_is_no_checkpoint_of_ours_is_refused(tmp_path, model, saved):
 def tampered(saved, change_tensors=None, change_card=None):
     tensors, card = read(saved)
     tensors, card = (change_tensors or dict)(tensors), (change_card or dict)(card)
-    card.pop("digest", None)  # by somebody who knows the format
+    card = {name: value for name, value in card.items() if name not in ("digest", "seal")}  # by one who knows both
     save_file(tensors, saved, metadata={"card": json.dumps(card)})
 
 

@@ -1,6 +1,5 @@
 """The command line: its spellings, what it prints, and how fast it answers."""
 
-import json
 import os
 import re
 import subprocess
@@ -225,18 +224,6 @@ def test_evaluate_normalises_as_the_model_expects(tmp_path, capsys):
     assert images.mean == shapes.MEAN
     save_model(tmp_path / "x.safetensors", model)
     assert main(["evaluate", "--model-path", str(tmp_path / "x.safetensors"), "--data", "shapes"]) == 0
-
-
-def test_the_zoo_is_listed(tmp_path, monkeypatch, capsys):
-    from dtl_lib.commands import zoo
-
-    monkeypatch.setattr(zoo, "FOLDER", tmp_path)
-    assert main(["zoo"]) == 0
-    assert "empty for now" in capsys.readouterr().out
-    card = {"data": {"name": "shapes level 1 train"}, "test": {"accuracy": 0.987, "n": 10000}}
-    (tmp_path / "small.json").write_text(json.dumps(card))
-    assert main(["zoo"]) == 0
-    assert re.search(r"zoo/small .*98\.7% \(n = 10,000\)", capsys.readouterr().out)
 
 
 CIFAR = Path(os.environ.get("DTL_DATA", "nowhere")) / "cifar-10-batches-py"

@@ -71,7 +71,8 @@ def test_a_checkpoint_of_ours_by_path_and_from_the_zoo(tmp_path, monkeypatch):
     torch.manual_seed(1)
     model = ViT(dataclasses.replace(STUDENT, dim=8, mean=(0.0,) * 3, std=(1.0,) * 3)).eval()
     path = save_model(tmp_path / "best.safetensors", model)
-    monkeypatch.setattr("dtl_lib.pretrained.ZOO", tmp_path)
+    monkeypatch.setattr("dtl_lib.zoo.FOLDER", tmp_path)
+    monkeypatch.setattr("dtl_lib.zoo.check", lambda card, name: None)  # test_zoo.py looks at cards
     for name in (str(path), "zoo/best"):
         teacher = load_teacher(name, CPU, STUDENT)
         torch.testing.assert_close(teacher(IMAGES), model(seen_by(STUDENT, IMAGES)))

@@ -1,0 +1,186 @@
+"""Fill the zoo: take a trained model, round its weights to float16, measure them again, and write them with a card.
+
+    python -m book.experiments.zoo add RUN_FOLDER NAME
+    python -m book.experiments.zoo add FILE NAME --record EXPERIMENT:ID --records DIR --data cifar10
+
+A run's folder (`dtl train --output-dir`) says all that a card has to say. A file of weights alone needs the record of
+its run, which says the command, the seed, the device and the minutes, and the name of its data set.
+"""
+
+import argparse
+import copy
+import json
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from dtl_lib import data, ledger, zoo
+from dtl_lib.checkpoint import load_model, save_model
+from dtl_lib.config import ViTConfig
+from dtl_lib.data import Images, Sets
+from dtl_lib.models import ViT
+from dtl_lib.train import evaluate
+from dtl_lib.train.evaluation import as_expected
+from dtl_lib.train.recipe import Recipe
+
+BATCH = 250
+
+
+def add(
+    source: str | Path, name: str, record: ledger.Record | None = None, images: Mapping | None = None,
+    replaces: bool = False,
+) -> Path:  # fmt: skip
+    """Put a trained model into the zoo.
+
+    Args:
+        source: a run's folder, or a file of weights.
+        name: what it is called there, without `zoo/`.
+        record: of the run, where the source does not say it all.
+        images: arguments of `data.load`, where the source does not name its data.
+        replaces: whether a model of that name may be overwritten.
+
+    Returns:
+        The file, with its card beside it.
+
+    Raises:
+        ValueError: where something that the card has to say is missing or contradicts the source.
+    """
+    if not name.replace("_", "").isalnum():
+        raise ValueError(f"call it by letters, digits and _, not {name!r}")
+    if f"{zoo.PREFIX}{name}" in zoo.names() and not replaces:
+        raise ValueError(f"the zoo has {zoo.PREFIX}{name}: add --replace to put this one in its place")
+    source = Path(source)
+    model = load_model(source / "best.safetensors" if source.is_dir() else source)
+    card = {**model.card, **(_of_run(source) if source.is_dir() else {})}
+    if record is not None:
+        card |= _of_record(card, record)
+    about = card.get("run", {}).get("data") or dict(images or {})
+    if not about.get("name"):
+        raise ValueError(f"{source} does not say what it was trained on: give --data, such as shapes or cifar10")
+    card |= {"run": {"data": about | {"path": None}}, "command": _anywhere(card.get("command", ""), name)}
+    config = model.config
+    sets = data.load(**card["run"]["data"], image_size=config.image_size, config=config)
+    small, card = _rounded(model), card | _about(card, sets) | {"zoo": name, "plan": zoo.words(config.plan)}
+    card |= _measured(model, small, sets, card.get("test", {}).get("accuracy"))
+    _check(card, name)
+    file = save_model(zoo.FOLDER / f"{name}.safetensors", small.half(), card)
+    zoo.read_card(name)
+    return file
+
+
+def logits(model: ViT, images: Images, n: int) -> tuple[Tensor, Tensor]:
+    """Logits `(n, classes)` and classes `(n,)` of the first images."""
+    images = as_expected(model, images)
+    with torch.inference_mode():
+        parts = [images.batch(indices) for indices in torch.arange(n).split(BATCH)]
+        return torch.cat([model(x) for x, _ in parts]), torch.cat([y for _, y in parts])
+
+
+def _anywhere(command: str, name: str) -> str:
+    """A command without the folders of the machine it ran on."""
+    command = re.sub(r" --data-path[ =]\S+", "", command)
+    return re.sub(r"(--output-dir)[ =]\S+", rf"\1 runs/{name}", command)
+
+
+def _rounded(model: ViT) -> ViT:
+    """The model with weights that float16 can hold; its card is left behind."""
+    return copy.deepcopy(model).half().float()
+
+
+def _of_run(folder: Path) -> dict:
+    """What a run's log says beyond its card: how long it took in all."""
+    rows = [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    return {"minutes": rows[-1]["seconds"] / 60}
+
+
+def _of_record(card: Mapping, record: ledger.Record) -> dict:
+    """What a run's record says, once it is known to be of these weights' configuration and recipe."""
+    for what, kind in (("config", ViTConfig), ("recipe", Recipe)):
+        theirs = getattr(record, what)
+        if what in card and kind.from_dict(card[what]) != kind.from_dict(theirs):
+            raise ValueError(f"record {record.id} is of another {what} than the weights: look for the run's own")
+    seconds = record.values.get("train_seconds", record.values.get("seconds"))
+    if seconds is None:
+        raise ValueError(f"record {record.id} does not say how many seconds the training took")
+    about = {name: getattr(record, name) for name in ("command", "seed", "device", "recipe")}
+    test = {"accuracy": record.values["accuracy"], "n": record.n}
+    named = f"{record.experiment}:{record.id}"
+    return {**about, "minutes": seconds / 60, "date": record.date, "test": test, "record": named}
+
+
+def _about(card: Mapping, sets: Sets) -> dict:
+    """The data, once it is known to be what the run had."""
+    now = {"name": sets.train.name, "fingerprint": sets.train.fingerprint()}
+    if card.get("data", now) != now:
+        raise ValueError(f"it was trained on {card['data']}, and what is here is {now}")
+    return {"data": now, "test_data": {"name": sets.test.name, "fingerprint": sets.test.fingerprint()}}
+
+
+def _measured(model: ViT, small: ViT, sets: Sets, stated: float | None) -> dict:
+    """What the rounded weights attain, and what rounding costs."""
+    n = min(zoo.SAMPLE, len(sets.test))
+    (before, _), (after, classes) = (logits(which, sets.test, n) for which in (model, small))
+    test = evaluate(small, sets.test, amp="off").to_dict()
+    if stated is None:
+        raise ValueError("it does not say what it attains on the test images: has the run ended?")
+    if abs(stated - test["accuracy"]) > 0.002:
+        raise ValueError(
+            f"the run states an accuracy of {stated}, and its rounded weights reach {test['accuracy']} on the "
+            f"{test['n']} test images here: are they that run's?"
+        )
+    sample = {"n": n, "right": int((after.argmax(dim=1) == classes).sum())}
+    rounding = {"accuracy": stated, "logits": (before - after).abs().max().item()}
+    return {"test": test, "sample": sample, "before_rounding": rounding}
+
+
+def _check(card: Mapping, name: str) -> None:
+    """A ValueError where the card is incomplete, or float16 or the zoo too small."""
+    zoo.check({"date": "now", **card, "library": "now", "torch": "now", "digest": "later", "seal": "later"}, name)
+    if card["before_rounding"]["logits"] > zoo.ROUNDING:
+        raise ValueError(f"float16 moves a logit by {card['before_rounding']['logits']:.2g}: more than {zoo.ROUNDING}")
+    others = [file for file in zoo.FOLDER.glob("*") if file.stem != name]
+    total = sum(file.stat().st_size for file in others) + 2 * ViTConfig.from_dict(card["config"]).cost().parameters
+    if total > zoo.LIMIT:
+        raise ValueError(f"the zoo would hold {total / 1e6:.1f} MB, and may hold {zoo.LIMIT / 1e6:.0f}")
+
+
+def found_record(text: str, folder: str | None) -> ledger.Record:
+    """The record that `EXPERIMENT:ID` names."""
+    experiment, _, key = text.partition(":")
+    found = [record for record in ledger.read(experiment, folder) if record.id == key]
+    if not found:
+        raise ValueError(f"{experiment} has no record {key!r}: give EXPERIMENT:ID")
+    return found[0]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    one = parser.add_subparsers(dest="kind", required=True).add_parser("add", help="put a trained model into the zoo")
+    one.add_argument("source", metavar="RUN_FOLDER|FILE")
+    one.add_argument("name", metavar="NAME")
+    one.add_argument("--record", metavar="EXPERIMENT:ID", help="the run's record")
+    one.add_argument("--records", metavar="DIR", help="where the record is (default the ledger's own folder)")
+    one.add_argument("--data", metavar="NAME", help="what it was trained on, where the source does not say it")
+    one.add_argument("--level", type=int, default=1, help="of shapes (default 1)")
+    one.add_argument("--replace", action="store_true", help="in place of the one of that name")
+    args = parser.parse_args(arguments)
+    images = {"name": args.data, "level": args.level} if args.data else None
+    try:
+        record = found_record(args.record, args.records) if args.record else None
+        file = add(args.source, args.name, record, images, args.replace)
+    except (ValueError, OSError) as error:
+        print(f"zoo: {error}", file=sys.stderr)
+        return 2
+    test = zoo.read_card(args.name)["test"]
+    print(f"{zoo.PREFIX}{args.name}: {test['accuracy']:.2%} of {test['n']:,}, {file.stat().st_size / 1e3:.0f} kB")
+    return 0
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    sys.exit(main())
