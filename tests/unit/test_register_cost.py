@@ -5,6 +5,7 @@ import pytest
 from book.experiments import register_cost
 from dtl_lib import bench, ledger
 from dtl_lib.config import ViTConfig, named
+from tests.unit.pretended import pretended_gpu
 
 TINY = ViTConfig(16, 8, dim=24, depth=12, heads=3, classes=5)
 SHORT = "--device cpu --rounds 2 --batch-size 2".split()
@@ -61,3 +62,12 @@ def test_a_damaged_record_is_not_passed_over(small, tmp_path):
     (tmp_path / "register_cost.jsonl").write_text("{}\n")
     with pytest.raises(ValueError, match="line 1"):
         register_cost.main([*SHORT, "--folder", str(tmp_path)])
+
+
+def test_on_a_gpu(tmp_path, monkeypatch):
+    monkeypatch.setattr(register_cost, "named", lambda name: TINY)
+    with pretended_gpu():
+        register_cost.main(["--rounds", "2", "--folder", str(tmp_path), "--only", "patch4_32, 4 registers from 0"])
+    forward, step = ledger.read("register_cost", tmp_path)
+    assert forward.device == step.device == "a pretended GPU" and "batches of 512" in step.what
+    assert step.get("peak_bytes") > 0
