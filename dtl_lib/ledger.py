@@ -13,6 +13,7 @@ from pathlib import Path
 from . import __version__
 
 FOLDER = Path(__file__).parent / "ledger"
+MENTIONED = 12  # values that an error lists
 
 
 @dataclass(frozen=True)
@@ -135,9 +136,49 @@ def read(experiment: str, folder: str | Path | None = None) -> list[Record]:
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         try:
             records.append(Record.from_dict(json.loads(line)))
+            _need("experiment", records[-1].experiment == experiment, f"{experiment!r}, as the file is called")
         except (ValueError, TypeError) as error:
             raise ValueError(f"{path}, line {number}: {error}") from None
     return records
+
+
+def find(experiment: str, folder: str | Path | None = None, **where) -> list[Record]:
+    """The records of an experiment that have these values, oldest first.
+
+    Args:
+        experiment: its name.
+        folder: where its file is; the ledger's own where None.
+        where: by names that `Record.get` finds: `what="mixup"`, `seed=0`, `**{"recipe.lr": 1e-3}`.
+
+    Raises:
+        ValueError: where there is none, with the values that there are.
+    """
+    found = read(experiment, folder)
+    for name, value in where.items():
+        have = list(dict.fromkeys(json.dumps(record.get(name), ensure_ascii=False) for record in found))
+        found = [record for record in found if record.get(name) == value]
+        if not found:
+            more = f" and {len(have) - MENTIONED} more" if len(have) > MENTIONED else ""
+            raise ValueError(
+                f"{experiment} has no record with {name}={value!r}; it has {', '.join(have[:MENTIONED])}{more}"
+            )
+    return found
+
+
+def value(experiment: str, what: str, name: str, folder: str | Path | None = None, **where) -> Aggregate:
+    """A recorded number, over all runs of a kind: `print(ledger.value("training_plateau", "level 3", "accuracy"))`.
+
+    Args:
+        experiment: its name.
+        what: what was measured, as the records say it.
+        name: of the value.
+        folder, where: as in `find`, which runs of it.
+
+    Raises:
+        ValueError: where there is no such record, or it has no such number, with those that there are.
+    """
+    (found,) = aggregate(find(experiment, folder, what=what, **where), "what", name)
+    return found
 
 
 def append(record: Record | Mapping, folder: str | Path | None = None) -> Path:

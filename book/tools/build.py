@@ -11,8 +11,8 @@ RENDER = ("-c", "from jupyter_book.cli.main import main; main()", "build", ".", 
 
 
 def check_executed(project: Project) -> list[str]:
-    """What only the outputs show: figures without alt text, numbers in prose that no cell above put out."""
-    cache, problems = Cache(project), []
+    """What only the outputs and the ledger show: figures without alt text, numbers in prose that are in neither."""
+    cache, problems = Cache(project), numbers.pages(project.root)
     for path in project.notebooks:
         chapter = lint.Chapter(project, path, read(path), cache.executed(path))
         for rule in (figures.described, numbers.backed):

@@ -2,14 +2,18 @@
 
 A decimal, a percentage, or a number with a measured unit has to be one of:
 - in the text output of a code cell above (looked up in the executed notebook, when the book is built), rounded or not;
-- in a sentence that links to the ledger, `[…](../book/ledger.md#name)`: a record's id, or the name of an experiment;
+- in a sentence that links to the ledger, `[…](../book/ledger.md#name)`, a record's id or the name of an experiment:
+  then it is in that record, is a mean or ± over the runs of its kind, or is in the output of a cell above, as a
+  difference or a ratio has to be;
 - in a sentence that links to a source, `[…](../book/references.md#key)`: the number is the paper's.
 A number that is none of these but right, a definition say, stands in `code` or $math$, or its paragraph says why in
-`<!-- number: why -->`.
+`<!-- number: why -->`. On the pages that are not notebooks, sentences that link to the ledger keep the same rule.
 """
 
 import difflib
 import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 from book.tools import records
 
@@ -25,24 +29,66 @@ UNBACKED = (
     " is not in the output of a cell above: print it there, link the sentence to its ledger record or to the reference "
     "it is from, or say <!-- number: why -->"
 )
-SOURCES = {"references.md": records.references, "ledger.md": records.ledger}
+LEDGER = "ledger.md"
+DERIVED = "state what the record holds, print what follows from it in a cell above, or say <!-- number: why -->"
+SCALES = {"ms": 1e3, "µs": 1e6, "kB": 1e-3, "MB": 1e-6, "GB": 1e-9, "MFLOP": 1e-6, "GFLOP": 1e-9}
+SOURCES = {"references.md": records.references, LEDGER: records.ledger}
 
 
 def backed(chapter):
     """The rule: what is not backed, with the three ways to back it; links that lead nowhere."""
-    known = {page: targets(chapter.project.root) for page, targets in SOURCES.items()}
+    root = chapter.project.root
+    known = {page: targets(root) for page, targets in SOURCES.items()}
     for n, cell in chapter.cells("markdown"):
         shown = _outputs(chapter.executed, n) if chapter.executed else None
         for block in _blocks(cell.source):
             for sentence in _sentences(block):
                 links = _links(sentence)
-                yield from (
-                    (n, f"links to {page}#{key}, but there is no {key!r}: one of {_near(key, known[page])}")
-                    for page, key in links
-                    if key not in known[page]
-                )
-                if not links and not ESCAPE.search(block):
+                yield from ((n, message) for message in _nowhere(links, known))
+                if ESCAPE.search(block) or shown is None:  # not run yet: the build looks again
+                    continue
+                if not links:
                     yield from ((n, text + UNBACKED) for text in _unbacked(sentence, shown))
+                yield from ((n, message) for message in _not_recorded(root, sentence, links, known, shown))
+
+
+def pages(root: Path) -> list[str]:
+    """Links of the pages under book/ to records that there are not, and numbers beside them that are not in those."""
+    known, found = {page: targets(root) for page, targets in SOURCES.items()}, []
+    for path in sorted((root / "book").rglob("*.md")):
+        for block in _blocks(path.read_text("utf8")):
+            for sentence in _sentences(block):
+                links = _links(sentence)
+                messages = [*_nowhere([link for link in links if link[0] == LEDGER], known)]
+                if not ESCAPE.search(block):
+                    messages += _not_recorded(root, sentence, links, known, "")
+                found += [f"{path.relative_to(root)}: {message}" for message in messages]
+    return found
+
+
+def _nowhere(links, known) -> Iterator[str]:
+    for page, key in links:
+        if key not in known[page]:
+            yield f"links to {page}#{key}, but there is no {key!r}: one of {_near(key, known[page])}"
+
+
+def _not_recorded(root: Path, sentence: str, links, known, shown: str) -> Iterator[str]:
+    """Numbers of a sentence that links to records alone, which are neither in those nor shown above."""
+    keys = [key for page, key in links if page == LEDGER and key in known[page]]
+    if not keys or any(page != LEDGER for page, _ in links):
+        return
+    held = {key: records.stated(root, key) for key in keys}
+    values = [abs(value) for found in held.values() for numbers_ in found.values() for value in numbers_]
+    for text, value in numbers(sentence):
+        if not (_shown(value, shown) or _among(value, _scaled(text, values))):
+            names = ", ".join(dict.fromkeys(name for found in held.values() for name in found if " over " not in name))
+            yield f"{text!r} is not in {LEDGER}#{', #'.join(keys)}, which has {names}: {DERIVED}"
+
+
+def _scaled(text: str, values: Iterable[float]) -> list[float]:
+    """Recorded numbers as they may be written: as they are, in per cent, in the unit that the text has."""
+    scale = next((scale for unit, scale in SCALES.items() if re.search(rf"{unit}s?$", text)), 1)
+    return [factor * value for value in values for factor in {1, 100, scale}]
 
 
 def _links(sentence: str) -> list[tuple[str, str]]:
@@ -51,9 +97,7 @@ def _links(sentence: str) -> list[tuple[str, str]]:
     return [(page, key) for page, _, key in targets if page in SOURCES and key]
 
 
-def _unbacked(sentence: str, shown: str | None) -> list[str]:
-    if shown is None:  # not run yet: the build looks again
-        return []
+def _unbacked(sentence: str, shown: str) -> list[str]:
     return [repr(text) for text, value in numbers(sentence) if not _shown(value, shown)]
 
 
@@ -71,12 +115,14 @@ def numbers(sentence: str) -> list[tuple[str, str]]:
 
 def _shown(value: str, text: str) -> bool:
     """Whether the text holds the number, or one that rounds to it; a percentage may be shown as a fraction."""
+    seen = (float(seen.replace(",", "")) for seen in re.findall(r"\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?", text))
+    return _among(value, (scaled for number in seen for scaled in (number, 100 * number)))
+
+
+def _among(value: str, found: Iterable[float]) -> bool:
+    """Whether one of the numbers rounds to the one that is written."""
     digits = len(value.partition(".")[2])
-    for seen in re.findall(r"\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?", text):
-        shown = float(seen.replace(",", ""))
-        if any(f"{scaled:.{digits}f}" == value for scaled in (shown, 100 * shown)):
-            return True
-    return False
+    return any(f"{number:.{digits}f}" == value for number in found)
 
 
 def _outputs(notebook, n: int) -> str:

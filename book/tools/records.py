@@ -1,12 +1,18 @@
 """The pages that are lists: the ledger's records and the keys of the references, and what a notebook can link to."""
 
+import html
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
-from dtl_lib.ledger import aggregate, read
+from dtl_lib.ledger import Record, aggregate, read
 
-COLUMNS = ("what", "value", "mean", "± 95 %", "runs", "each over", "device", "date", "command")
+FEW = 4  # values a record that still make a table of one row a record
+SHORT = 3  # numbers of a list that are shown; a curve is in the file alone
+INTERVALS = {"accuracy": ("low", "high")}  # beside those that end in these:
+QUARTILES = ("_low_quartile", "_high_quartile")
+SCALES = ((1e9, " G"), (1e6, " M"))
 
 
 def references(root: Path) -> dict[str, str]:
@@ -27,9 +33,36 @@ def ledger(root: Path) -> dict[str, str]:
     return targets
 
 
+def stated(root: Path, key: str) -> dict[str, list[float]]:
+    """The numbers behind ledger.md#key, by what they are.
+
+    Those of one record, or of every record of an experiment: how many images or runs, the values, and mean, ± and
+    deviation over the runs of a kind.
+    """
+    for path in _experiments(root):
+        records = read(path.stem, path.parent)
+        chosen = [record for record in records if key in (record.id, path.stem)]
+        if chosen:
+            break
+    else:
+        return {}
+    found: dict[str, list[float]] = {}
+    for record in chosen:
+        found.setdefault("n", []).append(record.n)
+        for name, value in record.values.items():
+            found.setdefault(name, []).extend(value if isinstance(value, list) else [value])
+    for what in dict.fromkeys(record.what for record in chosen):
+        kind = [record for record in records if record.what == what]
+        for name in _scalars(kind):
+            (over,) = aggregate([record for record in kind if name in record.values], "what", name)
+            more = [over.mean, over.n, *([] if over.half is None else [over.half, over.deviation])]
+            found[f"{name} over runs"] = [*found.get(f"{name} over runs", []), *more]
+    return found
+
+
 def tables(root: Path) -> str:
-    """The records as Markdown: a table an experiment, a row a value, with anchors for experiment and records."""
-    sections = [_table(path.stem, path.parent) for path in _experiments(root)]
+    """The records as Markdown: a section an experiment, to be opened, with anchors for experiment and records."""
+    sections = [_section(path.stem, read(path.stem, path.parent)) for path in _experiments(root)]
     return "\n\n".join(sections) or "No records yet.\n"
 
 
@@ -37,22 +70,100 @@ def _experiments(root: Path) -> list[Path]:
     return sorted((root / "dtl_lib" / "ledger").glob("*.jsonl"))
 
 
-def _table(experiment: str, folder: Path) -> str:
-    rows = [f'<span id="{experiment}"></span>', "", f"**{experiment}**", ""]
-    rows += ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
-    groups: dict[str, list] = {}
-    for record in read(experiment, folder):
-        groups.setdefault(record.what, []).append(record)
-    for what, records in groups.items():
-        anchors = "".join(f'<span id="{record.id}"></span>' for record in records)
-        last = records[-1]
-        for name in (name for name, value in last.values.items() if not isinstance(value, list)):
-            (over,) = aggregate([record for record in records if name in record.values], "what", name)
-            spread = "" if over.half is None else f"{over.half:.2g}"
-            cells = (anchors + what, name, f"{over.mean:.4g}", spread, over.n, last.n, last.device, last.date[:10])
-            rows.append("| " + " | ".join(_escaped(cell) for cell in (*cells, f"`{last.command}`")) + " |")
-            anchors = ""
-    return "\n".join(rows)
+def _section(experiment: str, records: Sequence[Record]) -> str:
+    dates = sorted({record.date[:10] for record in records})
+    days = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
+    runs = f"{len(records)} record{'s' * (len(records) > 1)}"
+    devices = "; ".join(dict.fromkeys(record.device for record in records))
+    summary = html.escape(f"{runs}, {devices}, {days}")
+    kinds: dict[str, list[Record]] = {}
+    for record in records:
+        kinds.setdefault(record.what, []).append(record)
+    alike = _alike(records) if len(kinds) > 1 else {}
+    rows = {what: _values(kind, alike) for what, kind in kinds.items()}
+    names = list(dict.fromkeys(name for row in rows.values() for name in row))
+    lines = _table(kinds, rows, names) if len(names) <= FEW else _list(kinds, rows)
+    told = [f"In all: {', '.join(f'{name} {_number(value)}' for name, value in alike.items())}."] if alike else []
+    commands = list(dict.fromkeys(kind[-1].command for kind in kinds.values()))
+    opened = f"<details>\n<summary><code>{experiment}</code> {summary}</summary>"
+    # the anchor stands inside: a link to it opens the section
+    return "\n\n".join(
+        [
+            opened,
+            " ".join([f'<span id="{experiment}"></span>To repeat: {_commands(commands)}', *told]),
+            lines,
+            "</details>",
+        ]
+    )
+
+
+def _table(kinds: dict, rows: dict, names: list[str]) -> str:
+    head = ["what", *names, "runs", "each over"]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for what, row in rows.items():
+        kind = kinds[what]
+        cells = [_anchors(kind) + what, *(row.get(name, "") for name in names), len(kind), f"{kind[-1].n:,}"]
+        lines.append("| " + " | ".join(_escaped(cell) for cell in cells) + " |")
+    return "\n".join(lines)
+
+
+def _list(kinds: dict, rows: dict) -> str:
+    lines = []
+    for what, row in rows.items():
+        kind, values = kinds[what], ", ".join(f"{name} **{value}**" for name, value in row.items())
+        runs = f"{len(kind)} run{'s' * (len(kind) > 1)}, each over {kind[-1].n:,}"
+        lines.append(f"- {_anchors(kind)}{what} ({runs}): {values}")
+    return "\n".join(lines)
+
+
+def _commands(commands: list[str]) -> str:
+    return "; ".join(f"`{command}`" for command in commands) + "."
+
+
+def _anchors(kind: Sequence[Record]) -> str:
+    return "".join(f'<span id="{record.id}"></span>' for record in kind)
+
+
+def _alike(records: Sequence[Record]) -> dict[str, float]:
+    """Values that are the same number in every record: they are said once."""
+    first = records[0].values
+    return {
+        name: value
+        for name, value in first.items()
+        if not isinstance(value, list) and all(record.values.get(name) == value for record in records)
+    }
+
+
+def _scalars(kind: Sequence[Record]) -> list[str]:
+    """The names of the values that are one number, in the last record's order."""
+    return [name for name, value in kind[-1].values.items() if not isinstance(value, list)]
+
+
+def _values(kind: Sequence[Record], alike: dict) -> dict[str, str]:
+    """The values of runs of one kind as text: mean ± half of the 95 % interval, or of one run [low, high] too."""
+    names, values, row = _scalars(kind), kind[-1].values, {}
+    ends = {name: INTERVALS.get(name, tuple(name + end for end in QUARTILES)) for name in names if name not in alike}
+    ends = {name: pair for name, pair in ends.items() if set(pair) <= set(names)}
+    skipped = {end for pair in ends.values() for end in pair} | set(alike) | {"n"}
+    for name in names:
+        if name in skipped:
+            continue
+        (over,) = aggregate([record for record in kind if name in record.values], "what", name)
+        row[name] = _number(over.mean, over.half)
+        if over.n == 1 and name in ends:
+            row[name] += f" [{', '.join(_number(values[end]) for end in ends[name])}]"
+    for name, value in values.items():
+        if isinstance(value, list) and len(value) <= SHORT and len(kind) == 1:
+            row[name] = ", ".join(_number(number) for number in value)
+    return row
+
+
+def _number(value: float, half: float | None = None) -> str:
+    """Four digits of a number, with ± where it has one, in thousands of millions or in millions where it is large."""
+    scale, unit = next(((scale, unit) for scale, unit in SCALES if abs(value) >= scale), (1, ""))
+    text = f"{value / scale:,.0f}" if abs(value) / scale >= 1000 else f"{value / scale:.4g}"
+    spread = "" if not half else f" ± {half / scale:,.0f}" if half / scale >= 100 else f" ± {half / scale:.2g}"
+    return f"{text}{spread}{unit}"
 
 
 def _escaped(cell) -> str:

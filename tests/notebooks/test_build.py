@@ -1,5 +1,6 @@
 """The whole build, on a book of one page and one chapter: fresh after a change, and a failure is a failure."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -12,13 +13,14 @@ from nbformat import v4
 from book.tools.project import ROOT
 
 COPIED = ("_config.yml", "requirements.txt", "book/tools", "book/static", "book/references.bib", "dtl_lib/ledger.py")
+RECORDS = "dtl_lib/ledger/speed_of_data.jsonl"
 CHAPTER = "notebooks/01_a.ipynb"
 
 
 @pytest.fixture
 def book(tmp_path):
     """A checkout of this book's tools around one chapter that prints a value of the library."""
-    for name in COPIED:
+    for name in (*COPIED, RECORDS):
         source, target = ROOT / name, tmp_path / name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copytree(source, target) if source.is_dir() else shutil.copyfile(source, target)
@@ -76,6 +78,11 @@ def test_the_book_is_never_stale_and_never_quietly_broken(book):
     [
         ("# A\n\nAccuracy is 97.5 %.", "'97.5 %' is not in the output of a cell above"),
         ("# A\n\nSee [B](02_b.ipynb).", "cross-reference target not found"),
+        (
+            "# A\n\nIt makes 123.4 images/s ([record](../book/ledger.md#speed_of_data)).",
+            "cell 1: '123.4 images/s' is not in ledger.md#speed_of_data, which has n, images_per_second",
+        ),
+        ("# A\n\nIt is 123.4 ([record](../book/ledger.md#speed_of_date)).", "no 'speed_of_date': one of speed_of_data"),
     ],
 )
 def test_a_page_that_is_wrong_fails_the_build(book, text, message):
@@ -83,6 +90,28 @@ def test_a_page_that_is_wrong_fails_the_build(book, text, message):
     failed = build(book)
     assert failed.returncode == 1
     assert message in failed.stdout + failed.stderr
+
+
+def test_a_page_whose_number_is_not_in_its_record_fails_the_build(book):
+    (book / "book" / "page.md").write_text("# P\n\nIt makes 123.4 images/s ([record](ledger.md#speed_of_data)).\n")
+    failed = build(book)
+    assert failed.returncode == 1
+    assert "book/page.md: '123.4 images/s' is not in ledger.md#speed_of_data" in failed.stderr
+
+
+def test_a_link_to_a_record_leads_into_its_section_of_the_ledger(book):
+    identity = json.loads((book / RECORDS).read_text().splitlines()[-1])["id"]
+    (book / "book" / "ledger.md").write_text("# L\n\n```{ledger}\n```\n")
+    with open(book / "_toc.yml", "a") as contents:
+        contents.write("  - file: book/ledger\n")
+    write(book, "print(1)", f"# A\n\nSee [one](../book/ledger.md#{identity}), [all](../book/ledger.md#speed_of_data).")
+    built = build(book)
+    assert built.returncode == 0, built.stdout + built.stderr
+    ledger = (book / "_build/html/book/ledger.html").read_text("utf8")
+    section = ledger[ledger.index("<details>") : ledger.index("</details>")]
+    for target in (identity, "speed_of_data"):
+        assert f'href="../book/ledger.html#{target}"' in page(book)
+        assert section.index("</summary>") < section.index(f'id="{target}"')
 
 
 def test_rendering_without_running_first_is_refused(book):

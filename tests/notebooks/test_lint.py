@@ -5,10 +5,12 @@ import json
 import nbformat
 import pytest
 
-from book.tools import lint
+from book.tools import lint, numbers
 from book.tools.lint import Chapter, check, contents, stray_addresses
 from book.tools.project import read
 from book.tools.sync import sync
+from dtl_lib import ledger
+from dtl_lib.ledger import Record
 from tests.notebooks.conftest import code, markdown
 
 DESCRIBED = {
@@ -154,7 +156,17 @@ BACKED = {
     "- one\n- two: 96.1 %": False,
     "The paper reports 79.9 % ([DeiT](../book/references.md#touvron2021training)).": True,
     "The paper reports 79.9 %. See [DeiT](../book/references.md#touvron2021training).": False,
-    "We reach 61.2 ± 0.4 % ([record](../book/ledger.md#cifar-short)).": True,
+    "We reach 61.2 ± 24.8 % ([runs](../book/ledger.md#cifar)).": True,
+    "The first run reaches 51 % in 12.5 ms ([run](../book/ledger.md#FIRST)).": True,
+    "We reach 61.3 % ([runs](../book/ledger.md#cifar)).": False,
+    "The first run reaches 61 % ([run](../book/ledger.md#FIRST)).": True,
+    "The first run reaches 71 % ([run](../book/ledger.md#FIRST)).": False,
+    "The second is at 71 % ([runs](../book/ledger.md#cifar)).": True,
+    "They are 97.5 % apart ([runs](../book/ledger.md#cifar)).": True,
+    "They are 20 % apart ([runs](../book/ledger.md#cifar)).": False,
+    "They are 20 % apart ([runs](../book/ledger.md#cifar)). <!-- number: 0.712 − 0.512 -->": True,
+    "It is 20 % ([runs](../book/ledger.md#cifar), [DeiT](../book/references.md#touvron2021training)).": True,
+    "It is 97.5 % ([runs](../book/ledger.md#nothing)).": False,
     "Drop 10 % of them. <!-- number: the setting of the cell below -->": True,
     "Drop 10 % of them. <!-- a comment -->": False,
     "| a | b |\n|---|---|\n| [x](../book/references.md#touvron2021training) | 79.9 |": True,
@@ -162,15 +174,51 @@ BACKED = {
 }
 
 
+def runs(project):
+    """Two runs of one kind in the project's ledger; the first one's id."""
+    first = {"accuracy": 0.512, "seconds": 0.0125, "curve": [0.1, 0.512]}
+    for seed, values in enumerate((first, {**first, "accuracy": 0.712}, {**first, "accuracy": 0.612})):
+        date = "2026-01-31T12:00:00+00:00"
+        record = Record("cifar", "plain", "dtl train", date, "cpu", "0.1.0", "2.6", seed, 500, values)
+        ledger.append(record, project.root / "dtl_lib" / "ledger")
+    return ledger.read("cifar", project.root / "dtl_lib" / "ledger")[0].id
+
+
 @pytest.mark.parametrize("text", BACKED)
 def test_numbers_in_prose_are_backed(project, good, text):
     path, notebook = good
-    (project.root / "dtl_lib" / "ledger" / "train.jsonl").write_text('{"id": "cifar-short", "what": "x"}\n')
+    first = runs(project)
     notebook.cells[4].outputs = [nbformat.v4.new_output("stream", text="accuracy 0.9751, 1234 images/s\n")]
-    notebook.cells[5].source += "\n\n" + text
+    notebook.cells[5].source += "\n\n" + text.replace("FIRST", first)
     found = check(Chapter(project, path, notebook, notebook))
     assert (found == []) is BACKED[text], found
-    assert BACKED[text] or "is not in the output of a cell above" in found[0]
+    if "ledger.md" not in text:
+        assert BACKED[text] or "is not in the output of a cell above" in found[0]
+
+
+def test_a_recorded_number_is_looked_for_in_its_record_alone(project, good):
+    path, notebook = good
+    first = runs(project)
+    notebook.cells[5].source += f"\n\nOne reaches 71.2 % ([run](../book/ledger.md#{first}))."
+    (found,) = check(Chapter(project, path, notebook, notebook))
+    assert found.startswith(f"notebooks/01_pictures.ipynb, cell 6: '71.2 %' is not in ledger.md#{first}, which has n, ")
+    assert "accuracy, seconds, curve: state what the record holds, print what follows from it in a cell" in found
+    assert check(Chapter(project, path, notebook)) == []  # not run: a cell may yet print it
+
+
+def test_pages_state_what_the_ledger_holds(project):
+    first, page = runs(project), project.root / "book" / "page.md"
+    for text, message in {
+        "It is 61.2 ± 24.8 % ([all](ledger.md#cifar)).": "",
+        "It is 61.4 % ([all](ledger.md#cifar)).": "book/page.md: '61.4 %' is not in ledger.md#cifar, which has n",
+        f"It is 71.2 % ([all](ledger.md#{first})).": f"book/page.md: '71.2 %' is not in ledger.md#{first}",
+        "It is 61.2 % ([all](ledger.md#cifra)).": "links to ledger.md#cifra, but there is no 'cifra': one of cifar",
+        "It is 20.0 % more ([all](ledger.md#cifar)). <!-- number: 71.2 − 51.2 -->": "",
+        "Elsewhere it is 61.4 %.": "",
+    }.items():
+        page.write_text(f"# Page\n\n{text}\n")
+        found = numbers.pages(project.root)
+        assert (found == []) if not message else (len(found) == 1 and message in found[0]), found
 
 
 def test_a_number_below_its_cell_is_not_backed(project, good):

@@ -1,6 +1,10 @@
 """The pages made from records and from the parser."""
 
 import argparse
+import dataclasses
+import re
+
+import pytest
 
 from book.tools import command_line, records
 from dtl_lib import ledger
@@ -15,20 +19,58 @@ def record(seed, accuracy, what="plain | ViT"):
     )
 
 
-def test_runs_of_one_kind_are_one_row(project):
+@pytest.fixture
+def folder(project):
+    """A ledger of three runs of one kind and one of another."""
     folder = project.root / "dtl_lib" / "ledger"
     for seed, accuracy in enumerate((0.5, 0.6, 0.7)):
         ledger.append(record(seed, accuracy), folder)
     ledger.append(record(0, 0.25, what="with registers"), folder)
+    return folder
+
+
+def test_runs_of_one_kind_are_one_row(project, folder):
     table = records.tables(project.root)
-    rows = [line for line in table.splitlines() if "accuracy" in line]
-    assert len(rows) == 2
-    assert "| 0.6 | 0.25 | 3 | 500 | 2 CPU cores | 2026-11-21 | `dtl train --seed 2` |" in rows[0]
-    assert "plain \\| ViT" in rows[0]
-    assert "| 0.25 |  | 1 |" in rows[1]
+    rows = [line for line in table.splitlines() if line.startswith("|")]
+    assert rows[0] == "| what | accuracy | curve | runs | each over |" and len(rows) == 4
+    assert rows[2].endswith("plain \\| ViT | 0.6 ± 0.25 |  | 3 | 500 |")
+    assert rows[3].endswith("with registers | 0.25 | 0.1, 0.25 | 1 | 500 |")
+    assert "`dtl train --seed 2`; `dtl train --seed 0`." in table
     targets = records.ledger(project.root)
     assert {"cifar", record(1, 0.6).id} <= set(targets)
-    assert all(f'id="{target}"' in table for target in targets)
+    assert all(table.count(f'id="{target}"') == 1 for target in targets)
+
+
+def test_an_experiment_is_a_section_whose_anchors_lie_inside(project, folder):
+    for name in ("other", "third"):
+        ledger.append(dataclasses.replace(record(0, 0.1), experiment=name, id=""), folder)
+    sections = records.tables(project.root).split("<details>")[1:]
+    assert [re.search("<code>(.*)</code>", section)[1] for section in sections] == ["cifar", "other", "third"]
+    assert "</code> 4 records, 2 CPU cores, 2026-11-21</summary>" in sections[0]
+    for section in sections:
+        summary, _, rest = section.partition("</summary>")
+        assert "id=" not in summary and rest.strip().endswith("</details>") and 'id="' in rest
+
+
+def test_many_values_are_a_list_and_those_that_never_differ_are_said_once(project):
+    folder = project.root / "dtl_lib" / "ledger"
+    for seed, what in enumerate("ab"):
+        values = {name: seed + number for number, name in enumerate("uvwxy")} | {"threads": 2, "flops": 3.2e9 + seed}
+        values |= {"rate": 12345.6, "rate_low_quartile": 10.0 + seed, "rate_high_quartile": 2e4}
+        ledger.append(dataclasses.replace(record(seed, 0.1, what), values=values, id=""), folder)
+    lines = records.tables(project.root).splitlines()
+    assert "In all: threads 2, rate 12,346, rate_high_quartile 20,000." in "\n".join(lines)
+    first = next(line for line in lines if line.startswith("- "))
+    assert first.endswith("w **2**, x **3**, y **4**, flops **3.2 G**, rate_low_quartile **10**")
+
+
+def test_what_a_link_states(project, folder):
+    one = records.stated(project.root, record(1, 0.6).id)
+    assert one["accuracy"] == [0.6] and one["n"] == [500] and one["curve"] == [0.1, 0.6]
+    assert one["accuracy over runs"] == pytest.approx([0.6, 3, 0.248, 0.1], abs=1e-3)
+    every = records.stated(project.root, "cifar")
+    assert every["accuracy"] == [0.5, 0.6, 0.7, 0.25] and every["accuracy over runs"][4:] == [0.25, 1]
+    assert records.stated(project.root, "nothing") == {}
 
 
 def test_an_empty_ledger_says_so(project):

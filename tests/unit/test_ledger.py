@@ -2,11 +2,15 @@
 
 import json
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import pytest
 
 from dtl_lib import ledger
+from dtl_lib.config import ViTConfig
 from dtl_lib.ledger import Record
+from dtl_lib.train.evaluation import wilson
+from dtl_lib.train.recipe import Recipe
 
 RECORD = Record(
     experiment="recipe_shapes",
@@ -89,9 +93,54 @@ def test_an_unknown_experiment_is_refused_with_those_there_are(tmp_path):
         ledger.read("atlas", tmp_path)
 
 
-def test_every_record_that_is_kept_is_right():
-    for path in ledger.FOLDER.glob("*.jsonl"):
-        assert ledger.read(path.stem)
+def test_a_record_in_another_experiment_s_file_is_refused(tmp_path):
+    ledger.append(RECORD, tmp_path).rename(tmp_path / "atlas.jsonl")
+    with pytest.raises(ValueError, match="atlas.jsonl, line 1: experiment has to be 'atlas', as the file is called"):
+        ledger.read("atlas", tmp_path)
+
+
+KEPT = sorted(path.stem for path in ledger.FOLDER.glob("*.jsonl"))
+
+
+@pytest.mark.parametrize("experiment", KEPT)
+def test_every_record_that_is_kept_is_right(experiment):
+    records = ledger.read(experiment)  # its fields, and that each id is the hash of the rest
+    assert records and len({record.id for record in records}) == len(records)
+    now = datetime.now(UTC)
+    for record in records:
+        date = datetime.fromisoformat(record.date)
+        assert date.tzinfo is not None and datetime(2025, 1, 1, tzinfo=UTC) < date < now, record.id
+        config, recipe = record.config, record.recipe
+        if config is not None:
+            again = ledger.plain(ViTConfig.from_dict(config).to_dict())
+            assert {name: again[name] for name in config} == config, record.id
+        if recipe is not None:
+            again = ledger.plain(Recipe.from_dict(recipe).to_dict())
+            assert {name: again[name] for name in recipe} == recipe, record.id
+            assert record.seed in (None, recipe["seed"]), record.id
+        if {"accuracy", "low", "high"} <= set(record.values):
+            ends = wilson(round(record.values["accuracy"] * record.n), record.n)
+            assert [record.values["low"], record.values["high"]] == pytest.approx(ends), record.id
+
+
+def test_no_two_records_have_one_id():
+    every = [record.id for experiment in KEPT for record in ledger.read(experiment)]
+    assert len(every) == len(set(every)) and not set(every) & set(KEPT)
+
+
+def test_what_a_record_says_changes_its_id_and_an_edit_is_noticed(tmp_path):
+    path = ledger.append(RECORD, tmp_path)
+    for old, new in (
+        ('"accuracy": 0.5', '"accuracy": 0.6'),
+        ('"seed": 1', '"seed": 2'),
+        ("lr", "rl"),
+        ("some p", "a p"),
+    ):
+        text = json.dumps(RECORD.to_dict())
+        assert text.count(old) == 1
+        path.write_text(text.replace(old, new) + "\n")
+        with pytest.raises(ValueError, match="line 1: id has to be .* changed by hand"):
+            ledger.read("recipe_shapes", tmp_path)
 
 
 def test_fields_are_found_by_name():
@@ -126,3 +175,46 @@ def test_add_fills_in_where_and_when(tmp_path):
     (record,) = ledger.read("speed", tmp_path)
     assert path == tmp_path / "speed.jsonl"
     assert "CPU core" in record.device and record.torch and record.library and record.command == "dtl bench"
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """Three runs of one kind and one of another."""
+    for what, seed, accuracy in (("plain", 0, 0.1), ("plain", 1, 0.2), ("plain", 2, 0.3), ("mixup", 0, 0.5)):
+        record = replace(RECORD, id="", what=what, seed=seed, values={"accuracy": accuracy, "curve": [1.0]})
+        ledger.append(record, tmp_path)
+    return tmp_path
+
+
+def test_records_are_found_by_what_they_hold(runs):
+    assert [record.seed for record in ledger.find("recipe_shapes", runs, what="plain")] == [0, 1, 2]
+    assert [record.what for record in ledger.find("recipe_shapes", runs, seed=0)] == ["plain", "mixup"]
+    assert len(ledger.find("recipe_shapes", runs, **{"recipe.lr": 0.001, "config.plan.depth": 4})) == 4
+    for where, message in (
+        ({"what": "cutmix"}, 'recipe_shapes has no record with what=\'cutmix\'; it has "plain", "mixup"$'),
+        ({"what": "mixup", "seed": 2}, "no record with seed=2; it has 0$"),
+        ({"recipe.colour": 1}, "has no recipe.colour"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            ledger.find("recipe_shapes", runs, **where)
+
+
+def test_a_value_is_read_with_its_interval(runs):
+    found = ledger.value("recipe_shapes", "plain", "accuracy", runs)
+    assert str(found) == "0.2 ± 0.248 (95 %), n = 3"
+    assert ledger.value("recipe_shapes", "plain", "accuracy", runs, seed=1).mean == 0.2
+    for arguments, message in (
+        (("recipe", "plain", "accuracy"), "the ledger has no experiment 'recipe'; it has recipe_shapes"),
+        (("recipe_shapes", "plane", "accuracy"), "no record with what='plane'; it has \"plain\""),
+        (("recipe_shapes", "plain", "loss"), "has no loss; its values are accuracy, curve"),
+        (("recipe_shapes", "plain", "curve"), "curve of record .* is no number"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            ledger.value(*arguments, runs)
+
+
+def test_an_error_lists_a_dozen_values_and_counts_the_rest(tmp_path):
+    for seed in range(20):
+        ledger.append(replace(RECORD, id="", seed=seed), tmp_path)
+    with pytest.raises(ValueError, match="no record with seed=99; it has 0, 1, .*, 11 and 8 more$"):
+        ledger.find("recipe_shapes", tmp_path, seed=99)
