@@ -103,10 +103,12 @@ function photographs(maps, at) {
     const heads = [...Array(maps.heads).keys()].map((head) => {
       if (!bytes) return make("span", { className: "empty" });
       const from = (number * maps.heads + head) * size, codes = bytes.subarray(from, from + size);
-      const share = percent(maps.most * (Math.max(...codes) / 255) ** 2);
-      return drawMap(codes, maps, `${photo.name}, head ${head}: at most ${share} on a patch`);
+      const most = Math.max(...codes);
+      const share = `${most === 255 ? "at least" : "up to"} ${percent(maps.top * (most / 255) ** 2)}`;
+      return drawMap(codes, maps, `${photo.name}, head ${head}: ${share} on one patch`);
     });
     const image = make("img", { src: photo.uri, alt: photo.name, title: photo.name });
+    image.style.cssText = "padding: 0 !important; background: none !important";  // hosts frame pictures in the dark
     return make("div", { className: "photo", style: { "--tiles": 1 + maps.heads } }, image, ...heads);
   });
   return make("div", { className: "photos" }, ...groups);
@@ -206,7 +208,7 @@ function start(root) {
 
   function paintMaps(at, than) {
     const legend = make("div", { className: "legend small" }, "0", make("span", { className: "scale", style: { background: RAMP } }),
-      `${percent(maps.most)} of its attention`);
+      `${percent(maps.top)} of its attention, and more`);
     legend.title = "Colour goes with the root of a patch's share; the scale is one for all cells.";
     const title = make("span", { className: "name", textContent: "Where the class token looks" });
     pictures.replaceChildren(make("div", { className: "top" }, title, legend));

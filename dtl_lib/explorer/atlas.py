@@ -6,9 +6,10 @@ import io
 import json
 import uuid
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import torch
 from PIL import Image
 
 from ..atlas import Cell, Grid
@@ -21,6 +22,7 @@ from .maps import Maps
 
 HERE = Path(__file__).parent
 LEVELS = 255
+TOP = 0.99  # the share of all shares that the maps’ colours tell apart: a few patches would darken all others
 GROUPS = {"cls": "class token", "dist": "distillation token", "reg": "registers", PATCHES: "patches"}
 LAST = "of the class token’s attention in the last block"
 RATIO = "of the patch tokens’ lengths after the last block: 98th percentile over median"
@@ -55,7 +57,7 @@ class Measure:
 class Html:
     """A fragment that a notebook shows as it is."""
 
-    text: str
+    text: str = field(repr=False)
 
     def _repr_html_(self) -> str:
         return self.text
@@ -170,15 +172,15 @@ def _timeline(config: ViTConfig) -> dict:
 
 
 def _packed(maps: Maps, cells: list[Cell], config: ViTConfig) -> dict:
-    """Roots of shares as uint8 in base64, 255 for the largest share of all cells; null where there is no map."""
+    """Roots of shares as uint8 in base64, 255 for the scale's top, one for all cells; null where there is no map."""
     known = [maps.of.get(cell) for cell in cells]
     if all(found is None for found in known):
         raise ValueError("the maps are of no cell of this grid: make them from its weights")
-    most = max(found.max().item() for found in known if found is not None)
+    top = torch.cat([found.flatten() for found in known if found is not None]).quantile(TOP).item()
     _, heads, rows, columns = next(found for found in known if found is not None).shape
 
     def text(found):
-        codes = (LEVELS * (found / most).clamp(0, 1).sqrt()).round().byte()
+        codes = (LEVELS * (found / top).clamp(0, 1).sqrt()).round().byte()
         return base64.b64encode(codes.numpy().tobytes()).decode()
 
     return {
@@ -186,7 +188,7 @@ def _packed(maps: Maps, cells: list[Cell], config: ViTConfig) -> dict:
         "heads": heads,
         "rows": rows,
         "columns": columns,
-        "most": round(most, 4),
+        "top": round(top, 4),
         "seed": maps.seed,
         "of": [None if found is None else text(found) for found in known],
     }

@@ -96,13 +96,18 @@ def test_timelines_are_the_plans(state):
     assert said[Cell(POOLING)]["groups"][:2] == [["class token", 0, 0, 0], ["registers", 0, 0, 0]]
 
 
-def test_maps_share_a_scale(state):
-    packed, kept = state["maps"], made_up.maps(GRID)
-    most = max(found.max().item() for found in kept.of.values())
-    assert packed["most"] == pytest.approx(most, abs=1e-4)
+def test_maps_share_a_scale(records):
+    kept = made_up.maps(GRID)
+    torch.manual_seed(0)
+    kept = replace(kept, of={cell: 0.1 * torch.rand(3, 4, 8, 8) for cell in kept.of})
+    kept.of[CELLS[6]][0, 1, 2, 3] = 0.9
+    packed = atlas.state(GRID, records, kept)["maps"]
+    top = np.quantile(np.stack([found.numpy() for found in kept.of.values()]), 0.99)
+    assert packed["top"] == pytest.approx(top, abs=1e-4)
     for at in (0, 6, 18):
         codes = np.frombuffer(base64.b64decode(packed["of"][at]), np.uint8).reshape(3, 4, 8, 8)
-        assert np.abs((codes / 255) - (kept.of[CELLS[at]].numpy() / most) ** 0.5).max() <= 0.5 / 255 + 1e-6
+        wanted = (kept.of[CELLS[at]].numpy() / top).clip(0, 1) ** 0.5
+        assert np.abs(codes / 255 - wanted).max() <= 0.5 / 255 + 1e-6
     assert [photo["uri"][:22] for photo in packed["photos"]] == ["data:image/png;base64,"] * 3
 
 
@@ -155,6 +160,7 @@ def test_fragment_stands_alone(state):
     assert not re.search(r"https?:|\bsrc=|@import|url\(|import\s*\(|fetch\s*\(", text)
     assert len(text.encode()) <= 300_000
     assert values_in(text) == state
+    assert len(repr(atlas.view(state))) < 80  # a notebook keeps it beside the HTML
 
 
 def test_two_fragments_have_two_ids(state):

@@ -212,6 +212,9 @@ def test_fits_and_can_be_read(show, state, width, theme):
     assert page.evaluate(NAMELESS) == []
     assert page.evaluate("document.documentElement.scrollWidth - window.innerWidth") <= 0
     assert page.evaluate("document.querySelectorAll('[role=gridcell]').length") == len(CELLS)
+    surface, panel = (page.locator(part).bounding_box() for part in (".surface", ".panel"))
+    beside = panel["x"] >= surface["x"] + surface["width"] and panel["y"] == pytest.approx(surface["y"], abs=1)
+    assert beside == (width > 360) and beside != (panel["y"] >= surface["y"] + surface["height"])
     tall, wide = (page.locator("[role=gridcell]").first.bounding_box()[side] for side in ("height", "width"))
     assert tall >= 40 and wide >= 40
     assert page.locator(".dtl-atlas-view .block").evaluate_all("e => e.every(b => b.scrollWidth <= b.clientWidth)")
@@ -234,6 +237,21 @@ def test_follows_its_host(show, state, how, dark):
     page.evaluate("theme => { document.documentElement.dataset.theme = theme }", "light" if dark else "dark")
     page.wait_for_timeout(50)
     assert (page.get_attribute(".dtl-atlas", "data-dark") is not None) != dark
+
+
+def test_the_books_frames_are_taken_off(show, state):
+    """The theme's rules for outputs in the dark, in short."""
+    page = show(attributes=" data-theme=dark")
+    rule = "background: #fff !important; padding: 8px"
+    page.add_style_tag(content=f"html[data-theme] .bd .cell_output img {{ {rule} }} .text_html {{ background: #fff }}")
+    page.set_content(
+        page.content().replace("</div>", "", 1)
+        + f"""<div class="bd"><div class="cell_output">
+        <div class="text_html">{atlas.view(state).text}</div></div></div>"""
+    )
+    style = "(e) => [getComputedStyle(e).backgroundColor, getComputedStyle(e).padding]"
+    for part in (".text_html", ".photo img >> nth=0"):
+        assert page.locator(part).evaluate(style) == ["rgba(0, 0, 0, 0)", "0px"]
 
 
 def test_two_on_a_page(show, state):
