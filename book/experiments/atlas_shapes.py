@@ -6,7 +6,8 @@ trains the atlas's small model with the class token at 0, at 4 and in class atte
 from 0, on `shapes` level 1, and measures the class token's map in the last block where it asks (experiment
 `atlas_shapes`): mean over heads, and the one head that overlaps most on held-out shapes. Beside each score stands what
 a flat map gets (`chance`), the same maps on other images' objects (`elsewhere`), the model before it was trained
-(`untrained`), and the patches' brightness taken as a map (`bright`): at level 1 the object is the brighter thing.
+(`untrained`), the patches' brightness taken as a map (`bright`; at level 1 the object is the brighter thing), and how
+much of each patch the object covers (`cover`): about the best that a map can do.
 A run that has its record is not run again, so an interrupted command goes on where it stopped. One thread: the numbers
 do not depend on the cores.
 """
@@ -61,13 +62,15 @@ def look(model: ViT, untrained: ViT, sets: data.Sets) -> dict:
     head = objects.iou(chosen, masks(sets.held_out)).mean(dim=0).argmax().item()
     maps, tape = class_maps(model, sets.test)
     before, _ = class_maps(untrained, sets.test)
-    last, bright = model.plan.blocks - 1, brightness(sets.test, model.config.patch_size)
+    last, there, patch = model.plan.blocks - 1, masks(sets.test), model.config.patch_size
+    bright, cover = (by_patch(pixels, patch) for pixels in (sets.test.raw(torch.arange(len(sets.test))), there))
     values = {"head": head, "norm_ratio": norm_ratio(tape, model.plan.depth - 1)}
     values["entropy"] = entropy(attention_row(tape, last)).mean().item()
     if "reg" in model.plan.layout(last):
         values["on_registers"] = share(tape, last, "reg").mean().item()
-    looks = {"": maps.mean(dim=1), "_head": maps[:, head], "_untrained": before.mean(dim=1), "_bright": bright}
-    return values | scores(looks, masks(sets.test)) | scores({"_heads": maps}, masks(sets.test))
+    looks = {"": maps.mean(dim=1), "_head": maps[:, head], "_untrained": before.mean(dim=1)}
+    looks |= {"_bright": bright, "_cover": cover}
+    return values | scores(looks, there) | scores({"_heads": maps}, there)
 
 
 def scores(looks: dict[str, torch.Tensor], there: torch.Tensor) -> dict:
@@ -81,9 +84,9 @@ def scores(looks: dict[str, torch.Tensor], there: torch.Tensor) -> dict:
     return values
 
 
-def brightness(images: Shapes, patch: int) -> torch.Tensor:
-    """How bright each patch is, `(batch, rows, columns)`."""
-    pixels = images.raw(torch.arange(len(images))).float()
+def by_patch(pixels: torch.Tensor, patch: int) -> torch.Tensor:
+    """Means over patches, `(batch, rows, columns)`, of `(batch, height, width)`, or with colours before the height."""
+    pixels = (pixels if pixels.ndim == 4 else pixels[:, None]).float()
     return reduce(pixels, "b colours (rows h) (columns w) -> b rows columns", "mean", h=patch, w=patch)
 
 

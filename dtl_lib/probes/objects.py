@@ -17,7 +17,7 @@ SHIFTS = 8
 def pointing_game(maps: Tensor, masks: Tensor) -> Tensor:
     """Whether the largest value of each map lies on the object: 1 or 0, and the mean over patches that share it.
 
-    The rules of the pointing game (Top-down Neural Attention by Excitation Backprop, Zhang et al. 2016, §4.2): one
+    The rules of the pointing game (Top-down Neural Attention by Excitation Backprop, Zhang et al. 2016): one
     point a map, a hit or a miss. Here the point is a patch, and a patch is the object's where more than half of its
     pixels are. There is no margin around the object. On an object that has no such patch nothing is a hit.
 
@@ -44,7 +44,8 @@ def iou(maps: Tensor, masks: Tensor, mass: float = MASS) -> Tensor:
 
     As masks are made of maps in Emerging Properties in Self-Supervised Vision Transformers (Caron et al. 2021, §4.2.2,
     figure 4): the largest values are kept until they hold 60 % of the map. A value that is as large as the smallest
-    one kept is kept too, so a flat map keeps everything.
+    one kept is kept too, so a flat map keeps everything. How much of each patch the object covers is a map that scores
+    well below 1: 60 % of it leaves the object's edge out.
 
     Args:
         maps, masks: as in `pointing_game`; maps without negative values.

@@ -11,7 +11,7 @@ from dtl_lib.atlas import ATTENTION, Cell
 from dtl_lib.probes.objects import iou
 
 CELL = Cell(ATTENTION, 0, 4)
-PLACES = ("", "_head", "_untrained", "_bright", "_chance", "_elsewhere")
+PLACES = ("", "_head", "_untrained", "_bright", "_cover", "_chance", "_elsewhere")
 
 
 @pytest.fixture
@@ -51,6 +51,7 @@ def test_runs_their_records_and_their_weights(few, tmp_path, capsys):
             assert all(0 <= record.get(name + place) <= 1 for place in PLACES)
             heads = record.get(f"{name}_heads")
             assert len(heads) == 4 and heads[record.get("head")] == pytest.approx(record.get(f"{name}_head"))
+        assert record.get("pointing_cover") == 1 and record.get("iou_cover") > 0.5 > record.get("iou_chance")
         assert record.get("pointing_bright") > 0.9 > record.get("pointing_chance")
         assert record.get("norm_ratio") >= 1 and 0 < record.get("on_registers") < 1 and record.get("entropy") > 0
     model = checkpoint.load_model(tmp_path / "weights" / "shapes_class_attention_4_registers_at_0_seed0.safetensors")
