@@ -75,7 +75,7 @@ function apart(measure, value, than) {
 }
 
 function timeline(cell) {
-  const blocks = cell.depth + cell.class_blocks;
+  const blocks = cell.depth + cell.class_blocks, step = Math.ceil(blocks / 9);  // two digits need room on a phone
   const told = cell.groups.map(([name, , enter, leave]) => leave ? `${name}: blocks ${enter} to ${leave - 1}` : `no ${name}`);
   const lines = cell.groups.map(([name, tokens, enter, leave]) => make("div", {},
     make("span", { textContent: !leave ? `no ${name}` : tokens > 1 ? `${tokens} ${name}` : name }),
@@ -83,7 +83,7 @@ function timeline(cell) {
     ...(leave ? [make("span", { className: "bar", style: {
       "grid-column": `${enter + 2} / ${leave + 2}`, background: COLOURS[name] ?? "var(--reg)" } })] : [])));
   const axis = make("div", {}, make("span", { className: "small", textContent: "block" }),
-    ...[...Array(blocks).keys()].map((block) => make("span", { className: "block", textContent: block })));
+    ...[...Array(blocks).keys()].map((block) => make("span", { className: "block", textContent: block % step ? "" : block })));
   const label = `Token plan. ${told.join("; ")}.`;
   return make("div", { className: "plan", role: "img", "aria-label": label, style: { "--blocks": blocks } }, ...lines, axis);
 }

@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from dtl_lib.atlas import grids
 from dtl_lib.explorer import atlas
 from tests.unit import made_up_atlas as made_up
 
@@ -217,7 +218,20 @@ def test_fits_and_can_be_read(show, state, width, theme):
     assert beside == (width > 360) and beside != (panel["y"] >= surface["y"] + surface["height"])
     tall, wide = (page.locator("[role=gridcell]").first.bounding_box()[side] for side in ("height", "width"))
     assert tall >= 40 and wide >= 40
-    assert page.locator(".dtl-atlas-view .block").evaluate_all("e => e.every(b => b.scrollWidth <= b.clientWidth)")
+
+
+@pytest.mark.parametrize("grid", grids().values(), ids=grids())
+@pytest.mark.parametrize("width", [360, 1440])
+def test_every_grid_has_room(show, grid, width):
+    page = show(atlas.state(grid, made_up.records(grid)), width=width)
+    for button in page.locator("[data-measure]").all():
+        button.click()
+        texts = page.locator(".dtl-atlas-view :is([role=gridcell], .block, .head)")
+        assert (
+            texts.evaluate_all("all => all.filter(e => e.scrollWidth > e.clientWidth + 1).map(e => e.textContent)")
+            == []
+        )
+    assert page.evaluate("document.documentElement.scrollWidth - window.innerWidth") <= 0
 
 
 @pytest.mark.parametrize(
