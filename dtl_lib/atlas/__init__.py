@@ -1,6 +1,60 @@
 """The location atlas: the same training for every place at which tokens can enter, and what came of it."""
 
+from .analysis import (
+    Estimate,
+    Surface,
+    Tested,
+    best,
+    main_effects,
+    means,
+    norm_ratio,
+    number,
+    numbers,
+    pareto,
+    slope,
+    surface,
+    tested,
+    verdict,
+)
+from .contrasts import Contrast, contrasts
+from .findings import Findings, costs, find
 from .grid import ATTENTION, POOLING, Cell, Grid, grids
-from .run import Interrupted, missing, read, run
+from .run import Interrupted, count, left, mend, missing, read, records_file, run, sweep
+from .workers import Failed
 
-__all__ = ["ATTENTION", "POOLING", "Cell", "Grid", "Interrupted", "grids", "missing", "read", "run"]
+__all__ = [
+    "ATTENTION",
+    "POOLING",
+    "Cell",
+    "Contrast",
+    "Estimate",
+    "Failed",
+    "Findings",
+    "Grid",
+    "Interrupted",
+    "Surface",
+    "Tested",
+    "best",
+    "contrasts",
+    "costs",
+    "count",
+    "find",
+    "grids",
+    "left",
+    "main_effects",
+    "means",
+    "mend",
+    "missing",
+    "norm_ratio",
+    "number",
+    "numbers",
+    "pareto",
+    "read",
+    "records_file",
+    "run",
+    "slope",
+    "surface",
+    "sweep",
+    "tested",
+    "verdict",
+]

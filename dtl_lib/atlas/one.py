@@ -35,16 +35,18 @@ def fresh(grid: Grid, cell: Cell, seed: int) -> ViT:
 
 def train_cell(
     grid: Grid, cell: Cell, seed: int, sets, folder: str | Path | None = None, device: str | None = None,
-    on_step: Callable[[], None] | None = None,
+    on_step: Callable[[int], None] | None = None,
 ) -> tuple[ViT, dict]:  # fmt: skip
     """Train one cell from one seed; the model, and the values of its record with `n`, the test images.
 
     Args:
+        sets: `grid.sets()`.
         folder: where to keep the weights; None keeps none.
-        on_step: called after every step.
+        device: as in `fit`.
+        on_step: called after every step, with its number.
     """
     recipe = replace(grid.recipe, seed=seed)
-    step = (lambda *_: on_step()) if on_step else None
+    step = (lambda number, *_: on_step(number)) if on_step else None
     model = fresh(grid, cell, seed)
     found = fit(model, sets, recipe, device=device, progress=False, on_step=step)
     values = {

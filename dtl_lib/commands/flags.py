@@ -165,13 +165,17 @@ def bench(parser: Parser) -> None:
 
 def atlas(parser: Parser) -> None:
     """`dtl atlas`."""
-    parser.add_argument("what", choices=("run", "show"), help="train what has no record yet, or draw what there is")
+    parser.add_argument("what", choices=("run", "show"), help="train what has no record yet, or print what there is")
     parser.add_argument("--grid", choices=("cpu", "gpu"), default="cpu", help="which places and how long (default cpu)")
     parser.add_argument("--records", metavar="DIR", help="where the records are (default the ledger's own)")
-    parser.add_argument("--weights", metavar="DIR", help="keep every run's weights there")
-    parser.add_argument("--jobs", type=_positive, default=1, metavar="N", help="runs beside each other (default 1)")
-    parser.add_argument("--device", metavar="NAME", help="cuda, cpu, … (default the GPU where there is one)")
-    parser.add_argument("--quiet", action="store_true", help="no progress bar, a line a run")
+    training = parser.add_argument_group("dtl atlas run")
+    training.add_argument("--weights", metavar="DIR", help="keep every run's weights there")
+    training.add_argument("--jobs", type=_positive, metavar="N", help="runs beside each other (default 1)")
+    training.add_argument("--device", metavar="NAME", help="cuda, cpu, … (default the GPU where there is one)")
+    training.add_argument("--quiet", action="store_true", help="no progress bar, a line a run")
+    shown = parser.add_argument_group("dtl atlas show")
+    shown.add_argument("--value", metavar="NAME", help="any number in the records (default accuracy)")
+    shown.add_argument("--figure", metavar="FILE", help="draw it there too: .png, .pdf or .svg")
 
 
 def zoo(parser: Parser) -> None:

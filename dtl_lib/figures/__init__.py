@@ -4,10 +4,12 @@ from .curves import show_bars, show_curves, show_intervals, show_lines
 from .images import show_images, show_patches
 from .maps import show_maps, show_matrix, show_similarity, show_table
 from .style import COLOURS, styled
+from .surface import show_atlas, show_pareto, show_surface
 from .timeline import show_timeline
 
 __all__ = [
     "COLOURS",
+    "show_atlas",
     "show_bars",
     "show_curves",
     "show_images",
@@ -15,8 +17,10 @@ __all__ = [
     "show_lines",
     "show_maps",
     "show_matrix",
+    "show_pareto",
     "show_patches",
     "show_similarity",
+    "show_surface",
     "show_table",
     "show_timeline",
     "styled",

@@ -1,11 +1,13 @@
 """Every figure draws what it is given, and leaves pyplot and the reader's style as they were."""
 
+import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from dtl_lib import figures
 from dtl_lib.figures.style import ABSENT
@@ -14,6 +16,10 @@ from dtl_lib.tokens import Group, TokenPlan
 PHOTO = np.random.default_rng(0).integers(0, 255, (32, 48, 3), dtype=np.uint8)
 MAPS = torch.rand(3, 2, 3)
 PLAN = TokenPlan(4, (Group("cls", 1, 2), Group("reg", 4, 1, 3)), class_blocks=2)
+
+SURFACE = {"values": [[1.0, 2.0, 3.0], [4.0, float("nan"), 6.0]], "rows": ["0", "2"], "columns": ["none", "0", "2"]}
+POINTS = {"a": (1.0, 40.0, 0.5), "b": (2.0, 39.0, 0.5), "c": (2.01, 41.0, 0.5), "d": (3.0, 42.0)}
+PARETO = {"points": POINTS, "front": ["a", "c", "d"], "kinds": {"a": "one", "b": "one", "c": "two", "d": "two"}}
 
 DRAWN = {
     "images": lambda: figures.show_images([PHOTO, PHOTO[..., 0]], ["colour", "grey"]),
@@ -28,6 +34,12 @@ DRAWN = {
     "curves": lambda: figures.show_curves({"a": ([1, 2], [3, 4], [2, 3], [4, 5])}, "x", "y", level=(3, "l"), log="xy"),
     "lines": lambda: figures.show_lines(torch.rand(2, 5), ["a", "b"], "x", "y"),
     "intervals": lambda: figures.show_intervals({"a": (1.0, 0.1), "b": (2.0, 0.2)}, "x", reference="a"),
+    "agreement": lambda: figures.show_agreement({"a": [(1.0, 1.1, 0.9, 1.2)], "b": [(0.9, 0.9, 0.8, 1)]}, "x", "y"),
+    "differences": lambda: figures.show_intervals({"a": (1.0, 0.1), "b": (2.0, 1.9, 2.2)}, "x", level=0.0),
+    "surface": lambda: figures.show_surface(**SURFACE, half=0.25, label="accuracy, %", mark=(1, 2)),
+    "pareto": lambda: figures.show_pareto(**PARETO),
+    "pareto, bare": lambda: figures.show_pareto(POINTS),
+    "atlas": lambda: figures.show_atlas({**SURFACE, "mark": (0, 0)}, PARETO),
     "bars": lambda: figures.show_bars(["a", "b"], [0.3, 0.7], "share"),
 }
 
@@ -72,3 +84,53 @@ def test_a_map_that_is_no_numbers_is_grey_and_changes_no_other():
     grey, drawn = (axis.images[0] for axis in figure.axes)
     assert grey.get_array().mask.all() and to_hex(grey.get_cmap().get_bad()) == ABSENT
     assert drawn.get_clim() == (0, pytest.approx(float(np.asarray(MAPS[0]).max())))
+
+
+def luminance(colour) -> float:
+    """What a grey printer makes of it: WCAG's relative luminance."""
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in matplotlib.colors.to_rgb(colour)]
+    return float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
+
+
+def test_the_surface_says_every_number_once_and_leaves_blank_what_is_missing():
+    axis, bar = DRAWN["surface"]().axes
+    texts = {text.get_position(): text for text in axis.texts}
+    expected = {(x, y): v for y, row in enumerate(SURFACE["values"]) for x, v in enumerate(row) if v == v}
+    assert {place: float(text.get_text()) for place, text in texts.items()} == expected
+    assert axis.get_xlabel() == "registers enter at" and axis.get_ylabel() == "class token enters at"
+    assert [label.get_text() for label in axis.get_yticklabels()] == SURFACE["rows"]
+    assert bar.get_ylabel() == "accuracy, %\n± 0.25 a cell (95 %)"
+    for outline in axis.patches:
+        assert (outline.get_x(), outline.get_y()) == (2 - 0.5, 1 - 0.5)
+
+
+def test_the_surface_is_read_in_grey():
+    values = np.arange(24.0).reshape(6, 4)
+    axis = figures.show_surface(values, list("abcdef"), list("abcd")).axes[0]
+    (image,) = axis.images
+    shades = [luminance(image.to_rgba(value)[:3]) for value in values.flat]
+    assert shades == sorted(shades) and len(set(shades)) == 24
+    for text, shade in zip(axis.texts, shades):
+        low, high = sorted((shade, luminance(text.get_color())))
+        assert (high + 0.05) / (low + 0.05) > 4.4  # WCAG's contrast
+
+
+def test_the_front_is_named_and_no_two_names_touch():
+    (axis,) = DRAWN["pareto"]().axes
+    letters = [text for text in axis.texts if text.get_text()]
+    assert [letter.get_text() for letter in letters] == ["A", "B", "C"]
+    assert [letter.xy for letter in letters] == [POINTS[name][:2] for name in PARETO["front"]]
+    assert [text.get_text() for text in axis.get_legend().get_texts()][-3:] == PARETO["front"]
+    many = {str(at): (1 + at / 1000, 40 + at) for at in range(20)}
+    (axis,) = figures.show_pareto({**many, "far": (9.0, 30.0)}, list(many)).axes
+    boxes = [Text.get_window_extent(letter) for letter in axis.texts]  # without the line to its point
+    assert len(boxes) == 20 and all(one.x1 <= two.x0 for one, two in zip(boxes, boxes[1:]))
+    assert all(axis.bbox.x0 <= box.x0 and box.x1 <= axis.bbox.x1 + 10 for box in boxes)
+
+
+def test_the_front_rises_in_steps_and_shapes_tell_the_kinds():
+    (axis,) = DRAWN["pareto"]().axes
+    (steps,) = (line for line in axis.lines if line.get_drawstyle() == "steps-post")
+    assert list(zip(*steps.get_data())) == [POINTS[name][:2] for name in PARETO["front"]]
+    shapes = {line.get_xdata()[0]: line.get_marker() for line in axis.lines if line.get_marker() in ("o", "s")}
+    assert shapes == {1.0: "o", 2.0: "o", 2.01: "s", 3.0: "s"}

@@ -1,0 +1,153 @@
+"""The atlas: a value for every place at which tokens can enter, and accuracy against cost."""
+
+from collections.abc import Mapping, Sequence
+from string import ascii_uppercase
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from .style import COLOURS, MAP, MARK, array, styled
+
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+DARK = 0.5  # a cell below this lightness takes white text
+
+
+@styled
+def show_surface(
+    values, rows: Sequence[str], columns: Sequence[str], half: float | None = None, label: str = "",
+    mark: tuple[int, int] | None = None, digits: int = 1,
+) -> Figure:  # fmt: skip
+    """A value for every cell of a grid, as a heat map with the numbers in it; lighter is more, in grey too.
+
+    Args:
+        values: (rows, columns); what is no number stays blank.
+        rows: where the class token enters, one name a row.
+        columns: where the registers enter, one name a column.
+        half: half of a cell's interval, said once.
+        label: what the values are, with their unit.
+        mark: (row, column) of a cell to outline.
+        digits: after the point.
+    """
+    figure = plt.figure(figsize=_surface_size(rows, columns))
+    _surface(figure, values, rows, columns, half, label, mark, digits)
+    return figure
+
+
+@styled
+def show_pareto(
+    points: Mapping[str, tuple[float, ...]], front: Sequence[str] = (), kinds: Mapping[str, str] | None = None,
+    x: str = "M multiply–adds an image", y: str = "test accuracy, %", width: float = 8.4,
+) -> Figure:  # fmt: skip
+    """Accuracy against cost, with intervals; the front is a line of steps, and its points are named in a key.
+
+    Args:
+        points: name → (cost, accuracy), or (cost, accuracy, half of its interval).
+        front: the names on the front, the cheapest first.
+        kinds: name → what kind of point it is, which its shape and colour tell.
+        x, y: what cost and accuracy are, with their unit.
+    """
+    figure = plt.figure(figsize=(width, 4.0))
+    _pareto(figure, points, front, kinds or {}, x, y)
+    return figure
+
+
+@styled
+def show_atlas(surface: Mapping, pareto: Mapping) -> Figure:
+    """A surface, and below it accuracy against cost; each is given the arguments of its own function, by name."""
+    width, height = _surface_size(surface["rows"], surface["columns"])
+    figure = plt.figure(figsize=(max(width, 8.4), height + 4.2))
+    above, below = figure.subfigures(2, 1, height_ratios=(height, 4.2), hspace=0.04)
+    _surface(above, **{"half": None, "label": "", "mark": None, "digits": 1, **surface})
+    _pareto(below, **{"front": (), "kinds": {}, "x": "M multiply–adds an image", "y": "test accuracy, %", **pareto})
+    return figure
+
+
+def _surface_size(rows: Sequence[str], columns: Sequence[str]) -> tuple[float, float]:
+    return 3.4 + 0.85 * len(columns), 1.3 + 0.48 * len(rows)
+
+
+def _surface(figure, values, rows, columns, half, label, mark, digits) -> None:
+    axis, values = figure.subplots(), np.asarray(array(values), dtype=float)
+    drawn = axis.imshow(values, cmap=MAP, aspect="auto")
+    axis.set_xticks(range(len(columns)), columns)
+    axis.set_yticks(range(len(rows)), rows)
+    axis.set(xlabel="registers enter at", ylabel="class token enters at")
+    axis.tick_params(length=0)
+    axis.spines[:].set_visible(False)
+    for place, value in np.ndenumerate(values):
+        if np.isfinite(value):
+            colour = "white" if _lightness(drawn.to_rgba(value)) < DARK else "black"
+            axis.text(place[1], place[0], f"{value:.{digits}f}", ha="center", va="center", color=colour)
+    if mark is not None:
+        corner = (mark[1] - 0.5, mark[0] - 0.5)
+        for colour, line in (("white", 6), (MARK, 3)):  # a rim, so that it stands out in grey too
+            axis.add_patch(
+                Rectangle(corner, 1, 1, fill=False, edgecolor=colour, linewidth=line, clip_on=False, zorder=3)
+            )
+    interval = "" if half is None else f"\n± {half:.{digits + 1}f} a cell (95 %)"
+    figure.colorbar(drawn, ax=axis, label=f"{label}{interval}", pad=0.03)
+
+
+def _pareto(figure, points, front, kinds, x, y) -> None:
+    axis, shapes = figure.subplots(), {}
+    for name, (cost, accuracy, *half) in points.items():
+        kind = kinds.get(name, "")
+        marker, colour = shapes.setdefault(kind, (MARKERS[len(shapes)], COLOURS[len(shapes)]))
+        face = colour if name in front else "white"
+        axis.errorbar(
+            cost, accuracy, yerr=half or None, fmt=marker, color=colour, markerfacecolor=face, markersize=7,
+            elinewidth=1, zorder=3 if name in front else 2,
+        )  # fmt: skip
+    across, up = ([points[name][part] for name in front] for part in (0, 1))
+    axis.step(across, up, where="post", color="black", linewidth=1.2, zorder=1)
+    axis.set(xlabel=x, ylabel=y)
+    axis.margins(x=0.05)
+    letters = [_letter(index) for index in range(len(front))]
+    for letter, place, name in zip(letters, _apart(across, axis.get_xlim()), front):
+        axis.annotate(
+            letter, points[name][:2], (place, 1.03), textcoords="axes fraction", ha="center", va="bottom",
+            weight="bold", arrowprops={"arrowstyle": "-", "color": "#777777", "linewidth": 0.7, "linestyle": ":"},
+        )  # fmt: skip
+    _key(axis, [(kind, *shape) for kind, shape in shapes.items() if kind], dict(zip(letters, front)))
+
+
+def _key(axis, shapes, letters: Mapping[str, str]) -> None:
+    """What the shapes and the letters mean, beside the axis."""
+    lines = [
+        plt.Line2D([], [], marker=marker, color=colour, markerfacecolor="white", linestyle="", markersize=7)
+        for _, marker, colour in shapes
+    ]
+    names = [kind for kind, *_ in shapes]
+    if letters:
+        lines.append(plt.Line2D([], [], color="black", linewidth=1.2))
+        names.append("no cell is cheaper and better:")
+        lines += [
+            plt.Line2D([], [], marker=rf"$\mathrm{{{letter}}}$", color="black", linestyle="") for letter in letters
+        ]
+        names += letters.values()
+    if names:
+        axis.legend(lines, names, loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=9.5)
+
+
+def _apart(places: Sequence[float], limits: tuple[float, float], gap: float = 0.035) -> list[float]:
+    """Ascending places as shares of an axis, moved so that each is at least a gap from the next."""
+    low, high = limits
+    found = [(place - low) / (high - low) for place in places]
+    for index in range(1, len(found)):
+        found[index] = max(found[index], found[index - 1] + gap)
+    for index in reversed(range(len(found))):
+        found[index] = min(found[index], 1 - gap * (len(found) - 1 - index))
+    return found
+
+
+def _letter(index: int) -> str:
+    return ascii_uppercase[index] if index < len(ascii_uppercase) else str(index + 1)
+
+
+def _lightness(colour) -> float:
+    """Of a colour, 0 … 1: CIE L* over 100."""
+    red, green, blue = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour[:3])
+    luminance = 0.2126 * red + 0.7152 * green + 0.0722 * blue
+    return 1.16 * luminance ** (1 / 3) - 0.16 if luminance > 0.008856 else 9.033 * luminance
