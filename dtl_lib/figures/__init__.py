@@ -1,6 +1,6 @@
 """Numbers → matplotlib. A function here draws what it is given; it computes nothing."""
 
-from .curves import show_bars, show_curves, show_intervals, show_lines
+from .curves import show_agreement, show_bars, show_curves, show_intervals, show_lines
 from .images import show_images, show_patches
 from .maps import show_maps, show_matrix, show_similarity, show_table
 from .style import COLOURS, styled
@@ -9,6 +9,7 @@ from .timeline import show_timeline
 
 __all__ = [
     "COLOURS",
+    "show_agreement",
     "show_atlas",
     "show_bars",
     "show_curves",

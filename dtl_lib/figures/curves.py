@@ -71,14 +71,19 @@ def show_lines(
 
 @styled
 def show_intervals(
-    estimates: Mapping[str, tuple[float, ...]], x: str, reference: str | None = None, width: float = 6.4
+    estimates: Mapping[str, tuple[float, ...]],
+    x: str,
+    reference: str | None = None,
+    width: float = 6.4,
+    level: float | None = None,
 ) -> Figure:
-    """Estimates with their ± from top to bottom, with a line through the one to compare with.
+    """Estimates with their ± from top to bottom, with a line through what to compare them with.
 
     Args:
         estimates: name → (value, half width of its interval), or (value, low, high).
         x: what the values are, with their unit.
         reference: the name of the estimate to compare with.
+        level: a value to compare with, such as 0 for differences.
     """
     figure, axis = plt.subplots(figsize=(width, 0.7 + 0.34 * len(estimates)))
     for row, (name, (value, *interval)) in enumerate(estimates.items()):
@@ -87,6 +92,8 @@ def show_intervals(
         axis.errorbar(value, row, xerr=[[below], [above]], fmt="o", color=colour, capsize=3)
     if reference is not None:
         axis.axvline(estimates[reference][0], color=COLOURS[1], linewidth=1, linestyle=":")
+    if level is not None:
+        axis.axvline(level, color="#777777", linewidth=1, linestyle=":")
     axis.set_yticks(range(len(estimates)), list(estimates))
     axis.invert_yaxis()
     axis.set(xlabel=x)
@@ -112,4 +119,28 @@ def show_bars(names: Sequence[str], values, x: str, width: float = 5.6, digits: 
     axis.invert_yaxis()
     axis.set(xlabel=x, xlim=(0, 1.12 * max(array(values))))
     axis.tick_params(left=False)
+    return figure
+
+
+@styled
+def show_agreement(
+    groups: Mapping[str, Sequence[tuple[float, float, float, float]]], x: str, y: str, size: float = 4.2
+) -> Figure:
+    """What was measured against what was predicted, with the line where both agree.
+
+    Args:
+        groups: name → points: predicted, measured, and the ends of the measurement's interval.
+        x, y: what the axes are, with their unit.
+        size: inches a side.
+    """
+    figure, axis = plt.subplots(figsize=(size * 1.5, size))
+    for index, (name, points) in enumerate(groups.items()):
+        across, up, low, high = (array(values) for values in zip(*points))
+        ends, colour = [up - low, high - up], COLOURS[index % len(COLOURS)]
+        axis.errorbar(across, up, yerr=ends, fmt="osD^v"[index % 5], color=colour, label=name, capsize=2, linewidth=1)
+    ends = [min(axis.get_xlim()[0], axis.get_ylim()[0]), max(axis.get_xlim()[1], axis.get_ylim()[1])]
+    axis.plot(ends, ends, color="#777777", linewidth=1, linestyle=":", label="as predicted", zorder=0)
+    axis.set(xlabel=x, ylabel=y, xlim=ends, ylim=ends)
+    axis.set_box_aspect(1)
+    axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
