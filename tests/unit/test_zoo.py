@@ -1,5 +1,6 @@
 """The zoo: its models are what their cards say, damage is refused, and a model is added with a whole card."""
 
+import functools
 import json
 import os
 import shutil
@@ -124,10 +125,7 @@ def test_a_card_that_lacks_something_is_refused(filled, field):
     card = json.loads((filled / "small.json").read_text())
     zoo.check(card, "small")
     *above, last = field.split(".")
-    inner = card
-    for part in above:
-        inner = inner[part]
-    del inner[last]
+    del functools.reduce(dict.get, above, card)[last]
     with pytest.raises(ValueError, match=f"card of zoo/small does not say its {field}"):
         zoo.check(card, "small")
 
@@ -145,8 +143,8 @@ def flip(folder):
 
 
 def cut(folder):
-    content = (folder / "small.safetensors").read_bytes()
-    (folder / "small.safetensors").write_bytes(content[:-1000])
+    file = folder / "small.safetensors"
+    file.write_bytes(file.read_bytes()[:-1000])
 
 
 def flatter(folder):
@@ -165,13 +163,9 @@ def swap_weights(folder):
     save_file(tensors, folder / "small.safetensors", metadata={"card": json.dumps(card)})
 
 
-def swap_file(folder):
-    shutil.copyfile(folder / "other.safetensors", folder / "small.safetensors")
-
-
-def swap_all(folder):
-    swap_file(folder)
-    shutil.copyfile(folder / "other.json", folder / "small.json")
+def swap(folder, *ends):
+    for end in ends:
+        shutil.copyfile(folder / f"other.{end}", folder / f"small.{end}")
 
 
 DAMAGE = {
@@ -180,8 +174,8 @@ DAMAGE = {
     flatter: "its card is not the one that was saved",
     flatter_beside: "the card is not the one that was saved",
     swap_weights: "its tensors are not those that were saved",
-    swap_file: "do not belong together",
-    swap_all: "zoo/small holds the model zoo/other",
+    lambda folder: swap(folder, "safetensors"): "do not belong together",
+    lambda folder: swap(folder, "safetensors", "json"): "zoo/small holds the model zoo/other",
     lambda folder: (folder / "small.json").unlink(): "a model of the zoo has its card beside it",
     lambda folder: (folder / "small.json").write_text("{"): "the card is not the one that was saved",
 }
