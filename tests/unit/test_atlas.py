@@ -155,7 +155,7 @@ class TestSurface:
     def test_intervals_hold_the_truth_as_often_as_they_say(self):
         few, truth = CELLS[:6], np.array([0, 1, 2, 3, 4, 5.0])
         weights = dict(zip(few, (0.5, 0.5, 0, 0, -0.5, -0.5)))
-        held, times = 0, 400
+        held, times = 0, 200
         for draw in range(times):
             seeds = 10 * noise(3, seed=1000 + draw)
             found = atlas.surface(records(truth[:, None] + seeds + noise(6, 3, seed=draw), few)).estimate(weights)
