@@ -11,6 +11,7 @@ from multiprocessing import connection, resource_tracker
 
 import torch
 
+from ..bench import keep_memory
 from ..train.watch import first_line
 from .grid import Grid, Job
 from .one import train_cell
@@ -129,6 +130,8 @@ def _work(pipe, step, grid: Grid, weights, device: str, threads: int) -> None:
     """What a worker does: jobs from the pipe, their values or what went wrong back into it."""
     threading.Thread(target=_leave_with, args=(multiprocessing.parent_process(),), daemon=True).start()
     torch.set_num_threads(threads)
+    if device == "cpu":
+        keep_memory()
     sets = None
 
     def count(number: int) -> None:
