@@ -112,7 +112,7 @@ def run(grid: Grid, cell: Cell, seed: int, sets: data.Sets, folder: str | None, 
     about = {"config": model.config.to_dict(), "recipe": replace(grid.recipe, seed=seed).to_dict()}
     if weights:
         card = {
-            "data": {part: getattr(sets, part).describe() for part in ("train", "held_out", "test")},
+            "data": {"name": sets.train.name, "fingerprint": sets.train.fingerprint()},
             "recipe": about["recipe"], "seed": seed, "accuracy": values["accuracy"], "n": n, "command": command,
             "device": ledger.device_name("cpu"), "minutes": values["seconds"] / 60,
         }  # fmt: skip
