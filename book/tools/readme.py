@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterator
 
 from book.tools.project import Project, read
-from dtl_lib import ledger
+from dtl_lib import atlas, ledger
 
 # experiment, what its records begin with, value, how to say it
 TRAINED = (
@@ -34,6 +34,12 @@ MEASURED = (
     (LOOKING, "the_same_and_the_class_token", "the same, reading the class token's maps of every block"),
 )
 
+# a contrast of the atlas, how to say it
+COMPARED = {
+    "class token late − early": "six blocks, CIFAR-10 seen once: class token from block 4 or 5, against 0 or 2",
+    "registers − none": "the same: four registers, against none",
+}
+
 
 def chapters(project: Project) -> str:
     """A row a chapter: number, title, question, Colab."""
@@ -59,6 +65,7 @@ def _rows() -> Iterator[str]:
         (found,) = ledger.aggregate(runs, "experiment", "accuracy")
         value = f"{100 * found.mean:.1f} % ± {100 * found.half:.1f}"
         yield _row(words, value, f"{found.n} seeds", runs[-1])
+    yield from _compared()
     for begins, value, words in MEASURED:
         run = _records("speed", begins)[-1]
         middle, low, high = run.get(value)
@@ -67,6 +74,16 @@ def _rows() -> Iterator[str]:
         middle, low, high = (run.get(f"ratio{part}") for part in ("", "_low_quartile", "_high_quartile"))
         words = f"images a second, CIFAR-10 batches against torchvision's {run.what[-2:]} transforms and two workers"
         yield _row(words, f"{middle:.0f}× [{low:.0f}, {high:.0f}]", f"{run.n} pairs", run)
+
+
+def _compared() -> Iterator[str]:
+    grid = atlas.grids()["cpu"]
+    records = atlas.read(grid)
+    last = list(records.values())[-1]
+    for test in atlas.find(grid, records, scale=100).tested:
+        if test.name in COMPARED:
+            value = f"{test.estimate.value:+.1f} ± {test.estimate.half:.1f} points"
+            yield _row(COMPARED[test.name], value, f"{len(grid.cells()) * len(grid.seeds)} runs", last)
 
 
 def _row(words: str, value: str, n: str, run: ledger.Record) -> str:

@@ -19,6 +19,7 @@ def show_curves(
     level: tuple[float, str] | None = None,
     log: str = "",
     width: float = 6.4,
+    low: float | None = None,
 ) -> Figure:
     """Named curves over one axis, labelled where they end.
 
@@ -27,6 +28,7 @@ def show_curves(
         x, y: what the axes are, with their unit.
         level: a horizontal line to compare with, and its name.
         log: axes that are logarithmic: "x", "y" or "xy".
+        low: where the vertical axis begins; None leaves it to the values.
     """
     figure, axis = plt.subplots(figsize=(width, 3.4))
     for index, (name, (across, up, *band)) in enumerate(curves.items()):
@@ -38,6 +40,7 @@ def show_curves(
         axis.axhline(level[0], color="#777777", linewidth=1, linestyle=(0, (1, 2)))
         axis.annotate(level[1], (1, level[0]), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=9)
     axis.set(xlabel=x, ylabel=y, xscale="log" if "x" in log else "linear", yscale="log" if "y" in log else "linear")
+    axis.set_ylim(bottom=low)
     marks = sorted({float(place) for across, *_ in curves.values() for place in across})
     if "x" in log and len(marks) <= FEW:
         axis.set_xticks(marks, [f"{place:g}" for place in marks])

@@ -1,0 +1,81 @@
+"""Checkers of chapter 05, The class token."""
+
+import torch
+
+from ..config import ViTConfig
+from ..models import ViT
+from ..tape import record
+from ..tokens import Group, TokenPlan
+from . import exercise, expect, expect_close, expect_shape
+
+
+@exercise
+def check_layout(layout) -> None:
+    """Groups that come and go, in every block."""
+    groups = [("cls", 1, 2, None), ("reg", 4, 0, None), ("guest", 2, 1, 3)]
+    plan = TokenPlan(4, tuple(Group(*group) for group in groups))
+    for block in range(4):
+        found, wanted = layout(groups, block), plan.layout(block)
+        expect(isinstance(found, dict), "a dictionary: name → slice")
+        expect("patches" in found, "patches are in every block, after all groups")
+        extra, lacking = set(found) - set(wanted), set(wanted) - set(found)
+        expect("guest" not in extra or block < 3, "leave is the first block without the group: guest is not in block 3")
+        expect("guest" not in lacking, f"enter is the first block with the group: guest is in block {block}")
+        expect(not extra, f"in block {block} there is no {', '.join(sorted(extra))}: an absent group is an absent key")
+        expect(not lacking, f"in block {block} {', '.join(sorted(lacking))} is missing")
+        starts = {name: where.start for name, where in wanted.items()}
+        found_starts = {name: where.start for name, where in found.items()}
+        expect(starts == found_starts, f"in block {block} the groups begin at {starts}; yours at {found_starts}")
+        expect(found == wanted, f"in block {block}: {wanted}, not {found}; the patches' slice is open at the end")
+
+
+@exercise
+def check_leave(leave) -> None:
+    """A group in the middle of the sequence leaves, then one at its beginning."""
+    now = {"cls": slice(0, 1), "guest": slice(1, 3), "reg": slice(3, 4), "patches": slice(4, None)}
+    x = torch.arange(2 * 7 * 3, dtype=torch.float32).reshape(2, 7, 3)
+    found = leave(x, now, "guest")
+    expect(not isinstance(found, torch.Tensor) or found.shape[1] != 7, "nothing has left: the sequence is as long")
+    expect_shape(found, (2, 5, 3), "two tokens of seven have left")
+    expect_close(found, x[:, [0, 3, 4, 5, 6]], "the others stay, in their order")
+    expect_close(leave(x, now, "cls"), x[:, 1:], "right for a group in the middle, wrong for the first one")
+
+
+@exercise
+def check_first_query(first_query) -> None:
+    """Against the tape, in a model whose norm and biases are not at their special values."""
+    torch.manual_seed(3)
+    model = ViT(ViTConfig(8, 4, dim=12, depth=4, heads=3, classes=2, plan=TokenPlan.of(4, cls_pos=2))).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.2 * torch.randn_like(parameter)
+        with record(model) as tape:
+            model(torch.randn(1, 3, 8, 8))
+        found, block = first_query(model), model.blocks[2]
+        expect_shape(found, (3, 4), "(heads, head_dim)")
+        token = model.tokens["cls"]
+        unnormed = block.attention.ask(token[None], slice(0, 1))[0].reshape(3, 4)
+        expect(not torch.allclose(found, unnormed, atol=1e-5), "a block normalises what it reads: norm1 comes first")
+        _, key, _ = (part.reshape(3, 4) for part in block.attention.ask(block.norm1(token)[None], slice(0, 1)))
+        expect(not torch.allclose(found, key, atol=1e-5), "that is the key: queries are the first third of qkv")
+        early = model.blocks[0]
+        early = early.attention.ask(early.norm1(token)[None], slice(0, 1))[0].reshape(3, 4)
+        expect(not torch.allclose(found, early, atol=1e-5), "the token enters before block 2 here: ask that block")
+        transposed = tape.queries(2)[0, :, 0].flatten().reshape(4, 3).T
+        expect(not torch.allclose(found, transposed, atol=1e-5), "a head is a run of channels: (heads head_dim)")
+        expect_close(found, tape.queries(2)[0, :, 0], "the query is q's weight and bias on the normalised token")
+
+
+@exercise
+def check_saved(saved) -> None:
+    """ViT-Tiny's numbers and a small model's, against the cost model."""
+    for dim, depth, side, cls_pos in ((192, 12, 14, 6), (8, 4, 3, 3), (64, 6, 8, 0)):
+        config = ViTConfig(side * 2, 2, dim=dim, depth=depth, heads=1, classes=2)
+        later = config.with_plan(TokenPlan.of(depth, cls_pos=cls_pos)).cost().total
+        wanted, found = config.cost().total - later, saved(dim, side**2, cls_pos)
+        linear = cls_pos * 12 * dim**2
+        if cls_pos:
+            expect(found != linear, "nearly: the token is also a key and a query in the two products of attention")
+            one_way = linear + cls_pos * 2 * (side**2) * dim
+            expect(found != one_way, "nearly: as a query it meets every key, as a key every other query, and itself")
+        expect(found == wanted, f"dim {dim}, {side**2} patches, entering at {cls_pos}: {wanted:,}, not {found:,}")
