@@ -20,7 +20,7 @@ from .contrasts import Contrast, contrasts
 from .findings import Findings, costs, find
 from .grid import ATTENTION, POOLING, Cell, Grid, grids
 from .run import Interrupted, count, left, mend, missing, read, records_file, run, sweep
-from .workers import Failed
+from .workers import RunFailed
 
 __all__ = [
     "ATTENTION",
@@ -28,7 +28,7 @@ __all__ = [
     "Cell",
     "Contrast",
     "Estimate",
-    "Failed",
+    "RunFailed",
     "Findings",
     "Grid",
     "Interrupted",

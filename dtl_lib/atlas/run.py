@@ -117,7 +117,7 @@ def run(
 
     Raises:
         ValueError: where the records, the data or the device do not fit, before any run begins.
-        Failed: where a run fails or its process dies; what is recorded stays.
+        RunFailed: where a run fails or its process dies; what is recorded stays.
         Interrupted: after Ctrl-C or SIGTERM.
     """
     done = read(grid, folder)

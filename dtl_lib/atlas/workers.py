@@ -20,7 +20,7 @@ LOOK = 0.5  # seconds between two looks at what the runs have done
 SIGNALS = {signal.SIGINT, signal.SIGTERM}
 
 
-class Failed(ValueError):
+class RunFailed(ValueError):
     """A run has failed or its process has died: which cell, which seed, and why."""
 
 
@@ -54,7 +54,7 @@ class Workers:
         """Start the jobs in this order; yields (job, values) as they end, and None at least every half second.
 
         Raises:
-            Failed: where one does not end as it should.
+            RunFailed: where one does not end as it should.
         """
         waiting, busy = deque(jobs), []
         while waiting or busy:
@@ -99,7 +99,7 @@ class _Worker:
         except (EOFError, ConnectionResetError):
             values, error = None, self._death()
         if error:
-            raise Failed(f"{cell}, seed {seed}: {error}")
+            raise RunFailed(f"{cell}, seed {seed}: {error}")
         self.job = None
         return job, values
 

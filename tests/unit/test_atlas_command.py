@@ -99,7 +99,7 @@ class TestRun:
         class Failing(MadeUp):
             def results(self, jobs):
                 yield from list(super().results(jobs[:1]))
-                raise atlas.Failed("class token at 0, 2 registers at 1, seed 0: its process was killed")
+                raise atlas.RunFailed("class token at 0, 2 registers at 1, seed 0: its process was killed")
 
         monkeypatch.setattr(sys.modules["dtl_lib.atlas.run"], "Workers", Failing)
         assert main(["atlas", "run", "--records", str(tmp_path)]) == 2

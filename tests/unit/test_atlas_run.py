@@ -103,7 +103,9 @@ def test_a_signal_stops_between_two_looks(undisturbed, tmp_path, capsys, monkeyp
 def test_a_process_that_dies_is_named(undisturbed, tmp_path):
     kept = lines(undisturbed)[:2]
     (tmp_path / "tiny.jsonl").write_text("\n".join(kept) + "\n")
-    with pytest.raises(atlas.Failed, match="^average pooling, no registers, seed 0: its process was killed, .*memory"):
+    with pytest.raises(
+        atlas.RunFailed, match="^average pooling, no registers, seed 0: its process was killed, .*memory"
+    ):
         list(atlas.run(tiny("killed"), tmp_path, command="none", progress=False))
     assert lines(tmp_path) == kept and multiprocessing.active_children() == []
 
@@ -122,7 +124,7 @@ def test_a_run_that_raises_is_named(monkeypatch):
     monkeypatch.setattr(multiprocessing, "parent_process", lambda: "one")
     with pytest.raises(EOFError):
         workers._work(Pipe([worker.job]), None, tiny("no such file\nand more"), None, "cpu", torch.get_num_threads())
-    with pytest.raises(atlas.Failed, match="^class token at 0, no registers, seed 1: RuntimeError: no such file$"):
+    with pytest.raises(atlas.RunFailed, match="^class token at 0, no registers, seed 1: RuntimeError: no such file$"):
         worker.result()
 
 
