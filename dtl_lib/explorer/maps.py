@@ -80,27 +80,29 @@ def maps_of(models: Mapping[Cell, ViT], photos: Sequence[str] = PHOTOGRAPHS, see
     return Maps(tuple(photos), of, seed, source)
 
 
-def save(maps: Maps, experiment: str, folder: str | Path = FOLDER) -> Path:
-    """Write maps as `<experiment>.safetensors`: roots as uint8 with one scale a map, and a card; returns the file."""
+def save(maps: Maps, experiment: str, folder: str | Path | None = None) -> Path:
+    """Write maps as `<experiment>.safetensors`, in the ledger's folder where none is given: roots as uint8 with one scale a map, and a card; returns the file."""
     codes, scales = zip(*(quantise(found) for found in maps.of.values()))
     cells = [[cell.cls, cell.reg, cell.num_reg] for cell in maps.of]
     card = {"cells": cells, "photos": maps.photos, "seed": maps.seed, "source": dict(maps.source)}
-    file = Path(folder) / f"{experiment}.safetensors"
+    file = Path(folder or FOLDER) / f"{experiment}.safetensors"
     file.parent.mkdir(parents=True, exist_ok=True)
     tensors = {"maps": torch.stack(codes), "maps_scale": torch.stack(scales)}
     save_file(tensors, file, metadata={"card": json.dumps(card)})
     return file
 
 
-def load(experiment: str, folder: str | Path = FOLDER) -> Maps:
+def load(experiment: str, folder: str | Path | None = None) -> Maps:
     """Maps that `save` has written; the root of each is exact to half of 1/255 of its largest.
 
     Raises:
         ValueError: where there are none of that experiment, or the file is damaged.
     """
-    file = Path(folder) / f"{experiment}.safetensors"
+    file = Path(folder or FOLDER) / f"{experiment}.safetensors"
     if not file.is_file():
-        raise ValueError(f"no maps of {experiment} are stored in {folder}: `{COMMAND}` makes them from the weights")
+        raise ValueError(
+            f"no maps of {experiment} are stored in {file.parent}: `{COMMAND}` makes them from the weights"
+        )
     try:
         with safe_open(file, "pt") as opened:
             found = (opened.get_tensor("maps") * opened.get_tensor("maps_scale")).square()
