@@ -81,7 +81,7 @@ def maps_of(models: Mapping[Cell, ViT], photos: Sequence[str] = PHOTOGRAPHS, see
 
 
 def save(maps: Maps, experiment: str, folder: str | Path | None = None) -> Path:
-    """Write maps as `<experiment>.safetensors`, in the ledger's folder where none is given: roots as uint8 with one scale a map, and a card; returns the file."""
+    """Write maps as `<experiment>.safetensors`: roots as uint8 with one scale a map, and a card; returns the file."""
     codes, scales = zip(*(quantise(found) for found in maps.of.values()))
     cells = [[cell.cls, cell.reg, cell.num_reg] for cell in maps.of]
     card = {"cells": cells, "photos": maps.photos, "seed": maps.seed, "source": dict(maps.source)}
