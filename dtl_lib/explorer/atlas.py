@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from ..atlas import Cell, Grid
-from ..atlas.analysis import surface
+from ..atlas.analysis import number, surface
 from ..config import ViTConfig
 from ..data.photos import PHOTOS, centre, photo
 from ..ledger import Record
@@ -120,28 +120,21 @@ def _measured(grid: Grid, records: Mapping[tuple[Cell, int], Record]) -> list[Me
         _measure(records, "multiply_adds", "multiply–adds", "M", 2 if standard < 100 else 0, 1e-6, "of one image"),
         _measure(records, "entropy", "entropy", "nats", 2, 1, f"{LAST}: high where it looks everywhere"),
         _measure(records, "on_registers", "share on registers", "%", 1, 100, LAST),
-        _measure(_with_ratio(records), "norm_ratio", "norm ratio", "", 2, 1, RATIO),
+        _measure(records, "norm_ratio", "norm ratio", "", 2, 1, RATIO),
     ]
     return [replace(measure, standard=standard if measure.unit == "M" else None) for measure in found if measure]
 
 
 def _measure(records, value: str, name: str, unit: str, digits: int, scale: float, says: str) -> Measure | None:
     """One value over the cells that have it; None where fewer than two do."""
-    having = {key: record for key, record in records.items() if value in record.values}
+    having = {key: record for key, record in records.items() if number(record, value) is not None}
     cells = list(dict.fromkeys(cell for cell, _ in having))
     if len(cells) < 2:
         return None
     level = surface(having, value, scale)
-    runs = {cell: [scale * having[cell, seed].values[value] for seed in level.seeds] for cell in cells}
+    runs = {cell: [scale * number(having[cell, seed], value) for seed in level.seeds] for cell in cells}
     half = level.half if any(min(found) < max(found) for found in runs.values()) else None
     return Measure(name, level.mean, unit, digits, half, says, runs=runs)
-
-
-def _with_ratio(records: Mapping) -> dict:
-    """The records that have quantiles of lengths, with their ratio after the last block as a value."""
-    having = {key: record for key, record in records.items() if {"norm_50", "norm_98"} <= set(record.values)}
-    ratios = {key: record.values["norm_98"][-1] / record.values["norm_50"][-1] for key, record in having.items()}
-    return {k: replace(r, values={**r.values, "norm_ratio": ratios[k]}, id="") for k, r in having.items()}
 
 
 def _plain(measure: Measure, cells: list[Cell]) -> dict:

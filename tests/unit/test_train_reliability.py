@@ -14,21 +14,9 @@ from dtl_lib import checkpoint
 from dtl_lib.__main__ import main
 from dtl_lib.commands import train
 from dtl_lib.train import fit, state
-from tests.unit.disturbed import RECIPE, assert_same, cut_at, rows, small_sets, tensors, tiny
+from tests.unit.disturbed import RECIPE, assert_same, cut_at, rows, tensors, tiny
 
 WORDS = "the state before it is used, of step"
-
-
-@pytest.fixture(scope="module")
-def sets():
-    return small_sets()
-
-
-@pytest.fixture(scope="module")
-def undisturbed(sets, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("undisturbed")
-    fit(tiny(), sets, RECIPE, folder, progress=False, checkpoint_every=2)
-    return folder
 
 
 def truncated(path: Path):

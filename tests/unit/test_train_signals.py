@@ -15,24 +15,12 @@ from PIL import Image
 from dtl_lib import checkpoint
 from dtl_lib.train import Stopped, fit, state
 from tests.processes import launch
-from tests.unit.disturbed import RECIPE, assert_same, small_sets, tiny
+from tests.unit.disturbed import RECIPE, assert_same, tiny
 
 TRAIN = (
     "--data shapes --samples 640 --image-size 16 --dim 16 --depth 2 --heads 2 --max-steps 20000 --batch-size 16 "
     "--eval-every 500 --checkpoint-every 1 --device cpu --quiet"
 )
-
-
-@pytest.fixture(scope="module")
-def sets():
-    return small_sets()
-
-
-@pytest.fixture(scope="module")
-def undisturbed(sets, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("undisturbed")
-    fit(tiny(), sets, RECIPE, folder, progress=False, checkpoint_every=2)
-    return folder
 
 
 @pytest.fixture
