@@ -8,6 +8,7 @@ from .images import BrokenImage, Sets
 
 PREFIXES = ("hfds", "hfids", "tfds", "torch", "wds")
 EXTRAS = {"hfds": "datasets", "hfids": "datasets", "tfds": "tensorflow-datasets", "wds": "webdataset"}
+SPLITS = {"train": ("train",), "validation": ("validation", "val", "valid", "test")}  # the first that there is
 
 
 class Indexed:
@@ -80,12 +81,13 @@ def _open(name: str, path, part: str, samples: int | None):
 
     prefix = name.partition("/")[0]
     try:
-        dataset = create_dataset(name, root=path and str(path), split=part, is_training=False)
+        how = _on_the_hub(name, path, part) if prefix in ("hfds", "hfids") else {"split": part}
+        dataset = create_dataset(name, root=path and str(path), is_training=False, **how)
     except ImportError as error:
         raise ValueError(f"{name} needs a package that is not here ({error}); pip install {EXTRAS[prefix]}") from None
-    except (AssertionError, OSError, RuntimeError, ValueError, TypeError) as error:
+    except (AssertionError, LookupError, OSError, RuntimeError, ValueError, TypeError) as error:
         where = f" in {path}" if path else ""
-        raise ValueError(f"timm cannot open {name}{where}: {error}") from None
+        raise ValueError(f"timm cannot open {name}{where}: {' '.join(str(error).split())}") from None
     if not isinstance(dataset, torch.utils.data.IterableDataset):
         return Indexed(dataset, name)
     if samples is None:
@@ -94,6 +96,25 @@ def _open(name: str, path, part: str, samples: int | None):
             "memory with samples, or unpack it into class folders and use the data set `folder`"
         )
     return Kept(dataset, name, samples)
+
+
+def _on_the_hub(name: str, path, part: str) -> dict[str, str]:
+    """What a Hugging Face data set calls the part and its columns of images and classes: timm takes only their names.
+
+    CIFAR-10 there has the splits `train` and `test` and a column `img`, ImageNet `train` and `validation` and `image`.
+    """
+    import datasets
+
+    prefix, _, where = name.partition("/")
+    splits = datasets.get_dataset_split_names(where)
+    split = next((split for split in SPLITS[part] if split in splits), None)
+    if split is None:
+        raise ValueError(f"it has no split {' or '.join(SPLITS[part])}, only {', '.join(splits)}")
+    rows = datasets.load_dataset(where, split=split, cache_dir=path and str(path), streaming=prefix == "hfids")
+    columns = rows.features or {}
+    kinds = {"input_key": datasets.Image, "target_key": datasets.ClassLabel}
+    found = {key: [name for name, kind in columns.items() if isinstance(kind, of)] for key, of in kinds.items()}
+    return {"split": split} | {key: names[0] for key, names in found.items() if names}
 
 
 def _classes(source) -> tuple[str, ...]:

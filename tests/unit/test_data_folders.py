@@ -1,6 +1,7 @@
 """ImageNet, class folders and timm's readers: classes, parts, keyed crops, refusals; real photos where they are."""
 
 import io
+import json
 import os
 import pickle
 from pathlib import Path
@@ -215,6 +216,54 @@ def test_a_corrupt_picture_of_a_reader_is_named(own):
     (own / "val" / "ant" / "0.png").write_bytes(b"no image")
     with pytest.raises(ValueError, match="torch/image_folder, sample 0 cannot be read"):
         data.load("torch/image_folder", own, config=SMALL).test.batch([0])
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A Hugging Face data set on disk, with CIFAR-10's column and split names or with ImageNet's: a function."""
+    from pyarrow import binary, int64, parquet, schema, string, struct, table
+
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+
+    def make(column: str, test: str) -> str:
+        kinds = {column: {"_type": "Image"}, "label": {"names": ["ant", "bee", "cat"], "_type": "ClassLabel"}}
+        about = {"huggingface": json.dumps({"info": {"features": kinds}})}
+        types = {column: struct([("bytes", binary()), ("path", string())]), "label": int64()}
+        folder = tmp_path / column / "data"
+        folder.mkdir(parents=True)
+        for part, count in (("train", 40), (test, 6)):
+            write(tmp_path / "pictures" / part, count)
+            files = [(tmp_path / "pictures" / part / f"{number}.png").read_bytes() for number in range(count)]
+            rows = {column: [{"bytes": file, "path": None} for file in files], "label": [n % 3 for n in range(count)]}
+            parquet.write_table(table(rows, schema(types, metadata=about)), folder / f"{part}-0-of-1.parquet")
+        return str(tmp_path / column)
+
+    return make
+
+
+@pytest.mark.parametrize(("column", "test"), [("image", "validation"), ("img", "test")])
+def test_hugging_face_data_sets_by_the_names_that_they_give(hub, tmp_path, column, test):
+    where = hub(column, test)
+    sets = data.load(f"hfds/{where}", config=SMALL)
+    assert sets.train.classes == ("ant", "bee", "cat")
+    assert (len(sets.train), len(sets.held_out), len(sets.test)) == (36, 4, 6)
+    x, y = sets.test.batch([1, 5])
+    assert y.tolist() == [1, 2]
+    for picture, number in zip(x, (1, 5), strict=True):
+        expected = data.prepare(Image.open(tmp_path / "pictures" / test / f"{number}.png"), config=SMALL)
+        torch.testing.assert_close(picture, expected[0])
+    streamed = data.load(f"hfids/{where}", samples=10, config=SMALL)
+    assert (len(streamed.train), len(streamed.test)) == (9, 6)
+    torch.testing.assert_close(streamed.test.batch([1, 5])[0], x)
+
+
+def test_a_hugging_face_data_set_without_a_part_says_what_it_has(hub):
+    where = hub("image", "extra")
+    with pytest.raises(ValueError, match="no split validation or val or valid or test, only train"):
+        data.load(f"hfds/{where}")
+    with pytest.raises(ValueError, match="timm cannot open hfds/.*none") as caught:
+        data.load(f"hfds/{where}/none")
+    assert "\n" not in str(caught.value)
 
 
 def test_a_stream_is_kept_in_memory_as_far_as_asked(monkeypatch):
