@@ -8,7 +8,7 @@ HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def find_device(name: str | None = None) -> torch.device:
-    """`name` as a device; where None, the GPU if there is one, else the CPU.
+    """`name` as a device; where None, the GPU if there is one, else the CPU. One with a number becomes current.
 
     Raises:
         ValueError: for a device that is not there.
@@ -17,6 +17,8 @@ def find_device(name: str | None = None) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
+        if device.type == "cuda" and device.index is not None and torch.cuda.is_available():
+            torch.cuda.set_device(device)  # fully_shard, pinned memory and synchronize() go by it
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         have = "cuda and cpu" if torch.cuda.is_available() else "cpu"
@@ -55,7 +57,8 @@ def keyed_generators(device: torch.device, *key: int):
         seed = _seed(key)
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would also reach for every GPU, at every step
         if gpus:
-            torch.cuda.manual_seed(seed)
+            number = torch.cuda.current_device() if device.index is None else device.index
+            torch.cuda.default_generators[number].manual_seed(seed)
         yield
 
 

@@ -131,9 +131,9 @@ class Event:
 CUDA = {
     "is_available": lambda: True, "device_count": lambda: 1, "current_device": lambda: 0, "Event": Event,
     "get_device_capability": lambda device=None: (9, 0), "get_device_name": lambda device=None: "a pretended GPU",
-    "set_device": lambda device: None, "synchronize": lambda device=None: None, "manual_seed": lambda seed: None,
+    "set_device": lambda device: None, "synchronize": lambda device=None: None,
     "reset_peak_memory_stats": lambda device=None: None, "max_memory_allocated": lambda device=None: 2**30,
-    "memory_allocated": lambda device=None: 2**20,
+    "memory_allocated": lambda device=None: 2**20, "default_generators": (torch.Generator(),),
 }  # fmt: skip
 
 
