@@ -1,6 +1,6 @@
 """Numbers → matplotlib. A function here draws what it is given; it computes nothing."""
 
-from .curves import show_agreement, show_bars, show_curves, show_intervals, show_lines
+from .curves import show_agreement, show_bars, show_curves, show_intervals, show_lines, show_roofline
 from .images import show_images, show_patches
 from .maps import show_maps, show_matrix, show_similarity, show_table
 from .style import COLOURS, styled
@@ -20,6 +20,7 @@ __all__ = [
     "show_matrix",
     "show_pareto",
     "show_patches",
+    "show_roofline",
     "show_similarity",
     "show_surface",
     "show_table",

@@ -126,6 +126,37 @@ def show_bars(names: Sequence[str], values, x: str, width: float = 5.6, digits: 
 
 
 @styled
+def show_roofline(
+    rate: float, bandwidth: float, reached: Mapping[str, tuple[float, float]], width: float = 6.4
+) -> Figure:
+    """What operations reach, under the roof that memory and arithmetic make (Williams et al. 2009, figure 1).
+
+    Args:
+        rate: operations a second, at most.
+        bandwidth: bytes a second, at most.
+        reached: name → (operations a byte, operations a second).
+    """
+    figure, axis = plt.subplots(figsize=(width, 3.8))
+    across, up = array([point[0] for point in reached.values()]), array([point[1] for point in reached.values()]) / 1e9
+    ends = array([min(across.min(), rate / bandwidth) / 2, rate / bandwidth, max(across.max(), rate / bandwidth) * 3])
+    axis.plot(ends, (bandwidth * ends / 1e9).clip(max=rate / 1e9), color="#777777", linewidth=1.5)
+    axis.plot(across, up, "o", color=COLOURS[0])
+    for name, *place in zip(reached, across, up):
+        axis.annotate(name, place, xytext=(7, -3), textcoords="offset points", va="top", fontsize=9)
+    for text, at in ((f"{bandwidth / 1e9:,.0f} GB/s", ends[:2]), (f"{rate / 1e9:,.0f} GFLOP/s", ends[1:])):
+        middle = at.prod() ** 0.5
+        spot = (middle, min(rate, bandwidth * middle) / 1e9)
+        axis.annotate(
+            text, spot, xytext=(-4, 5), textcoords="offset points", ha="right" if at[0] == ends[0] else "center"
+        )
+    axis.set(xscale="log", yscale="log", xlabel="operations a byte", ylabel="GFLOP/s", ylim=(up.min() / 3, rate / 3e8))
+    for side in (axis.xaxis, axis.yaxis):
+        side.set_major_formatter("{x:g}")
+    axis.minorticks_off()
+    return figure
+
+
+@styled
 def show_agreement(
     groups: Mapping[str, Sequence[tuple[float, float, float, float]]], x: str, y: str, size: float = 4.2
 ) -> Figure:

@@ -40,6 +40,7 @@ DRAWN = {
     "pareto": lambda: figures.show_pareto(**PARETO),
     "pareto, bare": lambda: figures.show_pareto(POINTS),
     "atlas": lambda: figures.show_atlas({**SURFACE, "mark": (0, 0)}, PARETO),
+    "roofline": lambda: figures.show_roofline(1e11, 1e10, {"a": (0.5, 1e9), "b": (40.0, 9e10)}),
     "bars": lambda: figures.show_bars(["a", "b"], [0.3, 0.7], "share"),
 }
 
@@ -134,3 +135,16 @@ def test_the_front_rises_in_steps_and_shapes_tell_the_kinds():
     assert list(zip(*steps.get_data())) == [POINTS[name][:2] for name in PARETO["front"]]
     shapes = {line.get_xdata()[0]: line.get_marker() for line in axis.lines if line.get_marker() in ("o", "s")}
     assert shapes == {1.0: "o", 2.0: "o", 2.01: "s", 3.0: "s"}
+
+
+def test_the_roof_is_the_lower_of_two_limits_and_dots_lie_where_they_are():
+    reached = {"sum": (0.1, 0.8e9), "product": (50.0, 70e9)}
+    (axis,) = figures.show_roofline(100e9, 10e9, reached).axes
+    roof, dots = axis.lines
+    for intensity, gflops in zip(*roof.get_data()):
+        assert gflops == pytest.approx(min(100, 10 * intensity))
+    assert roof.get_xdata()[1] == pytest.approx(10), "the corner: the rate over the bandwidth"
+    assert list(zip(*dots.get_data())) == [(0.1, 0.8), (50.0, pytest.approx(70))]
+    assert {"sum", "product", "10 GB/s", "100 GFLOP/s"} == {text.get_text() for text in axis.texts}
+    low, high = axis.get_xlim()
+    assert low < 0.1 and 50 < high
