@@ -37,8 +37,8 @@ def test_the_example_runs(monkeypatch):
     assert tape.norms(11)["patches"].shape == (1, 14, 14)
 
 
-COMMANDS = [line.partition("-m dtl_lib ")[2] or line.removeprefix("dtl ") for line in TEXT.splitlines()
-            if line.startswith(("dtl ", "torchrun "))]  # fmt: skip
+LINES = [line for line in TEXT.replace("\\\n", " ").splitlines() if line.startswith(("dtl ", "torchrun "))]
+COMMANDS = [line.partition("-m dtl_lib ")[2] or line.removeprefix("dtl ") for line in LINES]
 
 
 @pytest.mark.parametrize("line", COMMANDS)
