@@ -21,7 +21,7 @@ from dtl_lib.bench.work import augmented, placed, training_step
 from dtl_lib.config import ViTConfig, named
 from dtl_lib.tokens import TokenPlan
 from dtl_lib.train.device import find_device
-from dtl_lib.train.objective import Objective
+from dtl_lib.train.objective import Objective, compile_once
 
 STEPS, SPEED = "step_time", "step_speed"
 STANDARD, PLAIN = "standard", "plain"
@@ -129,7 +129,7 @@ def _make(config: ViTConfig, how: bench.How, made_on: str) -> Callable:
     def make():
         objective = Objective(placed(config, how)[0], how.recipe)
         if how.compiled:
-            objective.compile()
+            compile_once(objective)
         return training_step(objective, config, how, augmented(config, how, made_on))
 
     return make

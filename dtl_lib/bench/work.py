@@ -12,7 +12,7 @@ from ..data import Augment
 from ..data.images import InMemory
 from ..models import ViT
 from ..train.device import HALVES, autocast, find_device, precision
-from ..train.objective import Objective
+from ..train.objective import Objective, compile_once
 from ..train.recipe import AMP, Recipe
 from ..train.schedule import optimiser
 
@@ -84,7 +84,7 @@ def work(config: ViTConfig, how: How, model: nn.Module | None = None) -> Callabl
     model, images = placed(config, how, model)
     runs = Objective(model, how.recipe) if how.training else model
     if how.compiled:
-        runs.compile(backend=how.compiled if isinstance(how.compiled, str) else "inductor")
+        compile_once(runs, backend=how.compiled if isinstance(how.compiled, str) else "inductor")
     if how.training:
         return training_step(runs, config, how, lambda: images)
 

@@ -2,6 +2,7 @@
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from .recipe import Recipe
@@ -65,6 +66,16 @@ class Objective(nn.Module):
         temperature = self.recipe.distill_temperature
         shares, theirs = (F.log_softmax(values / temperature, dim=1) for values in (logits, taught))
         return F.kl_div(shares, theirs, reduction="batchmean", log_target=True) * temperature**2
+
+
+def compile_once(module: nn.Module, backend: str = "inductor") -> None:
+    """Have a module compiled in place at its first call (`torch.compile`), and not again at its second.
+
+    einops lists the types it has met, and PyTorch compiles again where that list has grown: so it meets them before.
+    """
+    for met in (torch.zeros(1), nn.Parameter(torch.zeros(1))):
+        rearrange(met, "one -> one")
+    module.compile(backend=backend)
 
 
 def _single(logits: Tensor) -> Tensor:

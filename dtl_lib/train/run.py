@@ -21,7 +21,7 @@ from .distributed import Processes, whole
 from .evaluation import Abandoned, check_classes, evaluate, token_norms
 from .health import Health
 from .log import Log
-from .objective import Objective
+from .objective import Objective, compile_once
 from .recipe import Recipe
 from .result import FitResult
 from .resuming import BEST
@@ -85,7 +85,7 @@ class Run:
         self._unsharded = ViT(model.config).to(self.device).eval() if sharded else None
         objective = Objective(model, recipe)
         if compiled:
-            objective.compile()
+            compile_once(objective)
         self.objective = self.processes.wrap(objective, self.device, sharded)
         self.parameters, self.optimizer = list(model.parameters()), optimiser(model, recipe)
         self.average = Average(model, recipe.ema) if recipe.ema else None

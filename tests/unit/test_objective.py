@@ -2,15 +2,17 @@
 
 import dataclasses
 
+import einops._backends
 import pytest
 import torch
 import torch.nn.functional as F
+from torch._dynamo.utils import counters
 
 from dtl_lib.config import ViTConfig
 from dtl_lib.models import ViT
 from dtl_lib.tokens import TokenPlan
 from dtl_lib.train import Recipe
-from dtl_lib.train.objective import Objective
+from dtl_lib.train.objective import Objective, compile_once
 from tests.unit.fixed import noise
 from tests.unit.small import build
 
@@ -147,6 +149,20 @@ def test_it_compiles_into_one_graph(recipe):
     compiled = torch.compile(objective, backend="eager", fullgraph=True)
     for targets in (LABELS, SHARES):
         torch.testing.assert_close(compiled(IMAGES, targets, taught), objective(IMAGES, targets, taught))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_it_is_compiled_once(training, monkeypatch):
+    """In a new process, where einops has not met a tensor yet: its list of types grows at the first call."""
+    monkeypatch.setattr(einops._backends, "_type2backend", {})
+    torch.compiler.reset()
+    counters.clear()
+    late = build(dataclasses.replace(ONE, plan=TokenPlan.of(2, cls_pos=1)))
+    module, given = (Objective(late, Recipe()), (IMAGES, LABELS)) if training else (late, (IMAGES,))
+    compile_once(module, backend="eager")
+    for _ in range(3):
+        module(*given)
+    assert counters["stats"]["unique_graphs"] == 1
 
 
 @pytest.mark.parametrize("recipe", [Recipe(), Recipe(loss="bce"), HARD, SOFT])
