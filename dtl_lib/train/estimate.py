@@ -17,6 +17,7 @@ class Cluster:
         gpus_per_host: GPUs that share a host, its links and its loader.
         within: bytes a second from one GPU to the next inside a host (450 GB/s: NVLink of the fourth generation).
         between: bytes a second from one host to the next (25 GB/s: a network of 200 Gb/s).
+        hop: seconds until a message begins to arrive at the next GPU, however short it is.
         overlap: share of the sum of gradients that runs while the backward pass does, from 0 to 1.
         loader: images a second that a host reads, decodes and augments; None never keeps a GPU waiting.
 
@@ -27,6 +28,7 @@ class Cluster:
     gpus_per_host: int = 8
     within: float = 450e9
     between: float = 25e9
+    hop: float = 10e-6
     overlap: float = 0.8
     loader: float | None = None
 
@@ -36,6 +38,8 @@ class Cluster:
             _above("a bandwidth, in bytes a second,", getattr(self, name))
         if self.loader is not None:
             _above("a loader's rate, in images a second,", self.loader)
+        if not 0 <= self.hop < float("inf"):
+            raise ValueError(f"hop is a number of seconds, 0 or more, not {self.hop}")
         if not 0 <= self.overlap <= 1:
             raise ValueError(f"overlap is a share from 0 to 1, not {self.overlap}")
 
@@ -44,15 +48,15 @@ class Cluster:
         return -(-gpus // self.gpus_per_host)
 
     def all_reduce(self, size: float, gpus: int) -> float:
-        """Seconds to sum `size` bytes over GPUs in a ring: 2·(n − 1)/n of them go through every link.
+        """Seconds to sum `size` bytes over GPUs in a ring: 2·(n − 1) hops, and 2·(n − 1)/n of the bytes on every link.
 
         The ring is as slow as its slowest link (Patarasuk and Yuan 2009, Bandwidth optimal all-reduce algorithms,
-        §3); the time until the first byte arrives is left out.
+        §3). Gradients are summed as one message: several buckets take the hops several times.
         """
         if gpus == 1:
             return 0.0
         slowest = self.within if self.hosts(gpus) == 1 else min(self.within, self.between)
-        return 2 * (gpus - 1) / gpus * size / slowest
+        return 2 * (gpus - 1) * (size / gpus / slowest + self.hop)
 
 
 @dataclass(frozen=True)
@@ -177,7 +181,7 @@ def table(
             f"Assumed: {epochs:g} epochs of {images:,} images; {first.batch_size} images a GPU in every step, at the "
             f"speed measured on one; {cluster.gpus_per_host} GPUs a host;",
             f"gradients of {parameters:,} parameters in float32 summed in a ring over {cluster.within / 1e9:g} GB/s "
-            f"within a host, {cluster.between / 1e9:g} GB/s between hosts,",
+            f"within a host, {cluster.between / 1e9:g} GB/s between hosts, {1e6 * cluster.hop:g} µs a hop,",
             f"{cluster.overlap:.0%} of it behind the backward pass, and never more than {BACKWARD:.2g} of the step; "
             f"loader: {loader}; evaluation, saving and start left out.",
         ]

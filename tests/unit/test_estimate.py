@@ -17,7 +17,7 @@ from dtl_lib.train.estimate import (
 )
 
 TI = 5_717_416  # parameters of DeiT-Ti
-PLAIN = Cluster(gpus_per_host=8, within=100e9, between=10e9, overlap=0.0)
+PLAIN = Cluster(gpus_per_host=8, within=100e9, between=10e9, hop=0.0, overlap=0.0)
 
 
 class TestByHand:
@@ -43,6 +43,12 @@ class TestByHand:
         assert estimate(0.01, 32, 10_000_000, 16, cluster=slow).communication == pytest.approx(15e-3)
         alone = replace(PLAIN, gpus_per_host=1)
         assert estimate(0.01, 32, 10_000_000, 2, cluster=alone).communication == pytest.approx(4e-3)
+
+    def test_every_hop_takes_its_time(self):
+        """2·15 hops of 10 µs are 0.3 ms, however small the model."""
+        slow = replace(PLAIN, hop=10e-6)
+        assert estimate(0.01, 32, 10_000_000, 16, cluster=slow).communication == pytest.approx(7.8e-3)
+        assert estimate(0.01, 32, 1, 16, cluster=slow).communication == pytest.approx(0.3e-3, rel=1e-4)
 
     def test_what_the_backward_pass_hides(self):
         """Of 7.5 ms four fifths are 6 ms, which fit behind 2/3 of a step of 30 ms, and not behind those of 3 ms."""
@@ -82,6 +88,7 @@ clusters = st.builds(
     gpus_per_host=st.integers(1, 16),
     within=st.floats(1e8, 1e12),
     between=st.floats(1e8, 1e12),
+    hop=st.floats(0, 1e-3),
     overlap=st.floats(0, 1),
     loader=st.none() | st.floats(10, 1e6),
 )
@@ -102,7 +109,7 @@ def test_the_parts_are_the_whole_and_none_is_negative(seconds, batch, size, gpus
 def test_faster_parts_never_make_it_slower(seconds, size, gpus, cluster, times):
     step = estimate(seconds, 64, size, gpus, cluster=cluster).step
     better = [replace(cluster, within=cluster.within * times, between=cluster.between * times)]
-    better += [replace(cluster, overlap=1.0)]
+    better += [replace(cluster, overlap=1.0), replace(cluster, hop=cluster.hop / times)]
     better += [replace(cluster, loader=None if cluster.loader is None else cluster.loader * times)]
     assert all(estimate(seconds, 64, size, gpus, cluster=other).step <= step * (1 + 1e-9) for other in better)
     assert estimate(seconds / times, 64, size, gpus, cluster=cluster).step <= step * (1 + 1e-9)
@@ -116,7 +123,7 @@ def test_more_gpus_are_never_more_efficient(seconds, size, gpus, cluster):
 
 @given(steps, sizes, many)
 def test_infinite_links_and_loader_scale_perfectly(seconds, size, gpus):
-    free = Cluster(within=math.inf, between=math.inf, overlap=0)
+    free = Cluster(within=math.inf, between=math.inf, hop=0, overlap=0)
     one, found = (estimate(seconds, 64, size, n, cluster=free) for n in (1, gpus))
     assert found.efficiency == 1 and found.hours == pytest.approx(one.hours / gpus)
 
@@ -130,14 +137,22 @@ def test_a_loader_as_fast_as_needed_is_fast_enough(seconds, batch, size):
 
 
 def test_the_table_says_what_it_assumes():
-    cluster = Cluster(within=123e9, between=7e9, overlap=0.35, loader=4321, gpus_per_host=4)
+    cluster = Cluster(within=123e9, between=7e9, hop=3e-6, overlap=0.35, loader=4321, gpus_per_host=4)
     found = [estimate(0.05, 48, TI, gpus, epochs=90, images=1000, cluster=cluster) for gpus in (1, 8)]
     text = table(found, TI, 90, 1000, cluster)
     lines = text.splitlines()
     for number, line in zip(found, lines[1:]):
         assert line.split()[0] == str(number.gpus) and f"{1e3 * number.step:,.1f}" in line
         assert line.endswith(number.limit) and f"{number.efficiency:.1%}" in line
-    for word in ("90 epochs of 1,000 images", "48 images a GPU", "4 GPUs a host", "5,717,416", "123 GB/s", "7 GB/s"):
+    for word in (
+        "90 epochs of 1,000 images",
+        "48 images a GPU",
+        "4 GPUs a host",
+        "5,717,416",
+        "123 GB/s",
+        "7 GB/s",
+        "3 µs",
+    ):
         assert word in text
     assert "35%" in text and "4,321 images/s a host" in text
     assert "never waited for" in table(found, TI, 90, 1000)
@@ -159,7 +174,12 @@ def test_wrong_input(change, words):
 
 @pytest.mark.parametrize(
     ("change", "words"),
-    [({"overlap": 1.2}, "overlap is a share"), ({"within": 0}, "bandwidth"), ({"loader": -5}, "loader's rate")],
+    [
+        ({"overlap": 1.2}, "overlap is a share"),
+        ({"hop": -1e-6}, "hop is a number of seconds"),
+        ({"within": 0}, "bandwidth"),
+        ({"loader": -5}, "loader's rate"),
+    ],
 )
 def test_wrong_clusters(change, words):
     with pytest.raises(ValueError, match=words):
