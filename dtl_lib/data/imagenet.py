@@ -66,9 +66,15 @@ def load(path=None, image_size=None, samples: int | None = None, config=None, na
 
 
 def pictures_by_class(root: Path) -> dict[str, list[str]]:
-    """Paths of the pictures under each folder in `root`, sorted; raises ValueError where there are none."""
-    labels = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
-    found = {label: pictures for label in labels if (pictures := _pictures(root / label))}
+    """Paths of the pictures under each folder in `root`, sorted, without what is hidden.
+
+    Raises:
+        ValueError: where there are none.
+        OSError: where a folder cannot be read.
+    """
+    labels = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not _hidden(entry.name))
+    top = _identity(root)
+    found = {label: pictures for label in labels if (pictures := _pictures(root / label, top))}
     if not found:
         raise ValueError(
             f"{root} holds no classes: a folder for each class, with pictures in it, was expected there, "
@@ -120,12 +126,34 @@ def _own_classes(folders: dict[str, Path], pictures: dict[str, dict]) -> tuple[d
     return {label: number for number, label in enumerate(names)}, names
 
 
-def _pictures(folder: Path) -> list[str]:
-    found = []
-    for path, folders, files in os.walk(folder, followlinks=True):
-        folders.sort()
-        found += (os.path.join(path, file) for file in sorted(files) if os.path.splitext(file)[1].lower() in _endings())
+def _pictures(folder: Path, top: tuple[int, int]) -> list[str]:
+    """Those below a folder; links are followed, but not to `top`, nor twice to one place, as they may go in circles."""
+    found, seen = [], {top}
+    for path, folders, files in os.walk(folder, followlinks=True, onerror=_raise):
+        if (here := _identity(path)) in seen:
+            folders.clear()
+            continue
+        seen.add(here)
+        folders[:] = sorted(name for name in folders if not _hidden(name))
+        found += (os.path.join(path, file) for file in sorted(files) if _is_picture(file))
     return found
+
+
+def _identity(folder) -> tuple[int, int]:
+    found = os.stat(folder)
+    return found.st_dev, found.st_ino
+
+
+def _raise(error: OSError):
+    raise error
+
+
+def _hidden(name: str) -> bool:
+    return name.startswith(".")
+
+
+def _is_picture(name: str) -> bool:
+    return not _hidden(name) and os.path.splitext(name)[1].lower() in _endings()
 
 
 @lru_cache

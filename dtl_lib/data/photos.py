@@ -13,7 +13,8 @@ from ..config import IMAGENET_MEAN, IMAGENET_STD
 from .images import BrokenImage, size_of
 
 PUBLIC_DOMAIN = "public domain"
-_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)  # what Pillow raises
+# what Pillow raises; RuntimeError: of AVIF's and DDS's decoders
+_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, RuntimeError, struct.error, Image.DecompressionBombError)
 
 
 @dataclass(frozen=True)
