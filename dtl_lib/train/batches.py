@@ -1,5 +1,6 @@
 """Which images at which step, and how they get to the device."""
 
+import math
 import os
 import signal
 import threading
@@ -17,6 +18,7 @@ from .broken import Broken
 
 PIECE = 64  # images a worker hands over at a time
 AT_ONCE = 256  # images made together: a sample's pixels do not depend on its batch, and small batches cost overhead
+PIXELS_ON_A_GPU = 2**23  # made together there, where the overhead is a launch for each of many operations
 MOST = 16  # worker processes, unless more are asked for
 
 
@@ -39,7 +41,7 @@ def indices(
 
 def training(
     images, recipe, step: int, total: int, workers: int | None = None, *, rank: int = 0, world: int = 1,
-    broken: Broken | None = None,
+    broken: Broken | None = None, device: torch.device | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:  # fmt: skip
     """Augmented batches `(batch, 3, height, width)`, `(batch,)` of every step from `step` on.
 
@@ -51,7 +53,8 @@ def training(
     Augment your batch, §3): all first copies, then all second ones, cut to batch_size. As in DeiT (Touvron et al.
     2021), an epoch has as many steps as without and so sees about one image in `repeats`.
 
-    With `broken` a picture that cannot be read is counted there, and the next one by number takes its place.
+    With `broken` a picture that cannot be read is counted there, and the next one by number takes its place. Worker
+    processes' images come to `device`.
 
     Raises:
         ValueError: where `world` does not divide the batch; on the way, where a picture cannot be read and there is
@@ -67,19 +70,23 @@ def training(
     steps = (_requests(epoch, samples, places % whole, augment, recipe) for epoch, samples in asked)
     if workers is None and recipe.slow_augmentation:
         workers = _cores()
-    return _load(images, steps, share, workers, broken, replace=True)
+    return _load(images, steps, share, workers, broken, device, replace=True)
 
 
 def in_order(
-    images, batch_size: int, workers: int | None = None, *, rank: int = 0, world: int = 1, broken: Broken | None = None
-) -> Iterator[tuple[Tensor, Tensor]]:
+    images, batch_size: int, workers: int | None = None, *, rank: int = 0, world: int = 1,
+    broken: Broken | None = None, device: torch.device | None = None,
+) -> Iterator[tuple[Tensor, Tensor]]:  # fmt: skip
     """Images rank, rank + world, … as they are, in batches of at most `batch_size`: each is in one process alone.
 
-    With `broken` a picture that cannot be read is counted there, and left out.
+    With `broken` a picture that cannot be read is counted there, and left out. Worker processes' images come to
+    `device`.
     """
     parts = torch.arange(len(images))[rank::world].split(batch_size)
     steps = ([(part, None, None)] for part in parts if len(part))
-    return (batch for batch in _load(images, steps, batch_size, workers, broken, replace=False) if len(batch[1]))
+    return (
+        batch for batch in _load(images, steps, batch_size, workers, broken, device, replace=False) if len(batch[1])
+    )
 
 
 def _requests(epoch: int, samples: Tensor, places: Tensor, augment, recipe) -> list[tuple]:
@@ -98,20 +105,23 @@ def _cores() -> int:
 
 
 def _load(
-    images, steps, batch_size: int, workers: int | None, broken: Broken | None, replace: bool
+    images, steps, batch_size: int, workers: int | None, broken: Broken | None, device, replace: bool
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """The batches asked for: made here for images in memory, by worker processes for images in files."""
     read = images.batch if broken is None else partial(broken.batch, images, replace=replace)
     if workers is None:
         workers = _cores() if isinstance(images, Decoded) else 0
-    if not workers:
+    on_gpu = images.device.type == "cuda"
+    if not workers or on_gpu:  # a process that is forked cannot use its parent's GPU
         alone = broken is not None and not replace  # a batch that may come back shorter cannot be cut out of several
-        yield from _several(read, iter(steps), 1 if alone else max(1, AT_ONCE // batch_size))
+        at_once = max(AT_ONCE, PIXELS_ON_A_GPU // math.prod(images.image_size)) if on_gpu else AT_ONCE
+        yield from _several(read, iter(steps), 1 if alone else max(1, at_once // batch_size))
         return
     counts = deque()
     loader = torch.utils.data.DataLoader(
         _Asked(images, read, broken), sampler=_pieces(steps, counts), batch_size=None, num_workers=workers,
-        prefetch_factor=4, pin_memory=torch.cuda.is_available(), worker_init_fn=_leave_signals_to_the_parent,
+        prefetch_factor=4, pin_memory=device is not None and device.type == "cuda",
+        worker_init_fn=_leave_signals_to_the_parent,
     )  # fmt: skip
     made = []
     for piece in loader:
@@ -120,7 +130,7 @@ def _load(
         *batch, found = piece
         if found:
             broken.add(images, found)
-        made.append(batch)
+        made.append([tensor.to(device, non_blocking=True) for tensor in batch])  # a copy made here would not be pinned
         if len(made) == counts[0]:
             yield _joined(made)
             made = []

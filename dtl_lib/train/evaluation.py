@@ -86,7 +86,8 @@ def evaluate(
     processes = processes or Processes()
     was_training, device = model.training, device_of(model)
     model.eval()
-    start, share = time.perf_counter(), {"rank": processes.rank, "world": processes.world, "broken": broken}
+    start = time.perf_counter()
+    share = {"rank": processes.rank, "world": processes.world, "broken": broken, "device": device}
     n = right = right5 = loss = torch.zeros((), device=device, dtype=torch.float64)
     bar = tqdm(total=len(images), unit="img", unit_scale=True, disable=not progress, leave=False, dynamic_ncols=True)
     for x, y in batches.in_order(as_expected(model, images), batch_size, workers, **share):

@@ -74,7 +74,7 @@ def fit(
                 raise run.stopped(asked)
             run.save()
         for x, y in batches.training(
-            run.train, recipe, now.step, total, workers, rank=rank, world=world, broken=run.broken
+            run.train, recipe, now.step, total, workers, rank=rank, world=world, broken=run.broken, device=device
         ):
             x, y = x.to(device, non_blocking=True), y.to(device, non_blocking=True)
             if mix:

@@ -95,6 +95,8 @@ class Devices(TorchFunctionMode):
             return _moved(func, first, args[1:], kwargs)
         if func is torch.Tensor.numpy and there:
             raise TypeError("can't convert a tensor on cuda:0 to numpy: use Tensor.cpu() first")
+        if func is torch.Tensor.new_tensor and there:
+            return OnGpu(first.held.new_tensor(*args[1:], **kwargs))
         if func is torch.Tensor.tolist:
             return func(_held(first))
         if not _is_device(kwargs.get("device")):

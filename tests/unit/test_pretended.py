@@ -34,7 +34,8 @@ def test_what_cuda_allows():
         assert here.copy_(there) is here and here.device.type == "cpu" and here[1, 2] == 5
         assert torch.zeros(3, device=gpu).copy_(torch.ones(3)).tolist() == [1, 1, 1]
         assert there.to("cpu", torch.float64).dtype == torch.float64 == torch.ones(1).to(there.double()).dtype
-        assert torch.zeros_like(there).is_cuda and there.new_zeros(1).is_cuda and not torch.zeros(1).is_cuda
+        assert torch.zeros_like(there).is_cuda and there.new_zeros(1).is_cuda and there.new_tensor([1]).is_cuda
+        assert not torch.zeros(1).is_cuda
         assert F.one_hot(there[0].long(), 4).device == gpu, "what PyTorch makes on its way lies with its tensors"
 
 
