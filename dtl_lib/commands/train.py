@@ -1,6 +1,7 @@
 """`dtl train`: from flags to a trained ViT, measured and saved."""
 
 import os
+import shlex
 from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import fields, replace
@@ -13,18 +14,21 @@ from ..config import ViTConfig, named
 from ..layers import interpolate_positions
 from ..models import ViT
 from ..pretrained import LoadReport, load_pretrained, load_shared
-from ..train import FitResult, Recipe, fit, recipes, state
+from ..train import FitResult, Recipe, Stopped, fit, recipes, state
 from ..train.device import find_device, keyed_generators
 from ..train.distributed import Processes, joined, local_device
 from ..train.resuming import BEST
 from ..train.watch import Quiet
-from . import evaluate
+from . import evaluate, flags
 from .configure import configured
 from .flags import CONFIG, PLAN, given
 
 MODELS = {"shapes": "vit_shapes_patch8_32", "cifar10": "vit_cifar_patch4_32", "cifar100": "vit_cifar_patch4_32"}
 MARKS = 50, 90, 94, 95  # per cent of the held-out images right: a record says how long each took
 LARGE = "vit_tiny_patch16_224"
+UNSAVED = (  # flags that say how a run is carried out, not what it is: its state does not hold them
+    "broken", "checkpoint_every", "compile", "device", "quiet", "record", "shard", "tensorboard", "timeout", "workers",
+)  # fmt: skip
 
 
 def main(args: Namespace) -> None:
@@ -37,7 +41,10 @@ def main(args: Namespace) -> None:
     with joined(device, args.timeout) as processes:
         if not processes.first:
             args.quiet = True
-        _train(args, device, processes, print if processes.first else _nothing)
+        try:
+            _train(args, device, processes, print if processes.first else _nothing)
+        except Stopped as stopped:
+            raise stopped.repeating(_unsaved(args), processes.world) from None
 
 
 def _train(args: Namespace, device, processes: Processes, tell: Callable) -> None:
@@ -128,6 +135,16 @@ def _of_this_launch(folder: Path, restarts: int) -> bool:
     if not state.exists(folder):
         return False
     return bool(restarts) or state.read_card(folder).get("run", {}).get("launch") == _launch() != "none"
+
+
+def _unsaved(args: Namespace) -> str:
+    """The flags to give again where the run goes on."""
+    usual, words = flags.Parser(), []
+    flags.train(usual)
+    for name in UNSAVED:
+        if (value := getattr(args, name)) != usual.get_default(name):
+            words += [f"--{name.replace('_', '-')}"] + [str(value)] * (value is not True)
+    return shlex.join(words)
 
 
 def _launch() -> str:

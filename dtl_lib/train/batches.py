@@ -169,8 +169,10 @@ class _Asked(torch.utils.data.Dataset):
 
 
 def _leave_signals_to_the_parent(worker: int) -> None:
-    """Ctrl-C, torchrun and Slurm reach every process; a worker is still needed for what its parent then finishes."""
+    """Ctrl-C, a closed terminal, torchrun and Slurm reach all; a worker is needed for what its parent then finishes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):  # not on every system
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         threading.Thread(target=_end_when_the_parent_says_so, daemon=True).start()

@@ -17,13 +17,20 @@ class Stopped(KeyboardInterrupt):
     """Training was asked to stop, and its state is saved in `folder` after `step` of `total` steps.
 
     Attributes:
-        status: what the command should exit with: 0 after SIGTERM, which is how a cluster asks, 130 after Ctrl-C.
+        status: what the command should exit with: 130 after Ctrl-C; 0 after SIGTERM, which is how a cluster asks, or
+            where the terminal was closed.
     """
 
     def __init__(self, step: int, total: int, folder: Path, status: int = 130):
         quoted = shlex.quote(str(folder))
         super().__init__(f"stopped at step {step} of {total}, saved; go on with: dtl train --resume {quoted}")
         self.status = status
+
+    def repeating(self, flags: str, processes: int) -> "Stopped":
+        """Itself, which says too what the state does not hold: flags to give again, and what starts the processes."""
+        launch = ", under the same torchrun or srun line" * (processes > 1)
+        self.args = (f"{self}{flags and ' '}{flags}{launch}",)
+        return self
 
 
 class Asked:
@@ -35,17 +42,19 @@ class Asked:
     @property
     def status(self) -> int:
         """The exit status that answers the signal."""
-        return 0 if self.signal == signal.SIGTERM else 130
+        return 130 if self.signal == signal.SIGINT else 0
 
 
 @contextmanager
 def between_steps(enabled: bool = True):
-    """Inside, the first SIGINT or SIGTERM only sets `stop` on what is yielded; a later one does what it always did."""
+    """Inside, the first of SIGINT, SIGTERM and SIGHUP only sets `stop` on what is yielded; a later one does what it always did."""
     asked = Asked()
     if not enabled or threading.current_thread() is not threading.main_thread():
         yield asked
         return
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup: it is to go on
+        before[signal.SIGHUP] = signal.getsignal(signal.SIGHUP)
     first = None
 
     def ask(number, frame):

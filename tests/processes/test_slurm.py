@@ -36,7 +36,8 @@ def test_sigterm_to_all_tasks_saves_and_every_task_exits_with_0(tmp_path):
     assert (first, second, nothing, silence) == (0, 0, "", ""), error
     step = checkpoint.read_card(tmp_path / "run/state.safetensors")["progress"]["step"]
     saved = f"stopped at step {step} of 5000, saved; go on with: dtl train --resume {tmp_path}/run"
-    assert error == f"dtl: {saved}\n" and "on 2 processes" in out
+    assert error.startswith(f"dtl: {saved} ") and error.count("\n") == 1 and "on 2 processes" in out
+    assert error.endswith(", under the same torchrun or srun line\n")
 
 
 def test_the_first_task_killed_is_named_by_the_rest(tmp_path):

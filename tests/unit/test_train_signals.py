@@ -14,6 +14,7 @@ from PIL import Image
 
 from dtl_lib import checkpoint
 from dtl_lib.train import Stopped, fit, state
+from dtl_lib.train.stop import between_steps
 from tests.processes import launch
 from tests.unit.disturbed import RECIPE, assert_same, tiny
 
@@ -21,12 +22,14 @@ TRAIN = (
     "--data shapes --samples 640 --image-size 16 --dim 16 --depth 2 --heads 2 --max-steps 20000 --batch-size 16 "
     "--eval-every 500 --checkpoint-every 1 --device cpu --quiet"
 )
+UNSAVED = "--checkpoint-every 1 --device cpu --quiet"
+STOP = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
 
 
 @pytest.fixture
 def signals():
     """A function that sends this process a signal in a moment; handlers are as before afterwards."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in STOP}
     timers = []
 
     def soon(number, seconds):
@@ -75,16 +78,17 @@ def test_a_second_ctrl_c_ends_a_long_step_at_once(sets, tmp_path, signals):
     assert checkpoint.read_card(tmp_path / state.NAME)["progress"]["step"] == 2
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", STOP)
 def test_a_signal_ends_a_run_between_two_steps(sets, tmp_path, undisturbed, number):
     def interrupt(step, loss, model):
         if step == 4:
             os.kill(os.getpid(), number)
 
-    handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
-    with pytest.raises(Stopped, match="stopped at step 4 of 14"):
+    handlers = [signal.getsignal(each) for each in STOP]
+    with pytest.raises(Stopped, match="stopped at step 4 of 14") as stopped:
         fit(tiny(), sets, RECIPE, tmp_path, progress=False, on_step=interrupt)
-    assert handlers == (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM))
+    assert stopped.value.status == (130 if number == signal.SIGINT else 0)
+    assert handlers == [signal.getsignal(each) for each in STOP]
     fit(tiny(1), sets, RECIPE, tmp_path, progress=False, resume=True)
     assert_same(tmp_path, undisturbed)
 
@@ -98,10 +102,20 @@ def test_the_command_says_how_to_go_on(tmp_path, number, status):
     found, _, error = launch.finished(process, 30)
     assert found == status
     said = re.fullmatch(
-        rf"dtl: stopped at step (\d+) of 20000, saved; go on with: dtl train --resume {folder}\n", error
+        rf"dtl: stopped at step (\d+) of 20000, saved; go on with: dtl train --resume {folder} {UNSAVED}\n", error
     )
     assert said, error
     assert checkpoint.read_card(folder / state.NAME)["progress"]["step"] == int(said[1])
+
+
+def test_who_ignores_that_the_terminal_closes_is_not_stopped_by_it():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # nohup
+    try:
+        with between_steps() as asked:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not asked.stop and signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_workers_that_read_pictures_outlive_a_signal_to_all(tmp_path):
