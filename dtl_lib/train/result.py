@@ -16,7 +16,7 @@ class FitResult:
         best: the row of the weights that are kept, picked on held-out images.
         test: those weights on the test images.
         seconds: wall time of the run, evaluations included.
-        images_per_s: training images a second over all processes, evaluations left out.
+        images_per_s: training images a second over all processes; evaluations and first steps left out.
         folder: where `best.safetensors`, its card, the state and the log are; None where nothing was saved.
         skipped: steps left out because their gradients were no numbers.
         broken: names of images that could not be read, where others stood in.

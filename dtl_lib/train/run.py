@@ -1,7 +1,6 @@
 """What surrounds the training loop: where it begins, what it writes down, what it keeps."""
 
 import copy
-import time
 from collections.abc import Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -16,6 +15,7 @@ from ..ledger import device_name
 from ..models import ViT
 from . import resuming, state
 from .broken import Broken
+from .clock import Clock
 from .device import find_device, precision
 from .distributed import Processes, whole
 from .evaluation import Abandoned, check_classes, evaluate, token_norms
@@ -70,7 +70,7 @@ class Run:
         }  # fmt: skip
         self.about |= {"teacher": self.teacher.card} if self.teacher else {}
         self.card, self.weights, self.progress = {**card, **self.about}, None, Progress()
-        self._mark, self._taken = None, True  # when the clock was last looked at; whether the last step was taken
+        self.clock, self._taken = Clock(self), True  # whether the last step was taken
         self._losses, self._steps, self._shown = 0.0, 0, progress and self.processes.first
         self._begin(resume)
         first = self.processes.first
@@ -115,7 +115,7 @@ class Run:
             total=self.total * images, initial=self.progress.step * images, unit="img", unit_scale=True,
             disable=not self._shown, dynamic_ncols=True, smoothing=0.05,
         )  # fmt: skip
-        self._mark = time.perf_counter()
+        self.clock.start()
         return self
 
     def __exit__(self, kind, *error) -> None:
@@ -151,21 +151,21 @@ class Run:
         """One more step is done, with this loss on this process's images."""
         if self._taken:
             self._losses, self._steps = self._losses + loss, self._steps + 1
-        self._clock(training=True)
+        self.clock.step()
         self.bar.update(self.recipe.batch_size)
 
     def report(self, **more) -> dict:
         """Write a row of the log: the mean loss since the last one, and where the run stands."""
         now = self.progress
         loss = float(self.processes.sum(torch.as_tensor(self._losses))) / (self._steps or 1) / self.processes.world
+        self.clock.finish()
         self.health.check(loss)
         self.processes.pool(self.broken, self.train)
         self._losses, self._steps = 0.0, 0
-        rate = now.step * self.recipe.batch_size / now.training_seconds
         row = {
             "step": now.step, "epoch": now.step / self.per_epoch, "loss": loss,
             "lr": learning_rate(self.recipe, now.step - 1, self.total, self.warmup), "seconds": now.seconds,
-            "images_per_s": rate, **more,
+            "images_per_s": self.clock.images_per_s(), **more,
         }  # fmt: skip
         row |= {"skipped": now.skipped} if now.skipped else {}
         row |= {"broken": len(self.broken)} if len(self.broken) else {}
@@ -180,6 +180,7 @@ class Run:
         Returns:
             Whether it was carried through: False where it was asked to stop, and is made up for when the run goes on.
         """
+        self.clock.finish()
         with self._evaluated() as model:
             try:
                 found = evaluate(
@@ -192,23 +193,24 @@ class Run:
             self.progress.unevaluated = False
             found |= {"held_out_loss": found.pop("loss")}
             found.pop("seconds")
-            self._clock()
+            self.clock.rest()
             row = self.report(**found, norms=token_norms(model, self._sample))
             if not self.progress.best or row["accuracy"] > self.progress.best["accuracy"]:
                 self.progress.best = row
                 self._keep(model)
-        self._clock()
+        self.clock.rest()
         return True
 
     def save(self) -> None:
         """The whole state, where there is a folder."""
         if self.folder:
+            self.clock.finish()
             self.health.check()  # what is saved last is good
             self.progress.losses, self.progress.counted = self.processes.gather(float(self._losses)), self._steps
             tensors = state.gather(self.model, self.average, self.optimizer)
             if self.processes.first:
                 state.save(self.folder, tensors, self.scaler, self.progress, self.card)
-            self._clock()
+            self.clock.rest()
 
     def end(self, asked: Asked | None = None) -> FitResult:
         """Put the best weights into the model and measure them on the test images; `Stopped` where that is asked."""
@@ -231,9 +233,8 @@ class Run:
             self.model.card = {**self.card, "held_out": self.progress.best, "test": test.to_dict()}
             if self.folder and self.processes.first:
                 checkpoint.save_model(self.folder / BEST, model, self.model.card)
-        self._clock()
-        now = self.progress
-        rate = now.step * self.recipe.batch_size / now.training_seconds
+        self.clock.rest()
+        now, rate = self.progress, self.clock.images_per_s()
         names = tuple(sorted({*self.broken.names, *broken.names}))
         return FitResult(self.log.rows, now.best, test, now.seconds, rate, self.folder, now.skipped, names)
 
@@ -264,13 +265,6 @@ class Run:
         if len(losses) == self.processes.world:
             return losses[self.processes.rank]
         return sum(losses) / max(1, len(losses))
-
-    def _clock(self, training: bool = False) -> None:
-        """Add the time since the last call to the run's, and to training's where that is what it was."""
-        before, self._mark = self._mark, time.perf_counter()
-        if before is not None:
-            self.progress.seconds += self._mark - before
-            self.progress.training_seconds += (self._mark - before) * training
 
 
 def _divides(recipe: Recipe, world: int) -> None:

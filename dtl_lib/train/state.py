@@ -29,7 +29,8 @@ class Progress:
         step: optimiser steps done; with the seed it also says where in which epoch's order the run is.
         best: the best evaluation on held-out images so far, with its step; empty before the first.
         seconds: wall time so far, over all the pieces of an interrupted run.
-        training_seconds: of which training, without evaluations.
+        training_seconds: of which training, without evaluations and first steps.
+        untimed: how many first steps: one in each piece of an interrupted run.
         skipped: steps left out because their gradients were no numbers.
         unevaluated: whether the run was stopped inside the evaluation that belongs to this step.
         losses: by process, those of the steps since the last row of the log, added up.
@@ -40,6 +41,7 @@ class Progress:
     best: dict = field(default_factory=dict)
     seconds: float = 0.0
     training_seconds: float = 0.0
+    untimed: int = 0
     skipped: int = 0
     unevaluated: bool = False
     losses: list[float] = field(default_factory=list)
