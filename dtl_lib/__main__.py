@@ -24,6 +24,8 @@ def parser() -> Parser:
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit status: 0, 2 for wrong input, 130 after Ctrl-C."""
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a lost process is said in one line, not in torch's fifty
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files are bytes, and not every terminal shows all
     args = None
     try:
         given = alike(sys.argv[1:] if arguments is None else arguments)

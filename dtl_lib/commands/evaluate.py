@@ -1,12 +1,14 @@
 """`dtl evaluate`: a trained model on images it has not seen."""
 
 from argparse import Namespace
+from collections.abc import Sequence
 
 from .. import data, ledger
 from ..checkpoint import load_model
 from ..models import ViT
 from ..pretrained import load_pretrained
 from ..train import evaluate
+from ..train.broken import Broken
 from ..train.device import find_device
 from ..train.distributed import Processes, joined, local_device
 
@@ -23,7 +25,10 @@ def _evaluate(args: Namespace, device, processes: Processes) -> None:
         model = _model(args)
         images = getattr(_sets(args, model), args.part)
     shown = processes.first and not args.quiet
-    found = evaluate(model.to(device), images, args.batch_size, args.amp, args.workers, shown, processes=processes)
+    broken = Broken(args.broken)
+    found = evaluate(
+        model.to(device), images, args.batch_size, args.amp, args.workers, shown, processes=processes, broken=broken
+    )
     if not processes.first:
         return
     where = ledger.device_name(device)
@@ -31,11 +36,19 @@ def _evaluate(args: Namespace, device, processes: Processes) -> None:
         where = f"{processes.world} processes, {where}"
     print(f"{images.name}: {found}")
     print(f"{found.seconds:.1f} s, {found.n / found.seconds:,.0f} images/s on {where}")
+    if broken.names:
+        print(unreadable(broken.names))
     if args.record:
         what = f"{args.model_path or args.model} on {images.name}"
         values = {**found.to_dict(), "images_per_s": found.n / found.seconds}
         about = {"n": found.n, "seed": None, "config": model.config.to_dict()}
         print(f"recorded in {ledger.add(args.record, what, args.line, device, values, **about)}")
+
+
+def unreadable(names: Sequence[str]) -> str:
+    """One line about pictures that could not be read, the first three by name."""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"{len(names)} image{'s' * (len(names) > 1)} could not be read: {', '.join(names[:3])}{more}"
 
 
 def _model(args: Namespace) -> ViT:

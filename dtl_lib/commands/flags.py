@@ -104,10 +104,6 @@ def train(parser: Parser) -> None:
     place.add_argument("--checkpoint-every", type=_positive, metavar="STEPS", help="save the whole state this often")
     place.add_argument("--tensorboard", action="store_true", help="write TensorBoard's curves too")
     place.add_argument("--record", type=_word, metavar="EXPERIMENT", help="add a record to the ledger")
-    place.add_argument(
-        "--broken", type=_share, default=0.001, metavar="X",
-        help="share of the training images that may be unreadable before it stops; others stand in (default 0.001)",
-    )  # fmt: skip
     several = processes(parser)
     several.add_argument("--shard", action="store_true", help="cut the model over the processes instead of copying it")
     place.add_argument("--compile", action="store_true", help="compile the training step with torch.compile")
@@ -204,9 +200,11 @@ def data(parser: Parser, text: str) -> None:
 
 
 def machine(parser) -> None:
-    """Where to compute."""
+    """Where to compute, and how images get there."""
     parser.add_argument("--device", metavar="NAME", help="cuda, cpu, … (default the GPU where there is one)")
     parser.add_argument("--workers", type=_whole, metavar="N", help="processes that read images from files")
+    share = "share of the images that may be unreadable before it stops (default 0.001)"
+    parser.add_argument("--broken", type=_share, default=0.001, metavar="X", help=share)
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
 

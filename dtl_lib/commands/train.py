@@ -33,6 +33,8 @@ UNSAVED = (  # flags that say how a run is carried out, not what it is: its stat
 
 def main(args: Namespace) -> None:
     """Train; print accuracy with its interval and n, time, images/s, and where things were saved."""
+    if args.resume and args.finetune:
+        raise ValueError("--resume goes on with a run's own weights, --finetune begins with others: give one of them")
     if args.eval:
         return evaluate.main(_only_measured(args))
     device = find_device(local_device(args.device))
@@ -64,7 +66,7 @@ def _train(args: Namespace, device, processes: Processes, tell: Callable) -> Non
     found = fit(
         model, sets, recipe, folder, resume=before is not None, device=str(device), progress=not args.quiet,
         checkpoint_every=args.checkpoint_every, tensorboard=args.tensorboard, workers=args.workers,
-        card={"command": args.line, "run": {"data": images, "launch": _launch()}}, processes=processes,
+        card={"command": args.line, "run": {"data": _anywhere(images), "launch": _launch()}}, processes=processes,
         shard=args.shard, compiled=args.compile, broken=args.broken,
     )  # fmt: skip
     if processes.first:
@@ -101,8 +103,7 @@ def _tell(found: FitResult, device) -> None:
     if found.skipped:
         print(f"{found.skipped} steps left out: their gradients were no numbers")
     if found.broken:
-        more = f" and {len(found.broken) - 3} more" if len(found.broken) > 3 else ""
-        print(f"{len(found.broken)} images could not be read: {', '.join(found.broken[:3])}{more}")
+        print(evaluate.unreadable(found.broken))
     names = ", ".join(sorted(path.name for path in found.folder.iterdir() if not path.name.startswith(".")))
     print(f"saved in {found.folder}: {names}")
 
@@ -183,6 +184,12 @@ def _images(args: Namespace, before: dict | None) -> dict:
     asked = {"name": args.data, "path": args.data_path, "level": args.level, "samples": args.samples}
     usual = {"name": "shapes", "path": None, "level": 1, "samples": None}
     return {name: saved.get(name, usual[name]) if value is None else value for name, value in asked.items()}
+
+
+def _anywhere(images: dict) -> dict:
+    """The same, found from any working directory."""
+    path = images["path"] and os.path.abspath(os.path.expanduser(images["path"]))
+    return {**images, "path": path}
 
 
 def _config(args: Namespace, images: str, source: ViT | None, before: dict | None) -> ViTConfig:

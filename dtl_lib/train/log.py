@@ -26,11 +26,17 @@ class Log:
         self._curves = self._open_curves(folder, step) if tensorboard else None
 
     def write(self, row: Mapping) -> None:
-        """Add one row; its numbers become curves."""
+        """Add one row; its numbers become curves. A ValueError where the file cannot be written."""
         self.rows.append(dict(row))
         if self.path:
-            with open(self.path, "a", encoding="utf-8") as file:
-                file.write(json.dumps({**row, **self.about}, ensure_ascii=False) + "\n")
+            try:
+                with open(self.path, "a", encoding="utf-8") as file:
+                    file.write(json.dumps({**row, **self.about}, ensure_ascii=False) + "\n")
+            except OSError as error:
+                raise ValueError(
+                    f"{self.path} could not be written ({error.strerror}): make room, and go on with "
+                    f"--resume {self.path.parent}"
+                ) from None
         if self._curves:
             for name, value in row.items():
                 for part, number in value.items() if isinstance(value, Mapping) else ((None, value),):
@@ -43,8 +49,13 @@ class Log:
             self._curves.close()
 
     def _before(self, step: int) -> list[dict]:
-        """The rows up to `step` that the file holds; the file is cut to them."""
-        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.is_file() else []
+        """The rows up to `step` that the file holds; the file is cut to them. A ValueError where it is damaged."""
+        try:
+            lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.is_file() else []
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"{self.path} is damaged (byte {error.start} is no UTF-8): repair it, or move it away and go on without"
+            ) from None
         kept = [(line, row) for line in lines if (row := _parsed(line)) and row["step"] <= step and step]
         if lines:
             checkpoint.replace(self.path, lambda file: file.write_text("".join(f"{line}\n" for line, _ in kept)))

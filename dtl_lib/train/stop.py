@@ -47,7 +47,7 @@ class Asked:
 
 @contextmanager
 def between_steps(enabled: bool = True):
-    """Inside, the first of SIGINT, SIGTERM and SIGHUP only sets `stop` on what is yielded; a later one does what it always did."""
+    """Inside, the first of SIGINT, SIGTERM and SIGHUP only sets `stop` on what is yielded; a later one acts as ever."""
     asked = Asked()
     if not enabled or threading.current_thread() is not threading.main_thread():
         yield asked

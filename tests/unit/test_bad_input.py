@@ -77,6 +77,8 @@ def refused(capsys, tmp_path, monkeypatch):
         ("train --resume", "say which run to resume: --resume DIR"),
         ("train --resume nowhere", "nowhere holds no state.safetensors to resume from"),
         ("train --resume a --output-dir b", "leave --output-dir out"),
+        ("train --resume a --finetune b", "--resume goes on with a run's own weights, --finetune begins with others"),
+        ("plan --layer-scale -1", "layer_scale is 0 or more, or none, not -1"),
         ("train --finetune nowhere.safetensors", "nowhere.safetensors does not exist"),
         ("train --finetune zoo/nothing", "the zoo has no 'zoo/nothing'"),
         ("evaluate", "say which model: --model-path best.safetensors"),

@@ -1,0 +1,73 @@
+"""What users and their machines do to `dtl train` and `dtl evaluate`: one line that names the place and the way on."""
+
+import io
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from dtl_lib import checkpoint, data
+from dtl_lib.__main__ import main
+from dtl_lib.train.log import Log
+
+TRAIN = (
+    "train --data folder --image-size 16 --patch-size 8 --dim 16 --depth 1 --heads 2 --device cpu --quiet --workers 0 "
+    "--batch-size 8 --max-steps 2 --eval-every 1 --warmup-epochs 0"
+).split()
+
+
+@pytest.fixture
+def pictures(tmp_path, monkeypatch):
+    """52 pictures of two classes, in the folder `pictures` below the working directory."""
+    monkeypatch.chdir(tmp_path)
+    for number in range(52):
+        place = tmp_path / "pictures" / ("cat", "dog")[number % 2]
+        place.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (20, 20), (4 * number, 80, 160)).save(place / f"{number:02}.jpg")
+    return tmp_path / "pictures"
+
+
+def test_a_log_on_a_full_disk_is_named_with_the_way_on(tmp_path):
+    (tmp_path / "log.jsonl").symlink_to("/dev/full")
+    with pytest.raises(ValueError, match=r"log.jsonl could not be written .No space left on device.: make room, and "):
+        Log(tmp_path, {}).write({"step": 1})
+
+
+def test_a_log_of_other_bytes_is_named(tmp_path):
+    (tmp_path / "log.jsonl").write_bytes(b'{"step": 1}\n\xff\xfe\n')
+    with pytest.raises(ValueError, match=r"log.jsonl is damaged .byte 12 is no UTF-8.: "):
+        Log(tmp_path, {}, 5)
+
+
+def test_words_that_a_terminal_cannot_show_are_escaped(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
+    assert main(["plan"]) == 0
+    sys.stdout.flush()
+    assert rb"\u" in sys.stdout.buffer.getvalue() or rb"\x" in sys.stdout.buffer.getvalue()
+
+
+def test_evaluation_leaves_out_what_training_leaves_out(pictures, tmp_path, capsys):
+    assert main([*TRAIN, "--data-path", "pictures", "--output-dir", "run"]) == 0
+    n = checkpoint.read_card(tmp_path / "run/best.safetensors")["test"]["n"]
+    sets = data.load("folder", pictures)
+    for images, sample in ((sets.train, 3), (sets.train, 30), (sets.test, 2)):
+        Path(images.source.files[int(images.members[sample])]).write_bytes(b"no picture")
+    capsys.readouterr()
+    line = ["evaluate", "--model-path", "run/best.safetensors", "--device", "cpu", "--quiet", "--workers", "0"]
+    assert main([*line, "--part", "train", "--broken", "0"]) == 2
+    assert "2 of the 43 images of folder train cannot be read" in capsys.readouterr().err
+    assert main([*line, "--part", "train", "--broken", "0.1"]) == 0
+    out = capsys.readouterr().out
+    assert "(n = 41)" in out and f"2 images could not be read: {pictures}/" in out
+    assert main(["train", "--resume", "run", "--eval", "--device", "cpu", "--quiet", "--workers", "0"]) == 0
+    out = capsys.readouterr().out
+    assert f"(n = {n - 1})" in out and f"1 image could not be read: {pictures}/" in out
+
+
+def test_a_run_goes_on_from_another_folder(pictures, tmp_path, monkeypatch):
+    assert main([*TRAIN, "--data-path", "pictures", "--output-dir", "run"]) == 0
+    monkeypatch.chdir("/")
+    assert main(["train", "--resume", str(tmp_path / "run"), "--quiet", "--device", "cpu", "--workers", "0"]) == 0
+    assert json.loads(Path(tmp_path / "run/best.json").read_text())["run"]["data"]["path"] == str(pictures)
