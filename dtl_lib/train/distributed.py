@@ -199,7 +199,9 @@ def _connected(rank: int, world: int, local: int, device: torch.device, timeout:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
     before = f"attempt {attempt} of {world}"  # torchrun keeps its store when it starts the processes again
     store = dist.PrefixStore(before, next(dist.rendezvous("env://", rank, world, timeout=wait))[0])
-    # what the CPU waits for gives up first, and can say who is lost; NCCL only ends the process
+    # what the CPU waits for gives up first, and can say who is lost; NCCL would end the process with a trace of its own
+    if gpu:
+        os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "0")
     dist.init_process_group(
         "nccl" if gpu else "gloo", store=dist.PrefixStore("data", store), rank=rank, world_size=world,
         timeout=wait * (1 + gpu), device_id=device if gpu else None,
@@ -232,7 +234,8 @@ def local_device(name: str | None) -> str | None:
     if name not in (None, "cuda") or not launched() or not torch.cuda.is_available():
         return name
     local, there = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
-    if there == 1 and "SLURM_GPUS_PER_TASK" in os.environ:
+    by_srun = "SLURM_PROCID" in os.environ and "TORCHELASTIC_RUN_ID" not in os.environ
+    if there == 1 and by_srun:
         local = 0  # each task sees its own alone
     if local >= there:
         raise ValueError(f"there is no GPU for process {local} of this host: start {there}, one for each GPU it has")

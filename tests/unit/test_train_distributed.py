@@ -1,14 +1,16 @@
 """What several processes agree on, as far as one can show it; `tests/processes` starts real ones."""
 
+import os
+
 import pytest
 import torch
 
 from dtl_lib.checkpoint import write
 from dtl_lib.commands.train import _of_this_launch
-from dtl_lib.train import state
+from dtl_lib.train import distributed, state
 from dtl_lib.train.broken import Broken
 from dtl_lib.train.distributed import Processes, joined, local_device
-from dtl_lib.train.watch import Failed, Quiet
+from dtl_lib.train.watch import Failed, Lost, Quiet
 from tests.unit.disturbed import small_sets
 
 
@@ -19,7 +21,7 @@ def environment(monkeypatch):
         "WORLD_SIZE",
         "LOCAL_RANK",
         "SLURM_STEP_NUM_TASKS",
-        "SLURM_GPUS_PER_TASK",
+        "SLURM_PROCID",
         "TORCHELASTIC_RUN_ID",
     ):
         monkeypatch.delenv(name, raising=False)
@@ -71,8 +73,45 @@ def test_each_process_has_a_gpu_of_its_own_or_says_how_many_there_are(environmen
     with pytest.raises(ValueError, match="no GPU for process 2 of this host: start 2, one for each GPU it has"):
         local_device(None)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    environment("SLURM_GPUS_PER_TASK", "1")
+    environment("SLURM_PROCID", "5")
     assert local_device(None) == "cuda:0"  # Slurm shows each task its own
+
+
+def test_a_task_that_sees_one_gpu_has_it_alone_but_not_the_processes_that_torchrun_starts_in_it(
+    environment, monkeypatch
+):
+    """Slurm may show a task its own by `--gpus-per-task`, by `--gpu-bind`, or by a rule of the site's."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    for name, value in {"RANK": "2", "WORLD_SIZE": "4", "LOCAL_RANK": "2", "SLURM_PROCID": "2"}.items():
+        environment(name, value)
+    assert local_device(None) == "cuda:0"
+    environment("TORCHELASTIC_RUN_ID", "one")
+    with pytest.raises(ValueError, match="no GPU for process 2 of this host: start 1"):
+        local_device(None)
+
+
+@pytest.mark.parametrize(("kind", "given", "then"), [("cuda", None, "0"), ("cuda", "1", "1"), ("cpu", None, None)])
+def test_nccl_leaves_it_to_the_library_to_say_who_is_lost(environment, monkeypatch, kind, given, then):
+    name, found = "TORCH_NCCL_ASYNC_ERROR_HANDLING", []
+    for each in (name, "GLOO_SOCKET_IFNAME"):
+        environment(each, given or "")  # so that what is set below is taken back
+    if given is None:
+        monkeypatch.delenv(name)
+
+    def connect(*args, **how):
+        found.append(os.environ.get(name))
+        raise RuntimeError("nobody there")
+
+    monkeypatch.setattr(
+        distributed.dist, "rendezvous", lambda *args, **how: iter([(distributed.dist.HashStore(), 0, 2)])
+    )
+    monkeypatch.setattr(distributed.dist, "init_process_group", connect)
+    for each, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}.items():
+        environment(each, value)
+    with pytest.raises(Lost), joined(torch.device(kind), 1.0):
+        pass
+    assert found == [then]
 
 
 def test_what_torchrun_starts_again_goes_on(environment, tmp_path):
