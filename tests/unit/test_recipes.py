@@ -106,6 +106,14 @@ def test_the_recipes_for_a_gpu_augment_where_the_images_are():
     assert recipes()["deit3"].slow_augmentation
 
 
+@pytest.mark.parametrize(("name", "evaluations"), [("cifar10_fast", 12), ("cifar10_full", 60)])
+def test_the_recipes_for_a_gpu_look_at_the_held_out_images_every_fifth_epoch(name, evaluations):
+    recipe = recipes()[name]
+    steps, per_epoch = recipe.steps(45_000), recipe.steps_per_epoch(45_000)  # 5,000 of CIFAR's 50,000 are held out
+    assert recipe.eval_every == 5 * per_epoch and steps == evaluations * recipe.eval_every
+    assert asked(f"dtl train --recipe {name} --eval-every {per_epoch}", "cifar10").eval_every == per_epoch
+
+
 def test_the_flags_of_deit_s_script_mean_our_fields():
     deits = (
         "dtl train --batch-size 2048 --epochs 800 --opt lamb --lr 3e-3 --weight_decay .02 --warmup-epochs 5 "
