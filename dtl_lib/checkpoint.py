@@ -1,8 +1,10 @@
 """Weights and what they are in one file: safetensors whose header carries a JSON card. Nothing is ever unpickled."""
 
 import contextlib
+import errno
 import json
 import os
+import shutil
 import zlib
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -181,11 +183,17 @@ def write(path: Path, tensors: Mapping[str, Tensor], card: Mapping, kind: str, b
 
 
 def replace(path: Path, fill, before: Path | None = None) -> None:
-    """`fill` a temporary file in the same folder and rename it; on failure nothing is left and nothing lost."""
-    temporary = path.with_name(f".{path.name}.part")  # one name: what a killed process leaves, the next save replaces
+    """`fill` a temporary file beside `path` and rename it; on failure nothing is left and nothing lost."""
+    # a folder: safetensors writes to a file of another name first, and what a killed one leaves, the next save finds
+    part = path.with_name(f".{path.name}.part")
+    temporary = part / path.name
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _remove(part)
+        part.mkdir()
+        (part / "mode").touch()
         fill(temporary)
+        temporary.chmod((part / "mode").stat().st_mode)  # what the umask says; safetensors gives 600
         _flush(temporary)
         if before and path.is_file():
             _keep(path, before)
@@ -197,8 +205,13 @@ def replace(path: Path, fill, before: Path | None = None) -> None:
             f"{path} could not be written ({_first(error)}){kept}: choose a folder with room"
         ) from None
     finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
+        _remove(part)
+
+
+def _remove(part: Path) -> None:
+    with contextlib.suppress(OSError):
+        part.unlink()  # a file, as an earlier version of this library left it
+    shutil.rmtree(part, ignore_errors=True)
 
 
 def _keep(path: Path, before: Path) -> None:
@@ -227,6 +240,9 @@ def _flush(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if not (path.is_dir() and error.errno in (errno.EINVAL, errno.ENOTSUP)):  # not every file system can
+            raise
     finally:
         os.close(handle)
 

@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import resource
+import stat
 import subprocess
 import sys
 from dataclasses import replace
@@ -254,7 +255,7 @@ def test_a_reader_never_sees_half_a_file(saved, model, monkeypatch):
     real = os.replace
 
     def look(source, target):
-        seen.append((load_file(source) if str(source).endswith(".safetensors.part") else None, Path(target)))
+        seen.append((load_file(source) if str(source).endswith(".safetensors") else None, Path(target)))
         real(source, target)
 
     monkeypatch.setattr(os, "replace", look)
@@ -262,3 +263,44 @@ def test_a_reader_never_sees_half_a_file(saved, model, monkeypatch):
     whole, target = seen[0]
     assert target == saved and whole.keys() == model.state_dict().keys()
     assert Path(f"{target}").parent == saved.parent
+
+
+def test_files_have_the_mode_that_the_umask_says(model, tmp_path):
+    before = os.umask(0o027)
+    try:
+        saved = save_model(tmp_path / "best.safetensors", model)
+    finally:
+        os.umask(before)
+    assert [path.stat().st_mode & 0o777 for path in (saved, saved.with_suffix(".json"))] == [0o640, 0o640]
+
+
+def test_what_a_killed_save_has_left_is_gone_after_the_next(model, tmp_path, monkeypatch):
+    """Killed inside safetensors, which writes to a file of a name of its own first."""
+
+    class Killed(BaseException):
+        pass
+
+    def save_file(tensors, path, metadata):
+        Path(path).with_name(".tmpA1b2C3").write_bytes(bytes(999))
+        raise Killed
+
+    monkeypatch.setattr(checkpoint, "save_file", save_file)
+    monkeypatch.setattr(checkpoint.shutil, "rmtree", lambda *_, **__: None)  # a killed process does not tidy up
+    with pytest.raises(Killed):
+        save_model(tmp_path / "best.safetensors", model)
+    assert list(tmp_path.rglob(".tmp*"))
+    monkeypatch.undo()
+    save_model(tmp_path / "best.safetensors", model)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["best.json", "best.safetensors"]
+
+
+def test_a_file_system_that_cannot_flush_folders_will_do(model, tmp_path, monkeypatch):
+    real = os.fsync
+
+    def fsync(handle):
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        real(handle)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    assert load_file(save_model(tmp_path / "best.safetensors", model))
