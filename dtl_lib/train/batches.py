@@ -19,6 +19,9 @@ from .broken import Broken
 PIECE = 64  # images a worker hands over at a time
 AT_ONCE = 256  # images made together: a sample's pixels do not depend on its batch, and small batches cost overhead
 PIXELS_ON_A_GPU = 2**23  # made together there, where the overhead is a launch for each of many operations
+AHEAD = 4  # pieces that a worker makes before they are asked for
+SHARED = "/dev/shm"  # where Linux keeps what processes share
+STANDSTILL = 600.0  # seconds without a piece, after which the workers are given up
 MOST = 16  # worker processes, unless more are asked for
 
 
@@ -117,14 +120,15 @@ def _load(
         at_once = max(AT_ONCE, PIXELS_ON_A_GPU // math.prod(images.image_size)) if on_gpu else AT_ONCE
         yield from _several(read, iter(steps), 1 if alone else max(1, at_once // batch_size))
         return
+    _room(images, batch_size, workers, 2 if replace else 1)
     counts = deque()
     loader = torch.utils.data.DataLoader(
         _Asked(images, read, broken), sampler=_pieces(steps, counts), batch_size=None, num_workers=workers,
-        prefetch_factor=4, pin_memory=device is not None and device.type == "cuda",
-        worker_init_fn=_leave_signals_to_the_parent,
+        prefetch_factor=AHEAD, pin_memory=device is not None and device.type == "cuda",
+        worker_init_fn=_leave_signals_to_the_parent, timeout=STANDSTILL,
     )  # fmt: skip
     made = []
-    for piece in loader:
+    for piece in _received(loader):
         if isinstance(piece, Exception):
             raise piece
         *batch, found = piece
@@ -135,6 +139,37 @@ def _load(
             yield _joined(made)
             made = []
             counts.popleft()
+
+
+def _received(loader) -> Iterator:
+    """What the workers hand over; where one is gone or stands still, torch's RuntimeError about a DataLoader worker."""
+    try:
+        yield from loader
+    except (OSError, EOFError) as error:
+        raise RuntimeError(f"DataLoader worker is gone ({type(error).__name__})") from None
+    except RuntimeError as error:
+        if "timed out" not in str(error):
+            raise
+        raise RuntimeError(f"DataLoader worker has handed over nothing for {STANDSTILL:g} s") from None
+
+
+def _room(images, batch_size: int, workers: int, loaders: int) -> None:
+    """A ValueError where the shared memory, in which images are handed over, does not hold what workers may put there.
+
+    Args:
+        loaders: at work at a time: while the held-out images are looked at, what was made for training waits.
+    """
+    if not os.path.isdir(SHARED):
+        return
+    pieces = workers * AHEAD + -(-batch_size // PIECE)
+    need = loaders * pieces * min(PIECE, batch_size) * 3 * math.prod(images.image_size) * 4  # float32
+    need *= int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    found = os.statvfs(SHARED)
+    if (free := found.f_bavail * found.f_frsize) < need:
+        raise ValueError(
+            f"{SHARED} has {free / 2**20:,.1f} MiB free and {workers} workers may need {need / 2**20:,.1f} of it: give "
+            "fewer --workers (0 needs none), or make it larger (docker run --shm-size)"
+        )
 
 
 def _joined(parts: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
