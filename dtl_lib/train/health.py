@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from .distributed import whole
+from .resuming import BEST
 
 NEVER = 2**62
 IN_A_ROW = 20  # steps that `on_nan="skip"` leaves out one after the other before it gives up
@@ -54,6 +55,9 @@ class Health:
 
     def _stop(self, what: str, step: int) -> None:
         run, recipe = self.run, self.run.recipe
+        best = run.folder and run.folder / BEST
+        begin = f" (--finetune {best} begins with its best weights)" if best and best.is_file() else ""
         skip = "" if recipe.on_nan == "skip" else ", or leave such steps out (--on-nan skip)"
-        kept = f"; the last good state is in {run.folder}" if run.folder else ""
-        raise ValueError(f"{what} at step {step}: lower lr ({recipe.lr}), warm up, or set clip{skip}{kept}")
+        kept = f"; the last good state is in {run.folder}, for --resume" if run.folder else ""
+        new = f"lower lr ({recipe.lr}), warm up, or set clip in a new run{begin}"
+        raise ValueError(f"{what} at step {step}: {new}{skip}{kept}")

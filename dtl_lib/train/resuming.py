@@ -1,7 +1,7 @@
 """A run that goes on: what it takes over from its folder, and what has to be as it was."""
 
 import logging
-from pathlib import Path
+from collections.abc import Mapping
 
 from .. import checkpoint
 from . import state
@@ -20,14 +20,11 @@ def restore(run) -> Progress:
     """
     folder, processes, found = run.folder, run.processes, []  # found by the first: the others need not see its disk
     card = processes.share(lambda: found.extend(state.read(folder)) or found[1])
-    recipe = Recipe.from_dict(card["recipe"]).to_dict()  # a field newer than the state: its default
-    then = {**card, "recipe": {**recipe, "on_nan": run.recipe.on_nan}}  # may change: it has not mattered so far
-    for what in ("config", "recipe", "data", *(["teacher"] if run.teacher else [])):
-        if changed := state.differences(state.plain(then.get(what, {})), run.about[what]):
-            raise ValueError(f"{folder} was trained with another {what} ({changed}): resume with the same")
+    if changed := _changed(card, run):
+        raise ValueError(f"{folder} was trained with another {changed}: resume with the same")
     tensors = processes.share_tensors(found[0] if found else None)
     progress = state.restore(folder / state.NAME, tensors, card, run.model, run.average, run.optimizer, run.scaler)
-    progress.best = processes.share(lambda: _best(folder, progress.best))
+    progress.best = processes.share(lambda: _best(run, progress.best))
     if not progress.best and progress.step == run.total:
         progress.unevaluated = True  # no step will be evaluated any more: this one is, for there to be a best
     if (was := card.get("processes", 1)) != processes.world and processes.first:
@@ -39,15 +36,30 @@ def restore(run) -> Progress:
     return progress
 
 
-def _best(folder: Path, known: dict) -> dict:
-    """The evaluation of the weights that were kept; none where they cannot be read.
+def _changed(card: Mapping, run) -> str:
+    """What a card says of the model, recipe or data that is not so in a run; empty where all is the same."""
+    recipe = Recipe.from_dict(card.get("recipe", {})).to_dict()  # a field newer than the card: its default
+    then = {**card, "recipe": {**recipe, "on_nan": run.recipe.on_nan}}  # may change: it has not mattered so far
+    for what in ("config", "recipe", "data", *(["teacher"] if run.teacher else [])):
+        if changed := state.differences(state.plain(then.get(what, {})), run.about[what]):
+            return f"{what} ({changed})"
+    return ""
+
+
+def _best(run, known: dict) -> dict:
+    """The evaluation of the weights that were kept; none where they cannot be read, or are another run's.
 
     They are saved before the state, so it may be of a step that the state has not reached.
     """
-    if not known and not (folder / BEST).is_file():
+    path = run.folder / BEST
+    if not known and not path.is_file():
         return {}
     try:
-        return checkpoint.read(folder / BEST)[1]["held_out"]
+        card = checkpoint.read(path)[1]
+        if not (changed := _changed(card, run)):
+            return card["held_out"]
+        log.warning("%s is of another %s; the next evaluation replaces it", path, changed)
+        return {}
     except checkpoint.CheckpointError as error:
         log.warning("%s; the next evaluation keeps its weights", error)
         return {}

@@ -14,6 +14,7 @@ from .. import __version__, checkpoint
 from ..ledger import device_name
 from ..models import ViT
 from . import resuming, state
+from .alike import check_alike
 from .broken import Broken
 from .clock import Clock
 from .device import find_device, precision
@@ -50,6 +51,8 @@ class Run:
         self.train, self.held_out, self.test = (
             _near(part, self.device) if move else part for part in (sets.train, sets.held_out, sets.test)
         )
+        parts = {"training": self.train, "held-out": self.held_out, "test": self.test}
+        check_alike(self.processes, model.config, recipe, parts, shard=shard)
         check_classes(model, self.train)
         _divides(recipe, self.processes.world)
         model.config = replace(model.config, mean=self.train.mean, std=self.train.std)
@@ -72,12 +75,13 @@ class Run:
         self.card, self.weights, self.progress = {**card, **self.about}, None, Progress()
         self.clock, self._taken = Clock(self), True  # whether the last step was taken
         self._losses, self._steps, self._shown = 0.0, 0, progress and self.processes.first
+        some = torch.arange(min(SAMPLE, len(self.held_out)))
+        self._sample = self.broken.batch(self.held_out, some)[0].to(self.device)
         self._begin(resume)
         first = self.processes.first
         self.log = Log(
             self.folder if first else None, _row_about(self.about), self.progress.step, tensorboard and first
         )
-        self._sample = self.held_out.batch(torch.arange(min(SAMPLE, len(self.held_out))))[0].to(self.device)
 
     def _build(self, sharded: bool, compiled: bool) -> None:
         """What is trained, and what trains it."""
@@ -107,6 +111,8 @@ class Run:
             return
         if self.processes.share(lambda: state.exists(self.folder)):
             raise ValueError(f"{self.folder} holds a run already: resume it (--resume), or choose another output_dir")
+        if self.processes.share(lambda: (self.folder / BEST).exists()):
+            raise ValueError(f"{self.folder} holds {BEST} of another run: move it away, or choose another output_dir")
         self.save()  # from here on a killed run can be resumed, and an unwritable folder is known before the work
 
     def __enter__(self):

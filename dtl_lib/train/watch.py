@@ -72,6 +72,8 @@ class Watch:
             time.sleep(AFTER)  # what all have met, the first one says
         if not self._claim(f"{mine} has failed"):
             return Quiet("another process has failed")
+        if isinstance(error, Failed):
+            return error  # it names the process itself
         if isinstance(error, ValueError | OSError):
             words = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.strerror else error
             return Failed(f"{mine}: {words}")

@@ -2,15 +2,21 @@
 
 import io
 import json
+import multiprocessing
+import os
+import signal
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
 
 from dtl_lib import checkpoint, data
 from dtl_lib.__main__ import main
+from dtl_lib.train import Recipe, batches
 from dtl_lib.train.log import Log
+from tests.processes import launch
 
 TRAIN = (
     "train --data folder --image-size 16 --patch-size 8 --dim 16 --depth 1 --heads 2 --device cpu --quiet --workers 0 "
@@ -71,3 +77,53 @@ def test_a_run_goes_on_from_another_folder(pictures, tmp_path, monkeypatch):
     monkeypatch.chdir("/")
     assert main(["train", "--resume", str(tmp_path / "run"), "--quiet", "--device", "cpu", "--workers", "0"]) == 0
     assert json.loads(Path(tmp_path / "run/best.json").read_text())["run"]["data"]["path"] == str(pictures)
+
+
+def test_workers_whose_images_find_no_room_are_not_started(pictures, monkeypatch):
+    images = data.load("folder", pictures, image_size=16).train
+    steps = 2 * (2 * 4 + 1) * 8 * 3 * 16 * 16 * 4  # bytes: two loaders of two workers, four pieces each and one more
+
+    def iterate(free: int):
+        monkeypatch.setattr(os, "statvfs", lambda path: SimpleNamespace(f_bavail=free, f_frsize=1))
+        return list(batches.training(images, Recipe(batch_size=8), 0, 1, 2))
+
+    assert len(iterate(steps)) == 1
+    with pytest.raises(ValueError, match=r"/dev/shm has 0.4 MiB free and 2 workers may need 0.4 of it: .*--workers"):
+        iterate(steps - 1)
+    assert not multiprocessing.active_children()
+
+
+def test_a_worker_that_is_killed_is_one_line(pictures, tmp_path):
+    flags = [*TRAIN, "--data-path", pictures, "--output-dir", tmp_path / "run", "--workers", "2"]
+    line = [sys.executable, "-m", "dtl_lib", *flags, "--max-steps", "20000", "--checkpoint-every", "1"]
+    process = launch.start([*line, "--eval-every", "20000"])
+    launch.wait_for((tmp_path / "run/state.before.safetensors").is_file, "second save", process)
+    os.kill(launch.descendants(process.pid)[0], signal.SIGKILL)
+    status, _, error = launch.finished(process, 60)
+    assert status == 1 and error.startswith("dtl: a process that reads images") and error.count("\n") == 1, error
+    assert "fewer --workers" in error
+
+
+def test_a_broken_picture_among_those_whose_norms_are_logged_is_counted(pictures, capsys):
+    held_out = data.load("folder", pictures).held_out
+    Path(held_out.source.files[int(held_out.members[1])]).write_bytes(b"no picture")
+    assert main([*TRAIN, "--data-path", "pictures", "--output-dir", "run"]) == 0
+    assert "1 image could not be read" in capsys.readouterr().out
+
+
+def test_the_best_weights_of_another_run_are_not_taken_for_this_one_s(pictures, tmp_path, capsys, caplog):
+    line = [*TRAIN, "--data-path", "pictures", "--output-dir", "run"]
+    assert main(line) == 0
+    whole = (tmp_path / "run/state.safetensors").read_bytes()
+    for state in tmp_path.glob("run/state*"):
+        state.unlink()
+    capsys.readouterr()
+    assert main([*line, "--seed", "7"]) == 2
+    assert "run holds best.safetensors of another run: move it away" in capsys.readouterr().err
+    assert main([*line[:-1], "other", "--seed", "7"]) == 0
+    (tmp_path / "run/state.safetensors").write_bytes(whole)
+    for name in ("best.safetensors", "best.json"):
+        (tmp_path / "other" / name).replace(tmp_path / "run" / name)
+    assert main(["train", "--resume", "run", "--quiet"]) == 0
+    assert "best.safetensors is of another recipe (seed was 7 and is now" in caplog.text
+    assert checkpoint.read_card(tmp_path / "run/best.safetensors")["seed"] != 7
