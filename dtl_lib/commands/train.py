@@ -22,6 +22,7 @@ from ..train.watch import Quiet
 from . import evaluate, flags
 from .configure import configured
 from .flags import CONFIG, PLAN, given
+from .lock import held
 
 MODELS = {"shapes": "vit_shapes_patch8_32", "cifar10": "vit_cifar_patch4_32", "cifar100": "vit_cifar_patch4_32"}
 MARKS = 50, 90, 94, 95  # per cent of the held-out images right: a record says how long each took
@@ -63,12 +64,13 @@ def _train(args: Namespace, device, processes: Processes, tell: Callable) -> Non
     if source is not None:
         tell(f"{args.finetune}: {_begin_with(model, source)}")
     folder = folder or Path(processes.share(_new_folder))
-    found = fit(
-        model, sets, recipe, folder, resume=before is not None, device=str(device), progress=not args.quiet,
-        checkpoint_every=args.checkpoint_every, tensorboard=args.tensorboard, workers=args.workers,
-        card={"command": args.line, "run": {"data": _anywhere(images), "launch": _launch()}}, processes=processes,
-        shard=args.shard, compiled=args.compile, broken=args.broken,
-    )  # fmt: skip
+    with held(folder, processes):
+        found = fit(
+            model, sets, recipe, folder, resume=before is not None, device=str(device), progress=not args.quiet,
+            checkpoint_every=args.checkpoint_every, tensorboard=args.tensorboard, workers=args.workers,
+            card={"command": args.line, "run": {"data": _anywhere(images), "launch": _launch()}}, processes=processes,
+            shard=args.shard, compiled=args.compile, broken=args.broken,
+        )  # fmt: skip
     if processes.first:
         _tell(found, device)
         if args.record:

@@ -1,10 +1,12 @@
 """What users and their machines do to `dtl train` and `dtl evaluate`: one line that names the place and the way on."""
 
+import errno
 import io
 import json
 import multiprocessing
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +16,9 @@ from PIL import Image
 
 from dtl_lib import checkpoint, data
 from dtl_lib.__main__ import main
+from dtl_lib.commands import lock
 from dtl_lib.train import Recipe, batches
+from dtl_lib.train.distributed import Processes
 from dtl_lib.train.log import Log
 from tests.processes import launch
 
@@ -127,3 +131,29 @@ def test_the_best_weights_of_another_run_are_not_taken_for_this_one_s(pictures, 
     assert main(["train", "--resume", "run", "--quiet"]) == 0
     assert "best.safetensors is of another recipe (seed was 7 and is now" in caplog.text
     assert checkpoint.read_card(tmp_path / "run/best.safetensors")["seed"] != 7
+
+
+def test_two_runs_in_one_folder_at_a_time_are_refused(pictures, tmp_path, capsys):
+    line = [*map(str, TRAIN), "--data-path", "pictures", "--output-dir", "run"]
+    assert main(line) == 0
+    hold = "import sys; from dtl_lib.commands.lock import held; from dtl_lib.train.distributed import Processes\n"
+    hold += f"with held({str(tmp_path / 'run')!r}, Processes()): print('held', flush=True); sys.stdin.read()"
+    other = subprocess.Popen([sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        assert other.stdout.readline() == "held\n"
+        capsys.readouterr()
+        assert main(["train", "--resume", "run", "--quiet"]) == 2
+        assert capsys.readouterr().err.startswith("dtl: another process trains in run: let it end")
+    finally:
+        other.kill()
+        other.communicate()
+    assert main(["train", "--resume", "run", "--quiet"]) == 0
+
+
+def test_a_file_system_without_locks_will_do(tmp_path, monkeypatch):
+    def lockf(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(lock.fcntl, "lockf", lockf)
+    with lock.held(tmp_path / "run", Processes()):
+        pass
