@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from dtl_lib.layers import (
     Block,
@@ -16,6 +17,10 @@ from dtl_lib.layers import (
     sincos_positions,
 )
 from tests.unit.fixed import noise, shaken
+
+
+def sum_of_squares(x):
+    return (x**2).sum()
 
 
 class TestPatchEmbed:
@@ -150,6 +155,29 @@ class TestDropPath:
         torch.testing.assert_close(kept[:, 0].unique(), torch.tensor([0, 1 / keep]))
         spread = (probability * keep / samples) ** 0.5
         assert abs(float((kept[:, 0] > 0).float().mean()) - keep) < 4 * spread
+
+    @pytest.mark.parametrize("probability", [0.1, 0.3, 0.5, 0.9])
+    def test_is_the_branch_times_kept_over_keep_to_the_last_bit(self, probability):
+        x = noise(64, 3, 5, dtype=torch.float32).requires_grad_()
+        torch.manual_seed(0)
+        found = DropPath(probability)(x)
+        torch.manual_seed(0)
+        expected = x * (torch.rand(64, 1, 1) < 1 - probability).float() / (1 - probability)
+        assert torch.equal(found, expected)
+        assert torch.equal(*(torch.autograd.grad(sum_of_squares(y), x)[0] for y in (found, expected)))
+
+    def test_takes_one_pass_over_the_branch(self):
+        seen, x = [], torch.ones(64, 3, 5)
+
+        class Watch(TorchDispatchMode):
+            def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+                out = func(*args, **(kwargs or {}))
+                seen.extend([func] * (isinstance(out, torch.Tensor) and out.shape == x.shape))
+                return out
+
+        with Watch():
+            DropPath(0.5)(x)
+        assert len(seen) == 1, seen
 
     def test_the_seed_decides(self):
         drop, x = DropPath(0.5), torch.ones(64, 2, 3)
