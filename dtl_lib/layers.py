@@ -136,7 +136,12 @@ class Attention(nn.Module):
         return self.project(rearrange(self.core(q, k, v), "batch heads tokens dim -> batch tokens (heads dim)"))
 
     def ask(self, x: Tensor, rows: slice) -> tuple[Tensor, ...]:
-        """Queries of `rows`, keys and values of every token: three products, so that who keeps q and k keeps no v."""
+        """Queries of `rows`, keys and values of every token.
+
+        Without gradients by three products, so that who keeps q and k keeps no v; a step keeps all of them.
+        """
+        if rows == ALL and torch.is_grad_enabled():
+            return self.qkv(x).chunk(3, dim=-1)
         weights = self.qkv.weight.chunk(3)
         biases = (None,) * 3 if self.qkv.bias is None else self.qkv.bias.chunk(3)
         return tuple(F.linear(part, *both) for part, *both in zip((x[:, rows], x, x), weights, biases))

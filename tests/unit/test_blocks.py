@@ -6,11 +6,27 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from dtl_lib.layers import ALL, Attention, Block, ClassAttention, DotProduct, DropPath, Mlp, TalkingHeads
 from tests.unit.fixed import noise, shaken
 
+PRODUCTS = (torch.ops.aten.mm.default, torch.ops.aten.addmm.default)
 NARROW = [slice(0, 1), slice(0, 2), slice(2, 5), slice(4, None)]
+
+
+class Products(TorchDispatchMode):
+    """Counts products of matrices inside."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func in PRODUCTS
+        return func(*args, **(kwargs or {}))
+
+
+def sum_of_cubes(x):
+    return (x**3).sum()
 
 
 class TestAttention:
@@ -68,6 +84,28 @@ class TestAttention:
             grads.append([parameter.grad for parameter in attention.parameters()])
         for a, b in zip(*grads):
             torch.testing.assert_close(a, b)
+
+    @pytest.mark.parametrize("bias", [True, False])
+    def test_training_asks_for_everything_in_one_product_and_gets_the_same(self, bias):
+        attention, x = shaken(Attention(12, 3, bias)), noise(2, 6, 12)
+        with torch.no_grad(), Products() as apart:
+            three = attention(x)
+        with Products() as together:
+            one = attention(x)
+        assert (apart.count, together.count) == (4, 2)  # with the projection
+        torch.testing.assert_close(one, three)
+        wholly, narrowly = (attention.ask(x, rows) for rows in (ALL, slice(0, 6)))
+        grads = [
+            torch.autograd.grad(sum(map(sum_of_cubes, found)), attention.qkv.parameters())
+            for found in (wholly, narrowly)
+        ]
+        for a, b in zip((*wholly, *grads[0]), (*narrowly, *grads[1])):
+            torch.testing.assert_close(a, b)
+
+    def test_who_keeps_queries_and_keys_without_gradients_keeps_no_values(self):
+        with torch.no_grad():
+            parts = Attention(12, 3).ask(noise(2, 6, 12).float(), ALL)
+        assert len({part.untyped_storage().data_ptr() for part in parts}) == 3
 
     def test_every_token_answers(self):
         attention, x = shaken(Attention(12, 3)), noise(1, 6, 12)
