@@ -38,20 +38,22 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt as stop:
         return _one_line(stop, str(stop) or "stopped", getattr(stop, "status", 130))
     except RuntimeError as error:
-        kind = _WORKER if str(error).startswith(_WORKER) else type(error).__name__
+        kind = next((words for words in (_WORKER, _MEMORY) if words in str(error)), type(error).__name__)
         if kind not in _KNOWN:
             raise
         if kind == _WORKER:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch would say it again as the other workers end
-        return _one_line(error, _KNOWN[kind] or str(error), 2 if kind == "OutOfMemoryError" else 1)
+        return _one_line(error, _KNOWN[kind] or str(error), 2 if kind in ("OutOfMemoryError", _MEMORY) else 1)
     return 0
 
 
-_WORKER = "DataLoader worker"  # how torch's errors about one begin, whatever they interrupt
+_WORKER = "DataLoader worker"  # what torch's errors about one say, whatever they interrupt
+_MEMORY = "DefaultCPUAllocator"
 # by name: their classes come with torch, which `dtl plan` does without
 _KNOWN = {
     "OutOfMemoryError": "the GPU's memory is full: lower --batch-size, or raise --accumulate",
     _WORKER: "a process that reads images was killed or stands still (memory or /dev/shm full?): give fewer --workers",
+    _MEMORY: "the memory is full: lower --batch-size, raise --accumulate, or make the model smaller",
     "Lost": "",  # it says who is lost
     "Quiet": "",
 }

@@ -214,7 +214,8 @@ def processes(parser: Parser):
     for needless in ("--distributed", "--dist-eval"):
         group.add_argument(needless, action="store_true", help="needless")
     wait = "how long to wait for the others (default 600)"
-    group.add_argument("--timeout", type=_positive, default=600, metavar="SECONDS", help=wait)
+    most = 10**6  # more is no more to anyone, and too much for torch's clocks
+    group.add_argument("--timeout", type=lambda s: min(_positive(s), most), default=600, metavar="SECONDS", help=wait)
     return group
 
 

@@ -19,7 +19,7 @@ def find_device(name: str | None = None) -> torch.device:
         device = torch.device(name)
         if device.type == "cuda" and device.index is not None and torch.cuda.is_available():
             torch.cuda.set_device(device)  # fully_shard, pinned memory and synchronize() go by it
-        torch.empty(1, device=device)
+        torch.zeros(1, device=device).item()  # one that only knows shapes, meta, cannot
     except (RuntimeError, AssertionError) as error:
         have = "cuda and cpu" if torch.cuda.is_available() else "cpu"
         raise ValueError(f"there is no device {name!r} here ({str(error).splitlines()[0]}); there is {have}") from None

@@ -74,6 +74,8 @@ def refused(capsys, tmp_path, monkeypatch):
         ("train --data-path somewhere", "say what lies in somewhere: --data cifar10"),
         ("train --samples 0", "--samples: give a whole number, 1 or more"),
         ("train --device abacus", "no device 'abacus' here"),
+        ("train --device meta", "no device 'meta' here"),
+        ("train --dim 100000000 --heads 1", "the memory is full: lower --batch-size"),
         ("train --resume", "say which run to resume: --resume DIR"),
         ("train --resume nowhere", "nowhere holds no state.safetensors to resume from"),
         ("train --resume a --output-dir b", "leave --output-dir out"),
