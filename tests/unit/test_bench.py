@@ -169,6 +169,22 @@ class TestOnAGpu:
             assert min(timed.seconds) > 0 and timed.peak_bytes == 2**30 - 2**20 and timed.memory.startswith("measured")
             assert bench.forward_time(SMALL, 2, steps=1).how.precision == "bf16"
 
+    def test_the_rate_is_that_of_clocks_that_have_settled(self, monkeypatch):
+        """A GPU is fast for a moment, and slower once it is warm: it multiplies for a second, and the end counts."""
+        asked = []
+
+        def seconds(run, steps, device, **how):
+            asked.append(steps)
+            return (
+                [0.001] * (steps // 2) + [0.004] * (steps - steps // 2) if steps > timing.REPEATS else [0.001] * steps
+            )
+
+        monkeypatch.setattr(timing, "step_seconds", seconds)
+        with pretended_gpu():
+            assert bench.matmul_rate(sizes=(32,)).flops == 2 * 32**3 / 0.004
+        assert asked == [timing.REPEATS, 1000]
+        assert bench.matmul_rate("cpu", sizes=(32,)).flops == 2 * 32**3 / 0.001 and asked[2:] == [timing.REPEATS]
+
     def test_rate_and_timm(self):
         with pretended_gpu():
             assert bench.matmul_rate(sizes=(32,)).flops > 0
