@@ -24,6 +24,7 @@ def _evaluate(args: Namespace, device, processes: Processes) -> None:
     with processes.first_on_each_host():  # what has to be fetched is fetched once
         model = _model(args)
         images = getattr(_sets(args, model), args.part)
+    images = images.to(device) if hasattr(images, "to") else images  # those in memory
     shown = processes.first and not args.quiet
     broken = Broken(args.broken)
     found = evaluate(

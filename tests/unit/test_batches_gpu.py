@@ -3,8 +3,14 @@
 import pytest
 import torch
 
+from dtl_lib.__main__ import main
+from dtl_lib.commands import evaluate as command
 from dtl_lib.data import InMemory
+from dtl_lib.data.images import Sets
+from dtl_lib.data.shapes import Shapes
+from dtl_lib.models import ViT, ViTConfig
 from dtl_lib.train import Recipe, batches
+from dtl_lib.train.evaluation import Evaluation
 from tests.unit.pretended import pretended_gpu
 from tests.unit.test_batches import numbered
 
@@ -50,6 +56,20 @@ def test_pieces_are_put_together_where_they_are_used(size, monkeypatch):
         assert all(joined) and len(joined) > 4
         for (x, y), (their_x, their_y) in zip(expected, found):
             assert torch.equal(their_x.held, x) and torch.equal(their_y.held, y)
+
+
+def test_dtl_evaluate_brings_images_in_memory_to_the_gpu_once(monkeypatch):
+    """As training does; images in files come batch by batch."""
+    seen, result = [], Evaluation(1.0, 1.0, 1.0, 256, 0.0, 1.0)
+    model = ViT(ViTConfig(8, 4, dim=12, depth=1, heads=1, classes=256))
+    monkeypatch.setattr(command, "_model", lambda args: model)
+    monkeypatch.setattr(command, "_sets", lambda args, model: Sets(None, None, numbered(256)))
+    monkeypatch.setattr(command, "evaluate", lambda model, images, *rest, **how: seen.append(images) or result)
+    with pretended_gpu() as gpu:
+        assert main(["evaluate", "--model-path", "any", "--quiet"]) == 0
+        assert seen[0].device == gpu and next(model.parameters()).is_cuda
+    monkeypatch.setattr(command, "_sets", lambda args, model: Sets(None, None, Shapes(size=8, length=4)))
+    assert main(["evaluate", "--model-path", "any", "--quiet", "--device", "cpu"]) == 0
 
 
 def test_more_is_made_at_once_on_a_gpu(monkeypatch):
