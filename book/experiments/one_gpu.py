@@ -7,6 +7,8 @@
 tokens that move (experiment `step_time`); `speed` changes one thing at a time in a training step on CIFAR-10's size
 (`step_speed`). What is compared runs in alternating rounds, on the GPU where there is one; run it alone on a machine.
 What has its record of this device is not measured again, so an interrupted command goes on where it stopped.
+
+What is called float32 is full float32 for products of matrices, on a GPU too: TF32 is not asked for.
 """
 
 import argparse

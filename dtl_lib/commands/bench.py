@@ -1,4 +1,8 @@
-"""`dtl bench`: how long a step of a model takes here, why, and what training comes to on more GPUs."""
+"""`dtl bench`: how long a step of a model takes here, why, and what training comes to on more GPUs.
+
+`--amp off` is float32, and on a GPU full float32 for products of matrices: TF32 is not asked for, neither here nor in
+training. The patches' convolution is cuDNN's, which PyTorch lets use TF32.
+"""
 
 from argparse import Namespace
 from collections.abc import Sequence
