@@ -21,6 +21,10 @@ TRAINED = (
         "timm, 10",
         "the same minutes of timm's model, torchvision's transforms, two workers",
     ),
+    ("cifar10_same_minutes", "ours, 30", "the first for thirty minutes"),
+    ("cifar10_same_minutes", "timm, 30", "the second for thirty minutes"),
+    ("cifar10_same_minutes", "class token from 3, 10", "the first, ten minutes, class token from block 3 of 6"),
+    ("cifar10_same_minutes", "4 registers, 10", "the first, ten minutes, four registers"),
 )
 OURS, LOOKING = "ours against timm: ", "looking inside"
 MEASURED = (
@@ -63,8 +67,8 @@ def _rows() -> Iterator[str]:
     for experiment, begins, words in TRAINED:
         runs = _records(experiment, begins)
         (found,) = ledger.aggregate(runs, "experiment", "accuracy")
-        value = f"{100 * found.mean:.1f} % ± {100 * found.half:.1f}"
-        yield _row(words, value, f"{found.n} seeds", runs[-1])
+        value = f"{100 * found.mean:.1f} %" + (f" ± {100 * found.half:.1f}" if found.n > 1 else "")
+        yield _row(words, value, f"{found.n} seed{'s' * (found.n > 1)}", runs[-1])
     yield from _compared()
     for begins, value, words in MEASURED:
         run = _records("speed", begins)[-1]

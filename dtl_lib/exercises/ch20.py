@@ -11,12 +11,26 @@ def _is(found, wanted: float, hint: str) -> None:
 
 
 @exercise
-def check_utilisation(utilisation) -> None:
-    """A device of a round number."""
-    found = utilisation(1000, 10**9, 10**13)
-    expect(found != 0.1, "that is the forward pass in multiply–adds: training takes 3 × 2 operations for each")
-    _is(found, 0.6, "1,000 pictures/s × 6 × 10⁹ operations over 10¹³ a second is a share of 0.6")
-    _is(utilisation(50, 2 * 10**6, 6 * 10**9), 0.1, "images/s × 6 × multiply–adds, over the rate")
+def check_at_most(at_most) -> None:
+    """Bound by arithmetic, bound by memory, and neither more than the other."""
+    found = at_most(100.0, 10.0, 200.0, 10.0)
+    expect(found != 3.0, "the device computes while it reads: the longer of the two counts, not their sum")
+    expect(found != 1.0, "the shorter of the two is not enough: the other has not ended by then")
+    _is(found, 2.0, "200 operations at 100 a second take 2 s, longer than 10 bytes at 10 a second")
+    _is(at_most(100.0, 10.0, 200.0, 50.0), 5.0, "50 bytes at 10 a second take 5 s, longer than the operations")
+    _is(at_most(8.0, 4.0, 4.0, 2.0), 0.5, "seconds are operations over the rate, and bytes over the bandwidth")
+
+
+@exercise
+def check_share_of(share_of) -> None:
+    """All, none, a half, and a rate of its own."""
+    _is(share_of(2.0, 2.0), 1.0, "a step that becomes as fast as the share itself is all of it")
+    found = share_of(2.0, 1.0)
+    expect(isinstance(found, int | float) and abs(found) < 1e-12, f"a step no faster has a share of 0, not {found!r}")
+    found = share_of(2.0, 4 / 3)
+    expect(not math.isclose(found, 1 / 3), "count time, not speed: the new step takes 1 − share + share / factor")
+    _is(found, 0.5, "half of a step twice as fast takes 1/2 + 1/4 of the time: the step is 4/3 times as fast")
+    _is(share_of(4.0, 1.6), 0.5, "half of a step four times as fast takes 1/2 + 1/8 of the time")
 
 
 @exercise
@@ -38,31 +52,14 @@ def check_seconds_to(seconds_to) -> None:
 
 
 @exercise
-def check_next_scale(next_scale) -> None:
-    """Overflow, growth, and neither."""
-    for asked, wanted, hint in (
-        ((1024.0, True, 5, 10), (512.0, 0), "after an overflow the scale is halved, and the count begins again"),
-        (
-            (1024.0, False, 10, 10),
-            (2048.0, 0),
-            "after `every` good steps the scale is doubled, and the count begins again",
-        ),
-        ((1024.0, False, 9, 10), (1024.0, 9), "until then the scale and the count stay as they are"),
-        ((64.0, True, 10, 10), (32.0, 0), "an overflow counts, whatever came before it"),
-    ):
-        found = next_scale(*asked)
-        expect(isinstance(found, tuple) and len(found) == 2, "return two things: the scale and the count")
-        expect(found == wanted, f"{hint}: next_scale{asked} is {wanted}, not {found}")
-
-
-@exercise
-def check_training_bytes(training_bytes) -> None:
-    """Parameters alone, pictures alone, both."""
-    found = training_bytes(10, 0, 1)
-    expect(found != 40, "that is the weights alone: there are gradients and AdamW's two averages as well")
-    expect(found != 120, "weights, gradients and *two* averages: four numbers a parameter")
-    _is(found, 160, "4 numbers of 4 bytes for each of 10 parameters")
-    _is(training_bytes(10, 3, 100), 160 + 300, "what is kept is kept for every picture of the batch")
+def check_largest_batch(largest_batch) -> None:
+    """Memory for weights alone, for some pictures, for less than one, and for less than the weights."""
+    found = largest_batch(1000, 10, 84)
+    expect(found != 11, "that counts the weights alone: there are gradients and AdamW's two averages as well")
+    _is(found, 10, "160 bytes for 10 parameters leave 840: ten pictures of 84")
+    _is(largest_batch(1000, 10, 85), 9, "whole pictures only")
+    _is(largest_batch(1000, 30, 521), 0, "480 bytes for the parameters leave 520, which is no picture of 521")
+    _is(largest_batch(100, 10, 7), 0, "where not even the weights fit, no picture does: 0, not less")
 
 
 def _none(function, *arguments) -> bool:

@@ -36,11 +36,16 @@ def check_combined(combined) -> None:
 
 
 @exercise
-def check_accuracy(accuracy) -> None:
-    """A process that saw next to nothing."""
-    found = accuracy([90, 0], [100, 1])
-    expect(not _close(found, 0.45), "one picture must not weigh as much as a hundred: add up the counts")
-    expect(_close(found, 90 / 101), "right in all, over seen in all: 90 of 101")
+def check_mine(mine) -> None:
+    """Counts that divide, that do not, and fewer pictures than processes."""
+    for images, world in ((12, 4), (10, 4), (2, 4), (7, 1)):
+        parts = [list(mine(images, rank, world)) for rank in range(world)]
+        case = f"{images} pictures on {world} processes"
+        every = sorted(number for part in parts for number in part)
+        expect(len(every) == len(set(every)), f"{case}: no picture is evaluated twice")
+        expect(every == list(range(images)), f"{case}: every picture from 0 to {images - 1} is evaluated")
+        sizes = sorted(map(len, parts))
+        expect(sizes[-1] - sizes[0] <= 1, f"{case}: shares differ by one picture at most, not {sizes}")
 
 
 @exercise
@@ -54,12 +59,15 @@ def check_efficiency(efficiency) -> None:
 
 @exercise
 def check_bytes_sent(bytes_sent) -> None:
-    """Two processes, eight, one; copied and sharded."""
-    expect(_close(bytes_sent(100, 1, False), 0.0), "one process sends nothing")
-    expect(not _close(bytes_sent(100, 2, False), 800.0), "each sends (world − 1) pieces of a world-th a round, not all")
-    expect(_close(bytes_sent(100, 2, False), 400.0), "two rounds of the ring, half of 400 bytes in each: 400")
-    expect(_close(bytes_sent(1000, 8, False), 7000.0), "2 · 7/8 of 4,000 bytes are 7,000")
-    expect(_close(bytes_sent(1000, 8, True), 10500.0), "sharded: one reduce-scatter and two all-gathers, three rounds")
+    """One process, two, eight; one part, four; with every sum and with the last alone."""
+    expect(_close(bytes_sent(100, 1, 4, True), 0.0), "one process sends nothing")
+    expect(
+        not _close(bytes_sent(100, 2, 1, True), 800.0), "each sends (world − 1) pieces of a world-th a round, not all"
+    )
+    expect(_close(bytes_sent(100, 2, 1, True), 400.0), "two rounds of the ring, half of 400 bytes in each: 400")
+    expect(_close(bytes_sent(1000, 8, 1, False), 7000.0), "2 · 7/8 of 4,000 bytes are 7,000")
+    expect(_close(bytes_sent(1000, 8, 4, True), 28000.0), "a sum after each of four parts sends four times as much")
+    expect(_close(bytes_sent(1000, 8, 4, False), 7000.0), "with no_sync() only the last part is followed by a sum")
 
 
 def _close(found, wanted: float) -> bool:

@@ -1,16 +1,40 @@
 """Wrong answers that the checkers of chapter 20 have to refuse."""
 
 
-def of_inference(images_per_second, multiply_adds, rate):
-    return images_per_second * 2 * multiply_adds / rate
+def added(rate, bandwidth, operations, moved):
+    return operations / rate + moved / bandwidth
 
 
-def upside_down(images_per_second, multiply_adds, rate):
-    return rate / (images_per_second * 6 * multiply_adds)
+def the_shorter(rate, bandwidth, operations, moved):
+    return min(operations / rate, moved / bandwidth)
 
 
-def in_multiply_adds_a_second(images_per_second, multiply_adds, rate):
-    return images_per_second * multiply_adds / rate
+def arithmetic_alone(rate, bandwidth, operations, moved):
+    return operations / rate
+
+
+def memory_alone(rate, bandwidth, operations, moved):
+    return moved / bandwidth
+
+
+def a_rate(rate, bandwidth, operations, moved):
+    return min(rate, bandwidth * operations / moved)
+
+
+def of_speed(factor, speed):
+    return (speed - 1) / (factor - 1)
+
+
+def what_remains(factor, speed):
+    return 1 - (1 - 1 / speed) / (1 - 1 / factor)
+
+
+def without_the_factor(factor, speed):
+    return 1 - 1 / speed
+
+
+def a_ratio(factor, speed):
+    return speed / factor
 
 
 def above(rows, accuracy):
@@ -36,37 +60,33 @@ def the_end_if_never(rows, accuracy):
     return next((row["seconds"] for row in rows if row.get("accuracy", 0) >= accuracy), rows[-1]["seconds"])
 
 
-def never_grows(scale, overflowed, good, every):
-    return (scale / 2, 0) if overflowed else (scale, good)
+def weights_alone(memory, parameters, kept):
+    return max(0, (memory - 4 * parameters) // kept)
 
 
-def keeps_counting(scale, overflowed, good, every):
-    if overflowed:
-        return scale / 2, good
-    return (scale * 2, 0) if good == every else (scale, good)
+def one_average(memory, parameters, kept):
+    return max(0, (memory - 12 * parameters) // kept)
 
 
-def grows_first(scale, overflowed, good, every):
-    if good == every:
-        return scale * 2, 0
-    return (scale / 2, 0) if overflowed else (scale, good)
+def below_nothing(memory, parameters, kept):
+    return (memory - 16 * parameters) // kept
 
 
-def weights_alone(parameters, kept, batch):
-    return 4 * parameters + kept * batch
+def parts_of_pictures(memory, parameters, kept):
+    return max(0, (memory - 16 * parameters) / kept)
 
 
-def one_average(parameters, kept, batch):
-    return 12 * parameters + kept * batch
+def rounded(memory, parameters, kept):
+    return max(0, round((memory - 16 * parameters) / kept))
 
 
-def one_picture(parameters, kept, batch):
-    return 16 * parameters + kept
+def at_least_one(memory, parameters, kept):
+    return max(1, (memory - 16 * parameters) // kept)
 
 
 WRONG = {
-    "check_utilisation": [of_inference, upside_down, in_multiply_adds_a_second],
+    "check_at_most": [added, the_shorter, arithmetic_alone, memory_alone, a_rate],
+    "check_share_of": [of_speed, what_remains, without_the_factor, a_ratio],
     "check_seconds_to": [above, the_last, the_best, needs_accuracy, the_end_if_never],
-    "check_next_scale": [never_grows, keeps_counting, grows_first],
-    "check_training_bytes": [weights_alone, one_average, one_picture],
+    "check_largest_batch": [weights_alone, one_average, below_nothing, parts_of_pictures, rounded, at_least_one],
 }

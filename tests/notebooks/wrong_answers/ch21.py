@@ -31,12 +31,24 @@ def other_sizes(gradients, sizes):
     return sum(size * value for size, value in zip(reversed(sizes), gradients)) / sum(sizes)
 
 
-def mean_of_accuracies(right, seen):
-    return sum(a / b for a, b in zip(right, seen)) / len(seen)
+def padded(images, rank, world):
+    share = -(-images // world)
+    return [number % images for number in range(rank * share, (rank + 1) * share)]
 
 
-def first_alone(right, seen):
-    return right[0] / seen[0]
+def rest_left_out(images, rank, world):
+    share = images // world
+    return range(rank * share, (rank + 1) * share)
+
+
+def rest_to_the_last(images, rank, world):
+    share = images // world
+    return range(rank * share, images if rank == world - 1 else (rank + 1) * share)
+
+
+def last_goes_short(images, rank, world):
+    share = -(-images // world)
+    return range(images)[rank * share : (rank + 1) * share]
 
 
 def nothing_hidden(compute, ring, hidden):
@@ -51,22 +63,30 @@ def above_one(compute, ring, hidden):
     return compute / (compute + ring - hidden)
 
 
-def everything_twice(parameters, world, sharded):
-    return (3 if sharded else 2) * 4 * parameters * (world > 1)
+def everything_twice(parameters, world, parts, synced):
+    return (parts if synced else 1) * 2 * 4 * parameters * (world > 1)
 
 
-def sharded_alike(parameters, world, sharded):
+def always_once(parameters, world, parts, synced):
     return 2 * (world - 1) / world * 4 * parameters
 
 
-def through_one(parameters, world, sharded):
-    return (world - 1) * 4 * parameters
+def always_every_part(parameters, world, parts, synced):
+    return parts * 2 * (world - 1) / world * 4 * parameters
+
+
+def one_round(parameters, world, parts, synced):
+    return (parts if synced else 1) * (world - 1) / world * 4 * parameters
+
+
+def through_one(parameters, world, parts, synced):
+    return (parts if synced else 1) * (world - 1) * 4 * parameters
 
 
 WRONG = {
     "check_my_part": [every_nth, rest_to_nobody, one_too_many],
     "check_combined": [plain_mean, not_divided, other_sizes],
-    "check_accuracy": [mean_of_accuracies, first_alone],
+    "check_mine": [padded, rest_left_out, rest_to_the_last, last_goes_short],
     "check_efficiency": [nothing_hidden, all_hidden, above_one],
-    "check_bytes_sent": [everything_twice, sharded_alike, through_one],
+    "check_bytes_sent": [everything_twice, always_once, always_every_part, one_round, through_one],
 }
