@@ -91,8 +91,6 @@ class ViTConfig:
             fit = (heads for heads in range(1, self.dim + 1) if self.dim % heads == 0)
             best = min(fit, key=lambda heads: abs(heads - self.heads))
             raise ValueError(f"heads has to divide dim: {self.heads} does not divide {self.dim}; {best} would")
-        if (self.layer_scale or 0) < 0:
-            raise ValueError(f"layer_scale is 0 or more, or none, not {self.layer_scale}")
         if not 0 <= self.drop_path < 1:
             raise ValueError(f"drop_path is a probability from 0 to below 1, not {self.drop_path}")
         if self.positions == "sincos" and self.dim % 4:

@@ -11,6 +11,8 @@ from .flags import CONFIG, PLAN, given
 def configured(base: ViTConfig, args: Namespace) -> ViTConfig:
     """`base` with the tokens and fields that were given as flags."""
     fields = given(args, CONFIG)
+    if (fields.get("layer_scale") or 0) < 0:  # a trained one may be, and is kept as the model's
+        raise ValueError(f"layer_scale is 0 or more, or none, not {fields['layer_scale']}")
     depth = fields.get("depth", base.depth)
     tokens = given(args, PLAN)
     if tokens or depth != base.depth:
