@@ -31,13 +31,16 @@ class CheckpointError(ValueError):
     """A checkpoint that cannot be read or written; the message says why and what would be right."""
 
 
-def save_model(path: str | Path, model: ViT, card: Mapping | None = None) -> Path:
+def save_model(
+    path: str | Path, model: ViT, card: Mapping | None = None, weights: Mapping[str, Tensor] | None = None
+) -> Path:
     """Weights and card in one safetensors file, and a copy of the card to read beside it.
 
     Args:
         path: ends in `.safetensors`; its folder is made where missing.
         model: the weights and their configuration.
         card: more to say: data, accuracy, n, command, date, … as plain values.
+        weights: the model's, where it does not hold them whole itself.
 
     Returns:
         The path.
@@ -46,7 +49,8 @@ def save_model(path: str | Path, model: ViT, card: Mapping | None = None) -> Pat
         CheckpointError: where it cannot be written; the file that was there before is then untouched.
     """
     path = Path(path)
-    card = write(path, model.state_dict(), {**(card or {}), "config": model.config.to_dict()}, MODEL)
+    weights = model.state_dict() if weights is None else weights
+    card = write(path, weights, {**(card or {}), "config": model.config.to_dict()}, MODEL)
     text = json.dumps(card, indent=2, ensure_ascii=False) + "\n"
     replace(path.with_suffix(".json"), lambda file: file.write_text(text, encoding="utf-8"))
     return path

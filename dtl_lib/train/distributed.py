@@ -16,8 +16,8 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, distribute_tensor
 
+from .sharded import shard
 from .stop import Stopped
 from .watch import Failed, Lost, Quiet, Watch, first_line
 
@@ -68,16 +68,16 @@ class Processes:
             raise found[1]
         return found[0]
 
-    def share_tensors(self, tensors: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
-        """The first process's tensors, which lie on the CPU, on every process."""
+    def share_tensors(self, tensors: Mapping[str, Tensor] | None) -> Iterator[tuple[str, Tensor]]:
+        """The first process's tensors, which lie on the CPU, on every process, one after the other."""
         if self.world == 1:
-            return dict(tensors)
+            yield from tensors.items()
+            return
         kinds = self.share(lambda: {name: (tuple(value.shape), value.dtype) for name, value in tensors.items()})
-        found = {}
         for name, (shape, dtype) in kinds.items():
-            found[name] = tensors[name].contiguous() if self.first else torch.empty(shape, dtype=dtype)
-            dist.broadcast(found[name], src=0, group=self._control)
-        return found
+            value = tensors[name].contiguous() if self.first else torch.empty(shape, dtype=dtype)
+            dist.broadcast(value, src=0, group=self._control)
+            yield name, value
 
     def sum(self, values: Tensor) -> Tensor:
         """The sum over the processes of a tensor, on the CPU."""
@@ -134,12 +134,12 @@ class Processes:
         """`objective` so that its gradients are the mean over the processes.
 
         Copies of the whole model (`DistributedDataParallel`), or the model's parameters cut over the processes
-        (`fully_shard`), in which case they are replaced in place.
+        (`fully_shard`), in which case they are replaced in place, and may come from the CPU.
         """
         if self.world == 1:
             return objective
         if sharded:
-            return _sharded(objective, device, self.world)
+            return shard(objective, device, self.world)
         ids = [device.index] if device.type == "cuda" else None
         return nn.parallel.DistributedDataParallel(objective, device_ids=ids, gradient_as_bucket_view=True)
 
@@ -240,32 +240,6 @@ def local_device(name: str | None) -> str | None:
     if local >= there:
         raise ValueError(f"there is no GPU for process {local} of this host: start {there}, one for each GPU it has")
     return f"cuda:{local}"
-
-
-def whole(value: Tensor) -> Tensor:
-    """A tensor without its gradient, put together again where it is cut over the processes (all of them call it)."""
-    value = value.detach()
-    return value.full_tensor() if isinstance(value, DTensor) else value
-
-
-def like(value: Tensor, full: Tensor) -> Tensor:
-    """`full` on the device of `value`, and cut over the processes as it is."""
-    full = full.to(value.device)
-    if isinstance(value, DTensor):
-        return distribute_tensor(full, value.device_mesh, value.placements, src_data_rank=None)
-    return full
-
-
-def _sharded(objective: nn.Module, device: torch.device, world: int) -> nn.Module:
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
-
-    mesh = init_device_mesh(device.type, (world,))
-    for block in objective.model.blocks:
-        fully_shard(block, mesh=mesh)
-    fully_shard(objective.model, mesh=mesh)
-    register_fsdp_forward_method(objective.model, "heads")  # what the objective calls
-    return objective
 
 
 def _from_slurm() -> None:

@@ -2,6 +2,7 @@
 
 import copy
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
 import torch
@@ -12,6 +13,7 @@ from . import batches
 from .broken import Broken
 from .device import autocast, device_of
 from .distributed import Processes
+from .sharded import is_sharded
 from .stop import Asked
 
 Z = 1.959964  # 95 % of a normal distribution lie within ± this many standard deviations
@@ -60,7 +62,6 @@ def wilson(right: int, n: int) -> tuple[float, float]:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-@torch.inference_mode()
 def evaluate(
     model, images, batch_size: int = 256, amp: str = "auto", workers: int | None = None, progress: bool = False,
     *, processes: Processes | None = None, broken: Broken | None = None, asked: Asked | None = None,
@@ -88,24 +89,25 @@ def evaluate(
     model.eval()
     start = time.perf_counter()
     share = {"rank": processes.rank, "world": processes.world, "broken": broken, "device": device}
-    n = right = right5 = loss = torch.zeros((), device=device, dtype=torch.float64)
+    made = batches.in_order(as_expected(model, images), batch_size, workers, **share)
+    if is_sharded(model):
+        made = _as_often(made, -(-len(images) // processes.world), batch_size, model.config)
+    sums = torch.zeros(4, device=device, dtype=torch.float64)
     bar = tqdm(total=len(images), unit="img", unit_scale=True, disable=not progress, leave=False, dynamic_ncols=True)
-    for x, y in batches.in_order(as_expected(model, images), batch_size, workers, **share):
-        if asked is not None and asked.stop:
-            break
-        x, y = x.to(device, non_blocking=True), y.to(device, non_blocking=True)
-        with autocast(device, amp):
-            logits = model(x)
-        logits = logits.float()
-        loss = loss + torch.nn.functional.cross_entropy(logits, y, reduction="sum")
-        n, right = n + len(y), right + (logits.argmax(dim=1) == y).sum()
-        if logits.shape[1] >= TOP5_FROM:
-            right5 = right5 + (logits.topk(5, dim=1).indices == y[:, None]).sum()
-        bar.update(len(y) * processes.world)
+    with _looking(model):
+        for x, y in made:
+            stop = asked is not None and asked.stop
+            if processes.agree(stop) if is_sharded(model) else stop:
+                break
+            x, y = x.to(device, non_blocking=True), y.to(device, non_blocking=True)
+            with autocast(device, amp):
+                logits = model(x)
+            sums += _sums(logits[: len(y)].float(), y)
+            bar.update(len(y) * processes.world)
     bar.close()
     model.train(was_training)
-    stopped = n.new_tensor(asked is not None and asked.stop)
-    n, right, right5, loss, stopped = processes.sum(torch.stack([n, right, right5, loss, stopped])).tolist()
+    stopped = sums.new_tensor([asked is not None and asked.stop])
+    n, right, right5, loss, stopped = processes.sum(torch.cat([sums, stopped])).tolist()
     if stopped:
         raise Abandoned
     if broken is not None:
@@ -116,6 +118,35 @@ def evaluate(
     low, high = wilson(right, n)
     top5 = right5 / n if model.config.classes >= TOP5_FROM else None
     return Evaluation(right / n, low, high, n, loss / n, time.perf_counter() - start, top5)
+
+
+def _looking(model):
+    """The context for a model that is only looked at."""
+    if is_sharded(model):
+        return torch.no_grad()  # fully_shard keeps its buffers, and what inference_mode has made cannot be trained with
+    return torch.inference_mode()
+
+
+def _as_often(made: Iterator, images: int, batch_size: int, config) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches, and after them images without labels, until there are as many as `images` take.
+
+    Every process has to call a model that is cut over them as often as the others, and some have fewer images.
+    """
+    left = -(-images // batch_size)
+    for batch in made:
+        yield batch
+        left -= 1
+    for _ in range(left):
+        yield torch.zeros(1, config.channels, *config.image_size), torch.zeros(0, dtype=torch.int64)
+
+
+def _sums(logits: Tensor, y: Tensor) -> Tensor:
+    """Of a batch: images, those right, those right among the best five where that is asked, and losses added up."""
+    loss = torch.nn.functional.cross_entropy(logits, y, reduction="sum")
+    right, right5 = (logits.argmax(dim=1) == y).sum(), torch.zeros_like(loss)
+    if logits.shape[1] >= TOP5_FROM:
+        right5 = (logits.topk(5, dim=1).indices == y[:, None]).sum()
+    return torch.stack([torch.full_like(loss, len(y)), right, right5, loss]).double()
 
 
 def as_expected(model, images):
@@ -138,7 +169,6 @@ def check_classes(model, images) -> None:
         )
 
 
-@torch.inference_mode()
 def token_norms(model, x: Tensor) -> dict[str, float]:
     """Median length of each group's tokens after the last block, before the norm; of patches the 98th percentile too.
 
@@ -150,8 +180,11 @@ def token_norms(model, x: Tensor) -> dict[str, float]:
     """
     was_training = model.training
     model.eval()
-    tokens, _ = model.encode(x)
-    lengths = tokens.float().norm(dim=-1)
+    if is_sharded(model):
+        model.unshard()  # what lies outside of the blocks: `encode` does not ask for it
+    with _looking(model):
+        tokens, _ = model.encode(x)
+        lengths = tokens.float().norm(dim=-1)
     model.train(was_training)
     layout = model.plan.layout(model.plan.blocks - 1)
     norms = {name: lengths[:, where].median().item() for name, where in layout.items()}

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from .distributed import whole
 from .resuming import BEST
+from .sharded import whole
 
 NEVER = 2**62
 IN_A_ROW = 20  # steps that `on_nan="skip"` leaves out one after the other before it gives up

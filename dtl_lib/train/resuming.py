@@ -22,8 +22,10 @@ def restore(run) -> Progress:
     card = processes.share(lambda: found.extend(state.read(folder)) or found[1])
     if changed := _changed(card, run):
         raise ValueError(f"{folder} was trained with another {changed}: resume with the same")
-    tensors = processes.share_tensors(found[0] if found else None)
-    progress = state.restore(folder / state.NAME, tensors, card, run.model, run.average, run.optimizer, run.scaler)
+    progress = state.restore(
+        folder / state.NAME, found[0] if found else None, card, run.model, run.average, run.optimizer, run.scaler,
+        processes,
+    )  # fmt: skip
     progress.best = processes.share(lambda: _best(run, progress.best))
     if not progress.best and progress.step == run.total:
         progress.unevaluated = True  # no step will be evaluated any more: this one is, for there to be a best

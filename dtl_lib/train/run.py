@@ -12,13 +12,12 @@ from tqdm.auto import tqdm
 
 from .. import __version__, checkpoint
 from ..ledger import device_name
-from ..models import ViT
 from . import resuming, state
 from .alike import check_alike
 from .broken import Broken
 from .clock import Clock
 from .device import find_device, precision
-from .distributed import Processes, whole
+from .distributed import Processes
 from .evaluation import Abandoned, check_classes, evaluate, token_norms
 from .health import Health
 from .log import Log
@@ -27,6 +26,7 @@ from .recipe import Recipe
 from .result import FitResult
 from .resuming import BEST
 from .schedule import Average, learning_rate, optimiser
+from .sharded import collect, let_go
 from .state import Progress
 from .stop import Asked, Stopped
 
@@ -56,7 +56,7 @@ class Run:
         check_classes(model, self.train)
         _divides(recipe, self.processes.world)
         model.config = replace(model.config, mean=self.train.mean, std=self.train.std)
-        self.model, self.recipe, self.folder = model.to(self.device), recipe, Path(output_dir) if output_dir else None
+        self.model, self.recipe, self.folder = model, recipe, Path(output_dir) if output_dir else None
         self.total, self.per_epoch = recipe.steps(len(self.train)), recipe.steps_per_epoch(len(self.train))
         self.warmup = recipe.warmup_steps or round(recipe.warmup_epochs * self.per_epoch)
         self.eval_every = recipe.eval_every or self.per_epoch
@@ -86,7 +86,8 @@ class Run:
     def _build(self, sharded: bool, compiled: bool) -> None:
         """What is trained, and what trains it."""
         model, recipe = self.model, self.recipe
-        self._unsharded = ViT(model.config).to(self.device).eval() if sharded else None
+        if not sharded:  # a model that is cut comes to the device in parts: whole it may not fit there
+            model.to(self.device)
         objective = Objective(model, recipe)
         if compiled:
             compile_once(objective)
@@ -213,7 +214,7 @@ class Run:
             self.clock.finish()
             self.health.check()  # what is saved last is good
             self.progress.losses, self.progress.counted = self.processes.gather(float(self._losses)), self._steps
-            tensors = state.gather(self.model, self.average, self.optimizer)
+            tensors = state.gather(self.model, self.average, self.optimizer, self.processes.first)
             if self.processes.first:
                 state.save(self.folder, tensors, self.scaler, self.progress, self.card)
             self.clock.rest()
@@ -221,11 +222,9 @@ class Run:
     def end(self, asked: Asked | None = None) -> FitResult:
         """Put the best weights into the model and measure them on the test images; `Stopped` where that is asked."""
         stored = self.weights
-        if self.folder:
-            stored = self.processes.share_tensors(
-                checkpoint.read(self.folder / BEST)[0] if self.processes.first else None
-            )
-        state.put(self.model, stored)
+        if self.folder and self.processes.first:
+            stored = checkpoint.read(self.folder / BEST)[0]
+        state.put(self.model.state_dict(), self.processes.share_tensors(stored))
         self.model.eval()
         broken = Broken(self.broken.limit)
         with self._evaluated(averaged=False) as model:
@@ -238,7 +237,7 @@ class Run:
                 raise self.stopped(asked) from None
             self.model.card = {**self.card, "held_out": self.progress.best, "test": test.to_dict()}
             if self.folder and self.processes.first:
-                checkpoint.save_model(self.folder / BEST, model, self.model.card)
+                checkpoint.save_model(self.folder / BEST, model, self.model.card, stored)
         self.clock.rest()
         now, rate = self.progress, self.clock.images_per_s()
         names = tuple(sorted({*self.broken.names, *broken.names}))
@@ -250,21 +249,20 @@ class Run:
 
     @contextmanager
     def _evaluated(self, averaged: bool = True):
-        """The model to look at: with the average's weights where there is one, and whole on every process."""
+        """The model to look at: with the average's weights where there is one."""
         average = self.average if averaged else None
-        if self._unsharded is not None:
-            values = average.state_dict() if average else self.model.state_dict()
-            state.put(self._unsharded, {name: whole(value) for name, value in values.items()})
-            yield self._unsharded
-            return
-        with average.in_place(self.model) if average else nullcontext():
-            yield self.model
+        try:
+            with average.in_place(self.model) if average else nullcontext():
+                yield self.model
+        finally:
+            let_go(self.model)
 
     def _keep(self, model) -> None:
+        weights, first = collect(model.state_dict(), self.processes.first), self.processes.first
         if not self.folder:
-            self.weights = {name: value.detach().to("cpu", copy=True) for name, value in model.state_dict().items()}
-        elif self.processes.first:
-            checkpoint.save_model(self.folder / BEST, model, {**self.card, "held_out": self.progress.best})
+            self.weights = {name: value.clone() for name, value in weights.items()}
+        elif first:
+            checkpoint.save_model(self.folder / BEST, model, {**self.card, "held_out": self.progress.best}, weights)
 
     def _share_of(self, losses: list[float]) -> float:
         """This process's own of those saved; of another number of processes their mean."""

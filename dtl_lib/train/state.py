@@ -5,7 +5,7 @@ The file is the same whatever made it: one process, many with copies of the mode
 
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
@@ -14,8 +14,9 @@ from torch import Tensor
 
 from .. import checkpoint
 from ..checkpoint import CheckpointError
-from .distributed import like, whole
+from .distributed import Processes
 from .schedule import load_optimiser_state, optimiser_state
+from .sharded import collect, like
 
 NAME, BEFORE = "state.safetensors", "state.before.safetensors"
 log = logging.getLogger("dtl_lib")
@@ -48,14 +49,14 @@ class Progress:
     counted: int = 0
 
 
-def gather(model, average, optimizer) -> dict[str, Tensor]:
-    """Every tensor that the next step depends on, by name; whole where processes share the model (all call it)."""
+def gather(model, average, optimizer, first: bool = True) -> dict[str, Tensor]:
+    """Every tensor that the next step depends on, whole and on the CPU, for the first process alone (all call it)."""
     tensors = {f"model/{name}": value for name, value in model.state_dict().items()}
     if average is not None:
         tensors |= {f"average/{name}": value for name, value in average.state_dict().items()}
     found = optimiser_state(optimizer, dict(model.named_parameters()))
     tensors |= {f"optimizer/{name}": value for name, value in found.items()}
-    return {name: whole(value) for name, value in tensors.items()}
+    return collect(tensors, first)
 
 
 def save(folder: Path, tensors: Mapping[str, Tensor], scaler, progress: Progress, card: Mapping) -> None:
@@ -111,23 +112,32 @@ def _checked(path: Path, card: dict) -> dict:
     return card
 
 
-def restore(path: Path, tensors: Mapping[str, Tensor], card: Mapping, model, average, optimizer, scaler) -> Progress:
-    """Load what `gather` has found; a CheckpointError where it does not fit the run."""
-    parts: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "optimizer": {}}
-    for name, value in tensors.items():
-        kind, _, rest = name.partition("/")
-        parts.setdefault(kind, {})[rest] = value
-    for part, target in (("model", model), ("average", average)):
-        if target is not None:
-            checkpoint.fits(path, parts[part], target.state_dict())
-            put(target, parts[part])
+def restore(
+    path: Path, tensors: Mapping[str, Tensor] | None, card: Mapping, model, average, optimizer, scaler,
+    processes: Processes,
+) -> Progress:  # fmt: skip
+    """Load what `gather` has found, a tensor at a time; a CheckpointError where it does not fit the run.
+
+    Args:
+        path: what is named where it does not fit.
+        tensors: on the first process; the others are sent them.
+        card: that of the state.
+        model, average, optimizer, scaler, processes: those of a `Run`.
+    """
     named = dict(model.named_parameters())
-    for name, value in parts["optimizer"].items():
-        parameter = named.get(name.partition("/")[2])
-        if parameter is not None and parameter.shape == value.shape:
-            parts["optimizer"][name] = like(parameter, value)
+    held = {"model": model.state_dict(), "average": average.state_dict() if average else None}
+    processes.share(lambda: _fits(path, tensors, held))
+    moments = {}
+    for name, value in processes.share_tensors(tensors):
+        kind, _, rest = name.partition("/")
+        if kind == "optimizer":
+            parameter = named.get(rest.partition("/")[2])
+            fits = parameter is not None and parameter.shape == value.shape
+            moments[rest] = like(parameter, value) if fits else value
+        elif held[kind]:
+            put(held[kind], [(rest, value)])
     try:
-        load_optimiser_state(optimizer, named, parts["optimizer"])
+        load_optimiser_state(optimizer, named, moments)
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from None
     if card["scaler"]:
@@ -135,11 +145,18 @@ def restore(path: Path, tensors: Mapping[str, Tensor], card: Mapping, model, ave
     return Progress(**card["progress"])
 
 
+def _fits(path: Path, tensors: Mapping[str, Tensor], held: Mapping[str, Mapping | None]) -> None:
+    for kind, expected in held.items():
+        if expected is not None:
+            have = {name.partition("/")[2]: value for name, value in tensors.items() if name.startswith(f"{kind}/")}
+            checkpoint.fits(path, have, expected)
+
+
 @torch.no_grad()
-def put(target, weights: Mapping[str, Tensor]) -> None:
-    """Copy whole tensors into a model (or an average), which processes may share."""
-    for name, value in target.state_dict().items():
-        value.copy_(like(value, weights[name]))
+def put(held: Mapping[str, Tensor], weights: Iterable[tuple[str, Tensor]]) -> None:
+    """Copy whole tensors, by name, into those of a model (or an average), which may be cut over the processes."""
+    for name, value in weights:
+        held[name].copy_(like(held[name], value))
 
 
 def plain(values: Mapping) -> dict:

@@ -10,9 +10,10 @@ from dtl_lib.models import ViT, ViTConfig
 from dtl_lib.tokens import TokenPlan
 from dtl_lib.train import Recipe, batches
 from dtl_lib.train.device import keyed_generators
-from dtl_lib.train.distributed import joined, whole
+from dtl_lib.train.distributed import joined
 from dtl_lib.train.mixing import mixer
 from dtl_lib.train.run import Run
+from dtl_lib.train.sharded import whole
 
 PLAN = TokenPlan.of(3, cls_pos=1, reg_pos=2, num_reg=2)
 CONFIG = ViTConfig(16, 4, dim=32, depth=3, heads=2, classes=5, plan=PLAN, layer_scale=0.1)
