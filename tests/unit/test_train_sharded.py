@@ -18,8 +18,11 @@ class OneOfTwo(Processes):
     """Looks at the model where it would be copied to the other process, or cut."""
 
     def __init__(self):
-        super().__init__()
-        self.world, self.places = 2, []
+        super().__init__(world=2)
+        self.places = []
+
+    def gather(self, value):
+        return [value, value]
 
     def wrap(self, objective, device, sharded):
         self.places = [{value.device.type for value in objective.parameters()}, device.type, sharded]
