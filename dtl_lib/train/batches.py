@@ -15,6 +15,7 @@ from torch import Tensor
 from ..data import keyed
 from ..data.decoded import Decoded
 from .broken import Broken
+from .cores import allowed
 
 PIECE = 64  # images a worker hands over at a time
 AT_ONCE = 256  # images made together: a sample's pixels do not depend on its batch, and small batches cost overhead
@@ -44,7 +45,7 @@ def indices(
 
 def training(
     images, recipe, step: int, total: int, workers: int | None = None, *, rank: int = 0, world: int = 1,
-    broken: Broken | None = None, device: torch.device | None = None,
+    broken: Broken | None = None, device: torch.device | None = None, cores: int | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:  # fmt: skip
     """Augmented batches `(batch, 3, height, width)`, `(batch,)` of every step from `step` on.
 
@@ -57,7 +58,7 @@ def training(
     2021), an epoch has as many steps as without and so sees about one image in `repeats`.
 
     With `broken` a picture that cannot be read is counted there, and the next one by number takes its place. Worker
-    processes' images come to `device`.
+    processes' images come to `device`; where `workers` is None and files are read, there is one for each of `cores`.
 
     Raises:
         ValueError: where `world` does not divide the batch; on the way, where a picture cannot be read and there is
@@ -71,24 +72,28 @@ def training(
     places = torch.arange(rank * share - bool(world > 1 and (recipe.mixup or recipe.cutmix)), (rank + 1) * share)
     asked = indices(len(images), whole, recipe.seed, step, total, recipe.repeats)
     steps = (_requests(epoch, samples, places % whole, augment, recipe) for epoch, samples in asked)
-    if workers is None and recipe.slow_augmentation:
-        workers = _cores()
-    return _load(images, steps, share, workers, broken, device, replace=True)
+    if workers is None and (recipe.slow_augmentation or isinstance(images, Decoded)):
+        workers = _workers(cores)
+    return _load(images, steps, share, workers or 0, broken, device, replace=True)
 
 
 def in_order(
     images, batch_size: int, workers: int | None = None, *, rank: int = 0, world: int = 1,
-    broken: Broken | None = None, device: torch.device | None = None,
+    broken: Broken | None = None, device: torch.device | None = None, cores: int | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:  # fmt: skip
     """Images rank, rank + world, … as they are, in batches of at most `batch_size`: each is in one process alone.
 
-    With `broken` a picture that cannot be read is counted there, and left out. Worker processes' images come to
-    `device`.
+    With `broken` a picture that cannot be read is counted there, and left out. `device` and `cores` are as in
+    `training`.
     """
+    if workers is None and isinstance(images, Decoded):
+        workers = _workers(cores)
     parts = torch.arange(len(images))[rank::world].split(batch_size)
     steps = ([(part, None, None)] for part in parts if len(part))
     return (
-        batch for batch in _load(images, steps, batch_size, workers, broken, device, replace=False) if len(batch[1])
+        batch
+        for batch in _load(images, steps, batch_size, workers or 0, broken, device, replace=False)
+        if len(batch[1])
     )
 
 
@@ -101,19 +106,16 @@ def _requests(epoch: int, samples: Tensor, places: Tensor, augment, recipe) -> l
     return [(run, augment, (*key, copy) if recipe.repeats > 1 else key) for copy, run in runs]
 
 
-def _cores() -> int:
-    """Worker processes for this process: those that torchrun has started on a machine share the cores it may use."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(MOST, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
+def _workers(cores: int | None) -> int:
+    """Worker processes for this process, which has so many cores to itself; None is all that it may use."""
+    return min(MOST, cores or len(allowed()))
 
 
 def _load(
-    images, steps, batch_size: int, workers: int | None, broken: Broken | None, device, replace: bool
+    images, steps, batch_size: int, workers: int, broken: Broken | None, device, replace: bool
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """The batches asked for: made here for images in memory, by worker processes for images in files."""
     read = images.batch if broken is None else partial(broken.batch, images, replace=replace)
-    if workers is None:
-        workers = _cores() if isinstance(images, Decoded) else 0
     on_gpu = images.device.type == "cuda"
     if not workers or on_gpu:  # a process that is forked cannot use its parent's GPU
         alone = broken is not None and not replace  # a batch that may come back shorter cannot be cut out of several

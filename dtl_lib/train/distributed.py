@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from .cores import allowed, own
 from .sharded import shard
 from .stop import Stopped
 from .watch import Failed, Lost, Quiet, Watch, first_line
@@ -33,11 +34,15 @@ class Processes:
         world: how many there are.
         local_rank: this one's number on its host, which is also its GPU's.
         hosts: the host's name of every rank.
+        cores: how many of its host's this process can count on.
     """
 
     def __init__(self, rank: int = 0, world: int = 1, local_rank: int = 0, control=None):
         self.rank, self.world, self.local_rank, self._control = rank, world, local_rank, control
-        self.hosts = tuple(self.gather(platform.node()))
+        name, cores = platform.node(), allowed()
+        places = self.gather((name, cores))
+        self.hosts = tuple(host for host, _ in places)
+        self.cores = own(cores, (theirs for host, theirs in places if host == name))
         self._pending = None
 
     @property
@@ -250,7 +255,6 @@ def _from_slurm() -> None:
     names = ("RANK", "SLURM_PROCID"), ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS"), ("LOCAL_RANK", "SLURM_LOCALID")
     for ours, theirs in names:
         given[ours] = given[theirs]
-    given["LOCAL_WORLD_SIZE"] = given.get("SLURM_STEP_TASKS_PER_NODE", "1").partition("(")[0].partition(",")[0]
     if "MASTER_ADDR" not in given:
         raise (Quiet if given["RANK"] != "0" else ValueError)(
             "srun has started several processes and MASTER_ADDR is not set: export MASTER_ADDR=$(scontrol show "

@@ -88,8 +88,8 @@ def evaluate(
     was_training, device = model.training, device_of(model)
     model.eval()
     start = time.perf_counter()
-    share = {"rank": processes.rank, "world": processes.world, "broken": broken, "device": device}
-    made = batches.in_order(as_expected(model, images), batch_size, workers, **share)
+    share = {"rank": processes.rank, "world": processes.world, "cores": processes.cores, "broken": broken}
+    made = batches.in_order(as_expected(model, images), batch_size, workers, device=device, **share)
     if is_sharded(model):
         made = _as_often(made, -(-len(images) // processes.world), batch_size, model.config)
     sums = torch.zeros(4, device=device, dtype=torch.float64)

@@ -74,8 +74,9 @@ def fit(
                 raise run.stopped(asked)
             run.save()
         for x, y in batches.training(
-            run.train, recipe, now.step, total, workers, rank=rank, world=world, broken=run.broken, device=device
-        ):
+            run.train, recipe, now.step, total, workers, rank=rank, world=world, broken=run.broken, device=device,
+            cores=processes.cores,
+        ):  # fmt: skip
             x, y = x.to(device, non_blocking=True), y.to(device, non_blocking=True)
             if mix:
                 with keyed_generators(device, recipe.seed, now.step):  # drawn alike on every process

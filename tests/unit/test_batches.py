@@ -4,9 +4,11 @@ import pytest
 import torch
 
 from dtl_lib.data import InMemory
+from dtl_lib.data.decoded import Decoded
 from dtl_lib.data.shapes import Shapes
-from dtl_lib.train import Recipe, batches
+from dtl_lib.train import Recipe, batches, cores
 from dtl_lib.train.device import keyed_generators
+from dtl_lib.train.distributed import Processes
 from dtl_lib.train.mixing import mixer
 
 WORLDS = (1, 2, 4)
@@ -135,13 +137,38 @@ def test_generated_images_are_shared_too():
 
 
 @pytest.mark.parametrize("known", [True, False])
-def test_processes_of_one_machine_share_its_cores(monkeypatch, known):
-    monkeypatch.setattr(batches.os, "cpu_count", lambda: 24)
-    monkeypatch.setattr(batches.os, "sched_getaffinity", lambda _: set(range(24)), raising=False)
+def test_a_process_alone_has_the_cores_it_may_use(monkeypatch, known):
+    monkeypatch.setattr(cores.os, "cpu_count", lambda: 24)
+    monkeypatch.setattr(cores.os, "sched_getaffinity", lambda _: {3, 5, 7}, raising=False)
     if not known:
-        monkeypatch.delattr(batches.os, "sched_getaffinity")
-    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
-    assert batches._cores() == 16
-    for processes, workers in ((4, 6), (32, 1)):
-        monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
-        assert batches._cores() == workers
+        monkeypatch.delattr(cores.os, "sched_getaffinity")
+    assert len(cores.allowed()) == Processes().cores == (3 if known else 24)
+    assert batches._workers(None) == (3 if known else batches.MOST)
+    assert batches._workers(2) == 2
+
+
+def test_processes_share_the_cores_that_they_may_all_use_and_have_the_others_to_themselves():
+    host, bound = frozenset(range(96)), [frozenset(range(12 * task, 12 * task + 12)) for task in range(8)]
+    assert cores.own(host, [host] * 8) == 12  # torchrun's
+    assert all(cores.own(mine, bound) == 12 for mine in bound)  # srun's
+    sockets = [frozenset(range(48)), frozenset(range(48, 96))] * 4
+    assert cores.own(sockets[1], sockets) == 12  # bound to a socket each, four to one
+    assert cores.own(host, [host, *bound[:2]]) == 72 + 12
+    assert cores.own(frozenset({1}), [frozenset({1})] * 5) == 1 and cores.own(host, [host] * 24) == 4
+
+
+def test_workers_are_as_many_as_the_cores_given(monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        batches, "_load", lambda images, steps, size, workers, *more, **how: asked.append(workers) or ()
+    )
+    images, recipe = numbered(16), Recipe(batch_size=8)
+    files = Decoded.__new__(Decoded)
+    files.__dict__.update(vars(images))
+    monkeypatch.setattr(Decoded, "__len__", lambda self: 16)
+    for part in (images, files):
+        for slow in (recipe, Recipe(batch_size=8, randaugment=9)):
+            batches.training(part, slow, 0, 1, cores=5)
+        list(batches.in_order(part, 8, cores=5))
+    list(batches.in_order(files, 8, 3, cores=5))
+    assert asked == [0, 5, 0, 5, 5, 5, 3]
