@@ -6,6 +6,7 @@ from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import fields, replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 from .. import data, ledger
@@ -44,8 +45,9 @@ def main(args: Namespace) -> None:
     with joined(device, args.timeout) as processes:
         if not processes.first:
             args.quiet = True
+        tell = partial(print, flush=True) if processes.first else _nothing  # also where it goes to a file
         try:
-            _train(args, device, processes, print if processes.first else _nothing)
+            _train(args, device, processes, tell)
         except Stopped as stopped:
             raise stopped.repeating(_unsaved(args), processes.world) from None
 

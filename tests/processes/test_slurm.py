@@ -2,6 +2,7 @@
 
 import platform
 import signal
+import subprocess
 import sys
 
 from dtl_lib import checkpoint
@@ -38,6 +39,18 @@ def test_sigterm_to_all_tasks_saves_and_every_task_exits_with_0(tmp_path):
     saved = f"stopped at step {step} of 5000, saved; go on with: dtl train --resume {tmp_path}/run"
     assert error.startswith(f"dtl: {saved} ") and error.count("\n") == 1 and "on 2 processes" in out
     assert error.endswith(", under the same torchrun or srun line\n")
+
+
+def test_a_log_file_says_at_once_what_is_trained(tmp_path):
+    line = [sys.executable, "-m", "dtl_lib", "train", *LONG, "--output-dir", str(tmp_path / "run")]
+    with open(tmp_path / "log", "w") as log:
+        one = subprocess.Popen(line, cwd=launch.ROOT, env=launch.environment(PYTHONUNBUFFERED=""), stdout=log)
+    try:
+        launch.wait_for(lambda: (tmp_path / "run/state.before.safetensors").is_file(), "second save", one)
+        assert "5,000 steps of 24 images on " in (tmp_path / "log").read_text()
+    finally:
+        launch.end(one)
+        one.wait()
 
 
 def test_the_first_task_killed_is_named_by_the_rest(tmp_path):
