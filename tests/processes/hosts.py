@@ -33,11 +33,11 @@ class Hosts:
         named = ["unshare", "--uts", "sh", "-c", 'hostname "$0" && exec "$@"', NAMES[host]]
         return launch.start(["ip", "netns", "exec", self.spaces[host], *named, *command])
 
-    def torchrun(self, host: int, processes: int, *command) -> subprocess.Popen:
+    def torchrun(self, host: int, processes: int, *command, restarts: int = 0) -> subprocess.Popen:
         """torchrun there, as one of the two."""
         place = f"--nnodes=2 --node-rank={host} --master-addr={self.addresses[0]} --master-port=29500".split()
         line = [launch.sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}", *place]
-        return self.start(host, *line, "--monitor-interval=0.2", *command)
+        return self.start(host, *line, f"--max-restarts={restarts}", "--monitor-interval=0.2", *command)
 
     def cut_off(self, host: int) -> None:
         """Pull its cable."""

@@ -66,6 +66,20 @@ def test_a_worker_killed_is_started_again_and_the_weights_are_the_same(folder, t
     assert_same(place, two[0])
 
 
+@pytest.mark.parametrize("lost", [0, 1])
+def test_a_worker_killed_on_one_of_two_hosts_is_started_again_on_both(folder, two, lost):
+    place = folder / f"host {lost}"
+    with hosts.two_hosts() as pair:
+        line = (*DTL, *TRAIN.split(), "--quiet", "--output-dir", place)
+        both = [pair.torchrun(host, 1, *line, restarts=3) for host in (0, 1)]
+        launch.wait_for(lambda: step_of(place) >= 20, "step 20", both[0])
+        os.kill(launch.worker(both[lost], lost), signal.SIGKILL)
+        (status, out, error), (other, silent, said) = map(launch.finished, both)
+    assert (status, other, silent) == (0, 0, ""), error + said
+    assert out.count(f"restart 1 of at most 3: going on with {place}") == 1 and out.count("test accuracy") == 1
+    assert_same(place, two[0])
+
+
 def test_all_killed_or_stopped_and_resumed_the_weights_are_the_same(folder, two):
     killed, stopped, interrupted = (folder / name for name in ("killed", "stopped", "interrupted"))
     launch.end(started(killed))
