@@ -2,7 +2,7 @@
 
 import errno
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..train.distributed import Processes
@@ -28,6 +28,15 @@ def held(folder: str | Path, processes: Processes) -> Iterator[None]:
     finally:
         for file in files:
             file.close()
+            _leave_no_trace(Path(folder))
+
+
+def _leave_no_trace(folder: Path) -> None:
+    """A folder in which nothing was written goes again."""
+    with suppress(OSError):
+        if [path.name for path in folder.iterdir()] == [NAME]:
+            (folder / NAME).unlink()
+            folder.rmdir()
 
 
 def _locked(folder: Path) -> list:
