@@ -18,7 +18,6 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from .cores import allowed, own
-from .meeting import met
 from .sharded import shard
 from .stop import Stopped
 from .watch import Failed, Lost, Quiet, Watch, first_line
@@ -197,25 +196,25 @@ def joined(device: torch.device, timeout: float = TIMEOUT) -> Iterator[Processes
 
 def _connected(rank: int, world: int, local: int, device: torch.device, timeout: float) -> tuple[Processes, Watch]:
     wait, gpu = timedelta(seconds=timeout), device.type == "cuda"
-    by_agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    attempt, by_agent = (os.environ.get(f"TORCHELASTIC_{name}", "0") for name in ("RESTART_COUNT", "USE_AGENT_STORE"))
     if not {"MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
         raise ValueError("WORLD_SIZE is set and MASTER_ADDR or MASTER_PORT is not: start with torchrun, or set all")
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     if interface := _interface(address):
         os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
-    shared = next(dist.rendezvous("env://", rank, world, timeout=wait))[0]
-    place = met(shared, rank, world, timeout)
+    before = f"attempt {attempt} of {world}"  # torchrun keeps its store when it starts the processes again
+    store = dist.PrefixStore(before, next(dist.rendezvous("env://", rank, world, timeout=wait))[0])
     # what the CPU waits for gives up first, and can say who is lost; NCCL would end the process with a trace of its own
     if gpu:
         os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "0")
     dist.init_process_group(
-        "nccl" if gpu else "gloo", store=dist.PrefixStore(f"{place}/data", shared), rank=rank, world_size=world,
+        "nccl" if gpu else "gloo", store=dist.PrefixStore("data", store), rank=rank, world_size=world,
         timeout=wait * (1 + gpu), device_id=device if gpu else None,
     )  # fmt: skip
     processes = Processes(rank, world, local, dist.new_group(backend="gloo", timeout=wait))
     beside = dist.TCPStore(address, port, is_master=False, timeout=wait, wait_for_workers=False)
-    said = dist.PrefixStore(f"{place}/said", beside)
-    return processes, Watch(said, processes.hosts, rank, local, timeout, holds_store=not rank and not by_agent)
+    said = dist.PrefixStore(f"{before}/said", beside)
+    return processes, Watch(said, processes.hosts, rank, local, timeout, holds_store=not rank and by_agent != "True")
 
 
 def _interface(address: str) -> str | None:

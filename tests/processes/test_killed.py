@@ -80,21 +80,6 @@ def test_a_worker_killed_on_one_of_two_hosts_is_started_again_on_both(folder, tw
     assert_same(place, two[0])
 
 
-def test_a_host_that_is_lost_and_started_again_by_hand_joins_the_other(folder, two):
-    place = folder / "lost host"
-    with hosts.two_hosts() as pair:
-        line = (*DTL, *TRAIN.split(), "--quiet", "--output-dir", place)
-        first, lost = (pair.torchrun(host, 1, *line, restarts=3) for host in (0, 1))
-        launch.wait_for(lambda: step_of(place) >= 20, "step 20", first)
-        launch.end(lost)
-        launch.finished(lost)
-        again = pair.torchrun(1, 1, *line, restarts=3)
-        (status, out, error), (other, silent, said) = map(launch.finished, (first, again))
-    assert (status, other, silent) == (0, 0, ""), error + said
-    assert out.count(f"restart 1 of at most 3: going on with {place}") == 1 and out.count("test accuracy") == 1
-    assert_same(place, two[0])
-
-
 def test_all_killed_or_stopped_and_resumed_the_weights_are_the_same(folder, two):
     killed, stopped, interrupted = (folder / name for name in ("killed", "stopped", "interrupted"))
     launch.end(started(killed))
