@@ -5,6 +5,7 @@ import shlex
 import signal
 import sys
 import time
+import warnings
 
 from .commands.flags import Parser, alike
 from .commands.register import COMMANDS, run
@@ -25,6 +26,8 @@ def parser() -> Parser:
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit status: 0, 2 for wrong input, 130 after Ctrl-C."""
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a lost process is said in one line, not in torch's fifty
+    # torch's signal about a dead worker may reach safetensors, which then takes torch for an old one and warns of it
+    warnings.filterwarnings("ignore", message="TypedStorage is deprecated")
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files are bytes, and not every terminal shows all
     args = None

@@ -3,6 +3,7 @@
 import math
 import os
 import signal
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -127,7 +128,7 @@ def _load(
     loader = torch.utils.data.DataLoader(
         _Asked(images, read, broken), sampler=_pieces(steps, counts), batch_size=None, num_workers=workers,
         prefetch_factor=AHEAD, pin_memory=device is not None and device.type == "cuda",
-        worker_init_fn=_leave_signals_to_the_parent, timeout=STANDSTILL,
+        worker_init_fn=_leave_to_the_parent, timeout=STANDSTILL,
     )  # fmt: skip
     made = []
     for piece in _received(loader):
@@ -179,9 +180,12 @@ def _joined(parts: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
 
 
 def _pieces(steps, counts: deque) -> Iterator:
-    """The batches asked for, in pieces that can wait in memory by the dozen; how many each has goes to `counts`."""
+    """The batches asked for, in pieces that can wait in memory by the dozen; how many each has goes to `counts`.
+
+    Samples are asked for by NumPy arrays: a tensor would need a thread here, which a worker's death would upset.
+    """
     for step in steps:
-        pieces = [(piece, *how) for samples, *how in step for piece in samples.split(PIECE)]
+        pieces = [(piece.numpy(), *how) for samples, *how in step for piece in samples.split(PIECE)]
         counts.append(len(pieces))
         yield from pieces
 
@@ -199,20 +203,29 @@ class _Asked(torch.utils.data.Dataset):
         samples, augment, key = request
         before = len(self.broken or ())
         try:
-            x, y = self.read(samples, augment=augment, key=key)
+            x, y = self.read(torch.from_numpy(samples), augment=augment, key=key)
         except (ValueError, OSError) as error:
             return error
         return x, y, self.broken.of(self.images) if len(self.broken or ()) > before else {}
 
 
-def _leave_signals_to_the_parent(worker: int) -> None:
-    """Ctrl-C, a closed terminal, torchrun and Slurm reach all; a worker is needed for what its parent then finishes."""
+def _leave_to_the_parent(worker: int) -> None:
+    """Ctrl-C, a closed terminal, torchrun and Slurm reach all; a worker is needed for what its parent then finishes.
+
+    And the parent alone says why it ended: the thread that hands images over would print a traceback about it.
+    """
+    sys.excepthook = _say_nothing_of_a_parent_that_is_gone
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "SIGHUP"):
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):  # not on every system
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         threading.Thread(target=_end_when_the_parent_says_so, daemon=True).start()
+
+
+def _say_nothing_of_a_parent_that_is_gone(kind, error, traceback) -> None:
+    if not issubclass(kind, (ConnectionError, EOFError)):
+        sys.__excepthook__(kind, error, traceback)
 
 
 def _end_when_the_parent_says_so() -> None:

@@ -6,8 +6,11 @@ import json
 import multiprocessing
 import os
 import signal
+import socket
 import subprocess
 import sys
+from multiprocessing import resource_sharer
+from multiprocessing.connection import Client
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -106,6 +109,30 @@ def test_a_worker_that_is_killed_is_one_line(pictures, tmp_path):
     status, _, error = launch.finished(process, 60)
     assert status == 1 and error.startswith("dtl: a process that reads images") and error.count("\n") == 1, error
     assert "fewer --workers" in error
+
+
+@pytest.mark.parametrize("ready, printed", [(batches._leave_to_the_parent, False), (lambda worker: None, True)])
+def test_a_worker_whose_parent_is_gone_prints_no_traceback(capfd, ready, printed):
+    """The parent ends in the middle of a hand-over: it closes the connection that a thread of the worker serves."""
+
+    def work(place, ended):
+        ready(0)
+        place.send(resource_sharer.DupFd(0)._id[0])
+        ended.wait(60)
+
+    context = multiprocessing.get_context("fork")
+    (here, there), ended = context.Pipe(), context.Event()
+    worker = context.Process(target=work, args=(there, ended))
+    worker.start()
+    address = here.recv()
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(address)
+        connection.recv(4)  # the rest is left unread: the connection is reset
+    Client(address, authkey=context.current_process().authkey).close()  # answered once the one before is done with
+    ended.set()
+    worker.join(60)
+    assert worker.exitcode == 0
+    assert ("Traceback" in capfd.readouterr().err) == printed
 
 
 def test_a_broken_picture_among_those_whose_norms_are_logged_is_counted(pictures, capsys):
