@@ -98,8 +98,7 @@ def show_intervals(
     if level is not None:
         axis.axvline(level, color="#777777", linewidth=1, linestyle=":")
     axis.set_yticks(range(len(estimates)), list(estimates))
-    axis.invert_yaxis()
-    axis.set(xlabel=x)
+    axis.set(xlabel=x, ylim=(len(estimates) - 0.4, -0.6))  # the last row stays clear of the axis
     axis.spines["left"].set_visible(False)
     axis.tick_params(left=False)
     return figure

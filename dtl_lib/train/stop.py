@@ -47,14 +47,17 @@ class Asked:
 
 @contextmanager
 def between_steps(enabled: bool = True):
-    """Inside, the first of SIGINT, SIGTERM and SIGHUP only sets `stop` on what is yielded; a later one acts as ever."""
+    """Inside, the first of SIGINT, SIGTERM and SIGHUP only sets `stop` on what is yielded; a later one acts as ever.
+
+    One that is ignored stays so: nohup has a run go on when the terminal closes, and a shell what it starts in the
+    background when Ctrl-C is meant for what is in front.
+    """
     asked = Asked()
     if not enabled or threading.current_thread() is not threading.main_thread():
         yield asked
         return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup: it is to go on
-        before[signal.SIGHUP] = signal.getsignal(signal.SIGHUP)
+    stops = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {number: handler for number in stops if (handler := signal.getsignal(number)) != signal.SIG_IGN}
     first = None
 
     def ask(number, frame):

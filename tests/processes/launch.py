@@ -7,10 +7,12 @@ import socket
 import subprocess
 import sys
 import time
+from itertools import count
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 LIMIT = 150  # seconds for one launch on a busy machine
+PORTS = (20_000 + (17 * os.getpid() + number) % 12_000 for number in count())
 
 
 def environment(**more) -> dict[str, str]:
@@ -102,7 +104,11 @@ def wait_for(true, what: str, process: subprocess.Popen | None = None, limit: fl
 
 
 def free_port() -> int:
-    """A port nobody listens on."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
+    """A port nobody uses, and nobody will be given who asks for any: those begin above, and torchrun takes seconds."""
+    for port in PORTS:
+        with socket.socket() as one:
+            try:
+                one.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port

@@ -97,7 +97,7 @@ def test_a_host_cut_off_is_named_by_the_rest_and_names_the_first(tmp_path):
         launch.wait_for(lambda: (tmp_path / "run/state.before.safetensors").is_file(), "second save", rest)
         pair.cut_off(1)
         before = time.monotonic()
-        ends = [launch.finished(one, 60) for one in (rest, lost)]
+        ends = [launch.finished(one) for one in (rest, lost)]
         took = time.monotonic() - before
     said = [re.findall(r"^dtl: (.*)", error, re.MULTILINE) for _, _, error in ends]
     assert [status for status, _, _ in ends] == [1, 1] and not any(tracebacks(error) for _, _, error in ends)

@@ -33,7 +33,7 @@ def test_sigterm_to_all_tasks_saves_and_every_task_exits_with_0(tmp_path):
     both = training(tmp_path / "run")
     for one in both:
         one.send_signal(signal.SIGTERM)
-    (first, out, error), (second, nothing, silence) = (launch.finished(one, 30) for one in both)
+    (first, out, error), (second, nothing, silence) = (launch.finished(one) for one in both)
     assert (first, second, nothing, silence) == (0, 0, "", ""), error
     step = checkpoint.read_card(tmp_path / "run/state.safetensors")["progress"]["step"]
     saved = f"stopped at step {step} of 5000, saved; go on with: dtl train --resume {tmp_path}/run"
@@ -56,7 +56,7 @@ def test_a_log_file_says_at_once_what_is_trained(tmp_path):
 def test_the_first_task_killed_is_named_by_the_rest(tmp_path):
     first, second = training(tmp_path / "run")
     first.kill()
-    status, _, error = launch.finished(second, 30)
+    status, _, error = launch.finished(second)
     launch.finished(first)
     host = platform.node()
     words = f"dtl: the host of process 0 ({host}) does not answer any more: process 0 or its launcher was killed there"
@@ -64,7 +64,7 @@ def test_the_first_task_killed_is_named_by_the_rest(tmp_path):
 
 
 def test_without_an_address_one_line_says_what_to_export(tmp_path):
-    ends = [launch.finished(one, 60) for one in tasks(2, *LONG, "--output-dir", tmp_path / "run")]
+    ends = [launch.finished(one) for one in tasks(2, *LONG, "--output-dir", tmp_path / "run")]
     assert [status for status, _, _ in ends] == [2, 1]  # srun's is the largest
     said = "".join(error for _, _, error in ends)
     assert said.count("dtl: ") == 1 and "export MASTER_ADDR=$(scontrol show hostnames $SLURM_JOB_NODELIST" in said

@@ -56,26 +56,26 @@ def test_a_signal_in_a_long_evaluation_ends_it_and_it_is_made_up_for(sets, tmp_p
     waits = dataclasses.replace(sets, **{part: copy.copy(getattr(sets, part))})
     with pytest.raises(Stopped, match=f"stopped at step {step} of 14, saved") as stopped:
         fit(tiny(), waits, RECIPE, tmp_path, progress=False, checkpoint_every=2, on_step=ask)
-    assert time.monotonic() - asked[0] - 0.5 < 2 and stopped.value.status == 0
+    assert time.monotonic() - asked[0] < 20 and stopped.value.status == 0
     fit(tiny(1), sets, RECIPE, tmp_path, progress=False, checkpoint_every=2, resume=True)
     assert_same(tmp_path, undisturbed)
 
 
-def test_a_second_ctrl_c_ends_a_long_step_at_once(sets, tmp_path, signals):
-    began = []
+def test_a_second_ctrl_c_ends_a_long_step_at_once(sets, tmp_path):
+    reached = []
 
     def long(step, loss, model):
         if step == 3:
-            signals(signal.SIGINT, 0.1)
-            signals(signal.SIGINT, 0.3)  # torchrun repeats what the terminal has sent already: that is one
-            signals(signal.SIGINT, 4.0)  # a second apart also where a busy machine delays the first
-            began.append(time.monotonic())
-            for _ in range(300):  # not in one: a signal that another thread gets would wait for its end
-                time.sleep(0.1)
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)  # torchrun repeats what the terminal has sent already: that is one
+            time.sleep(1.1)
+            reached.append("a second later")
+            signal.raise_signal(signal.SIGINT)
+            reached.append("the end of the step")
 
     with pytest.raises(KeyboardInterrupt) as ended:
         fit(tiny(), sets, RECIPE, tmp_path, progress=False, checkpoint_every=1, on_step=long)
-    assert not isinstance(ended.value, Stopped) and 3.9 < time.monotonic() - began[0] < 15
+    assert not isinstance(ended.value, Stopped) and reached == ["a second later"]
     assert checkpoint.read_card(tmp_path / state.NAME)["progress"]["step"] == 2
 
 
@@ -100,7 +100,7 @@ def test_the_command_says_how_to_go_on(tmp_path, number, status):
     process = launch.start([sys.executable, "-m", "dtl_lib", "train", *TRAIN.split(), "--output-dir", folder])
     launch.wait_for(lambda: (folder / state.BEFORE).is_file(), "second save", process)
     process.send_signal(number)
-    found, _, error = launch.finished(process, 30)
+    found, _, error = launch.finished(process)
     assert found == status
     said = re.fullmatch(
         rf"dtl: stopped at step (\d+) of 20000, saved; go on with: dtl train --resume {folder} {UNSAVED}\n", error
@@ -109,14 +109,15 @@ def test_the_command_says_how_to_go_on(tmp_path, number, status):
     assert checkpoint.read_card(folder / state.NAME)["progress"]["step"] == int(said[1])
 
 
-def test_who_ignores_that_the_terminal_closes_is_not_stopped_by_it():
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # nohup
+@pytest.mark.parametrize("number", STOP)
+def test_who_ignores_a_signal_is_not_stopped_by_it(number):
+    before = signal.signal(number, signal.SIG_IGN)  # nohup, or a shell that starts it in the background
     try:
         with between_steps() as asked:
-            os.kill(os.getpid(), signal.SIGHUP)
-            assert not asked.stop and signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+            signal.raise_signal(number)
+            assert not asked.stop and signal.getsignal(number) == signal.SIG_IGN
     finally:
-        signal.signal(signal.SIGHUP, before)
+        signal.signal(number, before)
 
 
 def test_workers_that_read_pictures_outlive_a_signal_to_all(tmp_path):
@@ -131,7 +132,7 @@ def test_workers_that_read_pictures_outlive_a_signal_to_all(tmp_path):
     launch.wait_for(lambda: (folder / state.BEFORE).is_file(), "second save", process)
     workers = launch.descendants(process.pid)
     os.killpg(process.pid, signal.SIGTERM)
-    status, _, error = launch.finished(process, 30)
+    status, _, error = launch.finished(process)
     assert status == 0 and error.startswith("dtl: stopped at step") and error.count("\n") == 1, error
     assert len(workers) == 2
     launch.wait_for(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in workers), "end of the workers", limit=20)

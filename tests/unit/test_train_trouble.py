@@ -106,7 +106,7 @@ def test_a_worker_that_is_killed_is_one_line(pictures, tmp_path):
     process = launch.start([*line, "--eval-every", "20000"])
     launch.wait_for((tmp_path / "run/state.before.safetensors").is_file, "second save", process)
     os.kill(launch.descendants(process.pid)[0], signal.SIGKILL)
-    status, _, error = launch.finished(process, 60)
+    status, _, error = launch.finished(process)
     assert status == 1 and error.startswith("dtl: a process that reads images") and error.count("\n") == 1, error
     assert "fewer --workers" in error
 
