@@ -122,6 +122,11 @@ class Recipe:
         """Whether images are augmented one by one, by Pillow, on the CPU."""
         return bool(self.randaugment or self.three_augment or self.color_jitter)
 
+    def __repr__(self) -> str:
+        """The call that makes it, with what differs from the defaults."""
+        usual, own = vars(Recipe(max_steps=self.max_steps)) | {"max_steps": None}, vars(self)
+        return f"Recipe({', '.join(f'{name}={value!r}' for name, value in own.items() if value != usual[name])})"
+
     def to_dict(self) -> dict:
         """Plain values for JSON; `from_dict` is its inverse."""
         return asdict(self) | {"betas": list(self.betas)}

@@ -132,3 +132,10 @@ def test_the_flags_of_deit_s_script_mean_our_fields():
     assert asked("dtl train --model-ema", "shapes").ema == 0.99996
     size = parser().parse_args(["train", "--input-size", "160", "--drop-path", "0.1", "--finetune", "x"])
     assert (size.image_size, size.drop_path, size.finetune) == (160, 0.1, "x")
+
+
+def test_a_recipe_prints_as_the_call_that_makes_it():
+    assert repr(Recipe()) == "Recipe()"
+    assert repr(Recipe(max_steps=8, betas=(0.8, 0.95))) == "Recipe(max_steps=8, betas=(0.8, 0.95))"
+    for recipe in (Recipe(epochs=1, max_steps=8), *recipes().values()):
+        assert eval(repr(recipe)) == recipe
