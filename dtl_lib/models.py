@@ -72,6 +72,7 @@ class ViT(nn.Module):
     def __init__(self, config: ViTConfig):
         super().__init__()
         self.config, self.plan = config, config.plan
+        self.read, self.head_names = config.read, config.head_names
         self.all_rows = False  # a recorder sets it: the last block then answers for every token
         self.patch_embed = PatchEmbed(config.patch_size, config.dim, config.channels)
         if config.positions == "learned":
@@ -113,12 +114,12 @@ class ViT(nn.Module):
 
     def heads(self, images: Tensor) -> tuple[Tensor, ...]:
         """The logits of each head: `(cls, dist)` where there is a distillation token, otherwise one."""
-        if self.config.pool == "patches":
+        if self.read is None:
             x, _ = self.encode(images)
             return (self.classify(PATCHES, self.pool_patches(x)),)
-        x, _ = self.encode(images, rows=ALL if self.all_rows else self.config.read)
-        x = self.norm(x[:, self.config.read])
-        return tuple(self.classify(name, token) for name, token in zip(self.config.head_names, x.unbind(dim=1)))
+        x, _ = self.encode(images, rows=ALL if self.all_rows else self.read)
+        x = self.norm(x[:, self.read])
+        return tuple(self.classify(name, token) for name, token in zip(self.head_names, x.unbind(dim=1)))
 
     def features(self, images: Tensor) -> Features:
         """The tokens after the last block and its norm, by name."""
