@@ -136,6 +136,7 @@ CUDA = {
     "set_device": lambda device: None, "synchronize": lambda device=None: None,
     "reset_peak_memory_stats": lambda device=None: None, "max_memory_allocated": lambda device=None: 2**30,
     "memory_allocated": lambda device=None: 2**20, "default_generators": (torch.Generator(),),
+    "is_current_stream_capturing": lambda: False,  # older versions of PyTorch ask, also without a graph
 }  # fmt: skip
 
 
