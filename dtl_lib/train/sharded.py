@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 
 def shard(objective: nn.Module, device: torch.device, world: int) -> nn.Module:
@@ -13,9 +13,10 @@ def shard(objective: nn.Module, device: torch.device, world: int) -> nn.Module:
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
     mesh = init_device_mesh(device.type, (world,))
-    for block in objective.model.blocks:
-        fully_shard(block, mesh=mesh)
-    fully_shard(objective.model, mesh=mesh)
+    for module in (*objective.model.blocks, objective.model):
+        fully_shard(module, mesh=mesh)
+        if device.type == "cpu":  # gloo has no mean: PyTorch 2.8 took its sum for one, in float32
+            module.set_force_sum_reduction_for_comms(True)
     register_fsdp_forward_method(objective.model, "heads")  # what the objective calls
     return objective
 
@@ -42,11 +43,8 @@ def like(value: Tensor, full: Tensor) -> Tensor:
     """`full` on the device of `value`, and where that is cut this process's part of it."""
     full = full.to(value.device)
     if isinstance(value, DTensor):
-        parts, rank = full.chunk(value.device_mesh.size()), value.device_mesh.get_local_rank()
-        part = parts[rank] if rank < len(parts) else full[:0]  # of a short one the last have nothing
-        return DTensor.from_local(  # `distribute_tensor` would send it from the first, and before torch 2.7 always
-            part.clone(), value.device_mesh, value.placements, run_check=False, shape=full.shape, stride=full.stride()
-        )  # a copy: of a view the whole would stay in memory with it
+        part = distribute_tensor(full, value.device_mesh, value.placements, src_data_rank=None)
+        return part.clone()  # it was a view: the whole would stay in memory with it
     return full
 
 
