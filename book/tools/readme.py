@@ -67,7 +67,10 @@ def _rows() -> Iterator[str]:
     for experiment, begins, words in TRAINED:
         runs = _records(experiment, begins)
         (found,) = ledger.aggregate(runs, "experiment", "accuracy")
-        value = f"{100 * found.mean:.1f} %" + (f" ± {100 * found.half:.1f}" if found.n > 1 else "")
+        if found.n > 2:
+            value = f"{100 * found.mean:.1f} % ± {100 * found.half:.1f}"
+        else:  # too few for an interval
+            value = " and ".join(f"{100 * run.get('accuracy'):.1f} %" for run in runs)
         yield _row(words, value, f"{found.n} seed{'s' * (found.n > 1)}", runs[-1])
     yield from _compared()
     for begins, value, words in MEASURED:
