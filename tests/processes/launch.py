@@ -39,14 +39,14 @@ def start(line, **more) -> subprocess.Popen:
 
 
 def finished(process: subprocess.Popen, limit: float = LIMIT) -> tuple[int, str, str]:
-    """Exit status, standard output, and standard error."""
+    """Exit status, standard output without what older versions of gloo print to it, and standard error."""
     try:
         out, error = process.communicate(timeout=limit)
     except subprocess.TimeoutExpired:
         end(process)
         out, error = process.communicate()
         raise AssertionError(f"not done after {limit} s:\n{out}\n{error}") from None
-    return process.returncode, out, error
+    return process.returncode, "".join(line for line in out.splitlines(True) if not line.startswith("[Gloo] ")), error
 
 
 def run(processes: int, *command, **more) -> tuple[int, str, str]:

@@ -15,6 +15,8 @@ WEIGHTS, LARGEST = sum(SIZES), max(SIZES)  # bytes
 BLOCK = sum(4 * value.numel() for value in memory.fresh().blocks[0].parameters())
 HELD = 4  # times the weights: with their average, and the two of AdamW; gradients are gone between steps
 SMALL = 50_000  # bytes: pictures, padding, numbers
+# blocks that are whole at a time: the one computed, the next, and in older versions of PyTorch the one before
+AT_ONCE = 2 if torch.__version__ >= (2, 10) else 3
 
 
 @pytest.fixture(scope="module", params=[2, 4])
@@ -43,7 +45,7 @@ def test_a_save_takes_one_parameter_at_a_time(found):
 def test_no_step_and_no_evaluation_takes_the_whole_model(found):
     _, (_, *others) = found
     for one in others:
-        assert BLOCK < one["evaluate"] < 3 * BLOCK and BLOCK < one["end"] < 3 * BLOCK
+        assert all(BLOCK < one[when] < (AT_ONCE + 1) * BLOCK for when in ("evaluate", "end"))
         assert (
             one["step"] < WEIGHTS / (1 + len(others)) + 5 * BLOCK
         )  # its part of the gradients, and what is on the way
