@@ -111,6 +111,13 @@ def test_a_worker_that_is_killed_is_one_line(pictures, tmp_path):
     assert "fewer --workers" in error
 
 
+def test_asking_workers_for_pictures_starts_no_thread_that_their_death_would_upset(pictures, monkeypatch):
+    monkeypatch.setattr(resource_sharer, "_resource_sharer", here := resource_sharer._ResourceSharer())
+    images = data.load("folder", pictures, image_size=16).train
+    assert len(list(batches.training(images, Recipe(batch_size=8), 0, 2, 2))) == 2
+    assert here._thread is None
+
+
 @pytest.mark.parametrize("ready, printed", [(batches._leave_to_the_parent, False), (lambda worker: None, True)])
 def test_a_worker_whose_parent_is_gone_prints_no_traceback(capfd, ready, printed):
     """The parent ends in the middle of a hand-over: it closes the connection that a thread of the worker serves."""
