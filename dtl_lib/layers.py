@@ -184,7 +184,7 @@ class DropPath(nn.Module):
             return x
         keep = 1 - self.probability
         kept = torch.rand(len(x), *[1] * (x.ndim - 1), device=x.device) < keep
-        return x / (keep / kept.to(x.dtype))  # by infinity where it is dropped: one pass over x
+        return x * (kept.to(x.dtype) / keep)  # one pass over x
 
 
 class Block(nn.Module):

@@ -212,6 +212,7 @@ def _connected(rank: int, world: int, local: int, device: torch.device, timeout:
         timeout=wait * (1 + gpu), device_id=device if gpu else None,
     )  # fmt: skip
     processes = Processes(rank, world, local, dist.new_group(backend="gloo", timeout=wait))
+    os.environ["LOCAL_WORLD_SIZE"] = str(processes.hosts.count(processes.hosts[rank]))  # srun does not say so
     beside = dist.TCPStore(address, port, is_master=False, timeout=wait, wait_for_workers=False)
     said = dist.PrefixStore(f"{before}/said", beside)
     return processes, Watch(said, processes.hosts, rank, local, timeout, holds_store=not rank and by_agent != "True")

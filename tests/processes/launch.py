@@ -12,6 +12,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 LIMIT = 150  # seconds for one launch on a busy machine
+GRACE = 30  # seconds that Slurm leaves a process between SIGTERM and SIGKILL, unless it is set up otherwise
 PORTS = (20_000 + (17 * os.getpid() + number) % 12_000 for number in count())
 
 

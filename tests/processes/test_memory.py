@@ -46,9 +46,8 @@ def test_no_step_and_no_evaluation_takes_the_whole_model(found):
     _, (_, *others) = found
     for one in others:
         assert all(BLOCK < one[when] < (AT_ONCE + 1) * BLOCK for when in ("evaluate", "end"))
-        assert (
-            one["step"] < WEIGHTS / (1 + len(others)) + 5 * BLOCK
-        )  # its part of the gradients, and what is on the way
+        on_the_way = 5 * BLOCK
+        assert one["step"] < WEIGHTS / (1 + len(others)) + on_the_way  # its part of the gradients
     assert 5 * BLOCK < WEIGHTS
 
 

@@ -13,9 +13,17 @@ from tests.processes.compared import TRAIN
 LONG = (*TRAIN.split(), "--quiet", "--checkpoint-every", "1", "--max-steps", "5000")
 
 
-def tasks(count: int, *flags, **more) -> list:
+COUNT = """
+import os, torch
+from dtl_lib.train.distributed import joined
+with joined(torch.device("cpu"), 60):
+    print(os.environ["LOCAL_WORLD_SIZE"])
+"""
+
+
+def tasks(count: int, *flags, program=("-m", "dtl_lib", "train"), **more) -> list:
     """`dtl train` with srun's variables, which every task gets."""
-    line = [sys.executable, "-m", "dtl_lib", "train", *flags]
+    line = [sys.executable, *program, *flags]
     every = {"SLURM_STEP_NUM_TASKS": str(count), "SLURM_JOB_ID": "7", "SLURM_STEP_TASKS_PER_NODE": f"{count}", **more}
     place = [{"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)} for rank in range(count)]
     return [launch.start(line, **every, **here) for here in place]
@@ -33,12 +41,19 @@ def test_sigterm_to_all_tasks_saves_and_every_task_exits_with_0(tmp_path):
     both = training(tmp_path / "run")
     for one in both:
         one.send_signal(signal.SIGTERM)
-    (first, out, error), (second, nothing, silence) = (launch.finished(one) for one in both)
+    (first, out, error), (second, nothing, silence) = (launch.finished(one, launch.GRACE) for one in both)
     assert (first, second, nothing, silence) == (0, 0, "", ""), error
     step = checkpoint.read_card(tmp_path / "run/state.safetensors")["progress"]["step"]
     saved = f"stopped at step {step} of 5000, saved; go on with: dtl train --resume {tmp_path}/run"
     assert error.startswith(f"dtl: {saved} ") and error.count("\n") == 1 and "on 2 processes" in out
     assert error.endswith(", under the same torchrun or srun line\n")
+
+
+def test_tasks_know_how_many_share_their_host():
+    """And with it /dev/shm, in which their workers hand pictures over."""
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(launch.free_port())}
+    ends = [launch.finished(one) for one in tasks(2, program=("-c", COUNT), **place)]
+    assert [(status, out) for status, out, _ in ends] == [(0, "2\n")] * 2, ends
 
 
 def test_a_log_file_says_at_once_what_is_trained(tmp_path):

@@ -162,7 +162,7 @@ class TestDropPath:
         torch.manual_seed(0)
         found = DropPath(probability)(x)
         torch.manual_seed(0)
-        expected = x * (torch.rand(64, 1, 1) < 1 - probability).float() / (1 - probability)
+        expected = x * ((torch.rand(64, 1, 1) < 1 - probability).float() / (1 - probability))
         assert torch.equal(found, expected)
         assert torch.equal(*(torch.autograd.grad(sum_of_squares(y), x)[0] for y in (found, expected)))
 
