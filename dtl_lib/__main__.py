@@ -7,8 +7,8 @@ import sys
 import time
 import warnings
 
-from .commands.flags import Parser, alike
-from .commands.register import COMMANDS, run
+from .cli.commands import COMMANDS, run
+from .cli.flags import Parser, alike
 
 
 def parser() -> Parser:
@@ -57,10 +57,10 @@ _KNOWN = {
     "OutOfMemoryError": "the GPU's memory is full: lower --batch-size, or raise --accumulate",
     _WORKER: "a process that reads images was killed or stands still (memory or /dev/shm full?): give fewer --workers",
     _MEMORY: "the memory is full: lower --batch-size, raise --accumulate, or make the model smaller",
-    "Lost": "",  # it says who is lost
-    "Quiet": "",
+    "PeerLost": "",  # it says who is lost
+    "SilentExit": "",
 }
-_FOR_ITSELF = ("Failed", "Lost", "OutOfMemoryError")
+_FOR_ITSELF = ("RankError", "PeerLost", "OutOfMemoryError")
 AHEAD = 3  # seconds: torchrun ends every process as soon as one has ended, and the first has to speak before
 
 
@@ -71,7 +71,7 @@ def _one_line(error: BaseException, words: str, status: int, every: bool = False
         every: whether it is known to be wrong for every process, as flags are.
     """
     kind, rank = type(error).__name__, os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))
-    if kind == "Quiet" or (kind == "Stopped" and rank != "0"):
+    if kind == "SilentExit" or (kind == "Stopped" and rank != "0"):
         return status
     if rank != "0" and kind not in _FOR_ITSELF:
         time.sleep(AHEAD)

@@ -5,7 +5,6 @@ import errno
 import json
 import os
 import shutil
-import zlib
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,9 +15,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from . import __version__
+from .checks import first_line
 from .config import ViTConfig
+from .hashing import checksum, seal, seal_holds
 from .models import ViT
-from .seal import is_whole, seal
 
 SUFFIX = ".safetensors"
 MODEL, STATE = "dtl_lib model", "dtl_lib training state"
@@ -118,7 +118,7 @@ def read(path: str | Path) -> tuple[dict[str, Tensor], dict]:
             if identity == _identity(path):
                 raise
             continue
-        if card.get("digest", digest := _digest(tensors)) == digest:
+        if card.get("digest", digest := checksum(tensors)) == digest:
             return tensors, card
         if identity == _identity(path):
             break
@@ -142,7 +142,7 @@ def _read(path: Path, tensors: bool = True) -> tuple[dict[str, Tensor], dict]:
             found = {name: file.get_tensor(name) for name in file.keys()} if text and tensors else {}
     except (SafetensorError, OSError, RuntimeError) as error:  # RuntimeError: shorter than its header says
         raise CheckpointError(
-            f"{path} is no safetensors file, or cut short or damaged ({_first(error)}): fetch or save it again"
+            f"{path} is no safetensors file, or cut short or damaged ({first_line(error)}): fetch or save it again"
         ) from None
     try:
         card = json.loads(text or "null")
@@ -153,7 +153,7 @@ def _read(path: Path, tensors: bool = True) -> tuple[dict[str, Tensor], dict]:
             f"{path} has no card that says which model it is: it was not saved by dtl_lib; "
             "weights from timm load by their name, load_pretrained(name)"
         ) from None
-    if not is_whole(card):
+    if not seal_holds(card):
         raise CheckpointError(f"{path} is damaged: its card is not the one that was saved; use an earlier copy")
     return found, card
 
@@ -176,7 +176,7 @@ def write(path: Path, tensors: Mapping[str, Tensor], card: Mapping, kind: str, b
     stamp = {"format": kind, "library": __version__, "torch": torch.__version__}
     plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     date = datetime.now(UTC).isoformat(timespec="seconds")
-    card = {"date": date, **card, **stamp, "digest": _digest(plain)}
+    card = {"date": date, **card, **stamp, "digest": checksum(plain)}
     try:
         card["seal"] = seal(card)
         text = json.dumps(card, ensure_ascii=False)
@@ -206,7 +206,7 @@ def replace(path: Path, fill, before: Path | None = None) -> None:
     except (OSError, SafetensorError) as error:
         kept = "; the one before it is untouched" if path.is_file() else ""
         raise CheckpointError(
-            f"{path} could not be written ({_first(error)}){kept}: choose a folder with room"
+            f"{path} could not be written ({first_line(error)}){kept}: choose a folder with room"
         ) from None
     finally:
         _remove(part)
@@ -228,14 +228,6 @@ def _keep(path: Path, before: Path) -> None:
         os.replace(spare, before)
     except OSError:  # a file system without links
         os.replace(path, before)
-
-
-def _digest(tensors: Mapping[str, Tensor]) -> str:
-    """Eight hexadecimal digits that change with any byte: a dying machine can leave a file of the right length."""
-    sum_ = 0
-    for name in sorted(tensors):
-        sum_ = zlib.crc32(tensors[name].contiguous().reshape(-1).view(torch.uint8).numpy(), sum_)
-    return f"{sum_:08x}"
 
 
 def _flush(path: Path) -> None:
@@ -260,7 +252,7 @@ def _refuse(path: Path) -> None:
         with open(path, "rb") as file:
             start = file.read(9)
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read ({_first(error)})") from None
+        raise CheckpointError(f"{path} cannot be read ({first_line(error)})") from None
     if not start:
         raise CheckpointError(f"{path} is empty: the save was cut off or the disk was full; fetch or save it again")
     safe = start[8:] == b"{"  # eight bytes say how long the header is, and it is JSON
@@ -268,11 +260,3 @@ def _refuse(path: Path) -> None:
         raise CheckpointError(
             f"{path} is a pickle (torch.save), which can run code when it is read: give a {SUFFIX} file"
         )
-
-
-def _first(error: BaseException) -> str:
-    """One short line of an error's text."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0][:160]

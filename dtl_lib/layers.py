@@ -131,11 +131,11 @@ class Attention(nn.Module):
         """`(batch, tokens, dim)` → `(batch, rows, dim)`: the tokens in `rows` ask, all tokens answer."""
         q, k, v = (
             rearrange(part, "batch tokens (heads dim) -> batch heads tokens dim", heads=self.heads)
-            for part in self.ask(x, rows)
+            for part in self.project_qkv(x, rows)
         )
         return self.project(rearrange(self.core(q, k, v), "batch heads tokens dim -> batch tokens (heads dim)"))
 
-    def ask(self, x: Tensor, rows: slice) -> tuple[Tensor, ...]:
+    def project_qkv(self, x: Tensor, rows: slice) -> tuple[Tensor, ...]:
         """Queries of `rows`, keys and values of every token.
 
         Without gradients by three products, so that who keeps q and k keeps no v; a step keeps all of them.

@@ -1,16 +1,16 @@
 """Experiment records: what was run, on what, what came out. One JSON line each, in `ledger/<experiment>.jsonl`."""
 
-import hashlib
 import json
 import math
-import os
-import platform
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
 
 from . import __version__
+from .checks import is_whole
+from .hashing import of_values, plain
+from .host import device_name
 
 FOLDER = Path(__file__).parent / "ledger"
 MENTIONED = 12  # values that an error lists
@@ -56,8 +56,8 @@ class Record:
             _need(name, isinstance(getattr(self, name), str) and getattr(self, name).strip(), "a line of text")
         _need("experiment", isinstance(self.experiment, str) and self.experiment.isidentifier(), "a word")
         _need("date", _is_date(self.date), "an ISO 8601 date such as 2026-01-31T12:00:00+00:00")
-        _need("seed", self.seed is None or _is_whole(self.seed), "a whole number, or null")
-        _need("n", _is_whole(self.n) and self.n > 0, "a whole number above 0")
+        _need("seed", self.seed is None or is_whole(self.seed), "a whole number, or null")
+        _need("n", is_whole(self.n) and self.n > 0, "a whole number above 0")
         _need("values", isinstance(self.values, Mapping) and self.values, "a dictionary of numbers, and not empty")
         for name, value in self.values.items():
             good = all(map(_is_number, value)) if isinstance(value, list) else _is_number(value)
@@ -65,7 +65,7 @@ class Record:
         for name in ("config", "recipe"):
             value = getattr(self, name)
             _need(name, value is None or isinstance(value, Mapping), "a dictionary, or null")
-        digest = _digest(self)
+        digest = of_values({name: value for name, value in asdict(self).items() if name != "id"})
         _need("id", self.id in ("", digest), f"{digest} for this record: it has been changed by hand")
         object.__setattr__(self, "id", digest)
 
@@ -122,24 +122,43 @@ class Aggregate:
         return f"{self.mean:.4g}{spread}, n = {self.n}"
 
 
-def read(experiment: str, folder: str | Path | None = None) -> list[Record]:
+def path(experiment: str, folder: str | Path | None = None) -> Path:
+    """The file that holds an experiment's records; in the ledger's own folder where None."""
+    _need("experiment", isinstance(experiment, str) and experiment.isidentifier(), "a word")
+    return Path(folder or FOLDER) / f"{experiment}.jsonl"
+
+
+def read(experiment: str, folder: str | Path | None = None, *, missing_ok: bool = False) -> list[Record]:
     """Every record of an experiment, oldest first.
+
+    Args:
+        experiment: its name.
+        folder: where its file is; the ledger's own where None.
+        missing_ok: whether an experiment without a file has no records, rather than being an error.
 
     Raises:
         ValueError: where there is no such experiment, or a line is no record: which line, which field.
     """
-    path = _path(experiment, folder)
-    if not path.is_file():
-        have = ", ".join(sorted(file.stem for file in path.parent.glob("*.jsonl"))) or "none yet"
+    file = path(experiment, folder)
+    if not file.is_file():
+        if missing_ok:
+            return []
+        have = ", ".join(sorted(other.stem for other in file.parent.glob("*.jsonl"))) or "none yet"
         raise ValueError(f"the ledger has no experiment {experiment!r}; it has {have}")
     records = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
         try:
             records.append(Record.from_dict(json.loads(line)))
             _need("experiment", records[-1].experiment == experiment, f"{experiment!r}, as the file is called")
         except (ValueError, TypeError) as error:
-            raise ValueError(f"{path}, line {number}: {error}") from None
+            raise ValueError(f"{file}, line {number}: {error}") from None
     return records
+
+
+def measured(experiment: str, device="cpu", folder: str | Path | None = None) -> set[str]:
+    """What an experiment's records of a device say was measured; empty where there are none."""
+    name = device_name(device)
+    return {record.what for record in read(experiment, folder, missing_ok=True) if record.device == name}
 
 
 def find(experiment: str, folder: str | Path | None = None, **where) -> list[Record]:
@@ -184,36 +203,28 @@ def value(experiment: str, what: str, name: str, folder: str | Path | None = Non
 def append(record: Record | Mapping, folder: str | Path | None = None) -> Path:
     """Add one record to its experiment's file; a ValueError where it is wrong or there already."""
     record = record if isinstance(record, Record) else Record.from_dict(record)
-    path = _path(record.experiment, folder)
-    if path.is_file() and any(record.id == other.id for other in read(record.experiment, folder)):
-        raise ValueError(f"id: record {record.id} is in {path} already")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a", encoding="utf-8") as file:
-        file.write(json.dumps(record.to_dict(), ensure_ascii=False) + "\n")
-    return path
+    file = path(record.experiment, folder)
+    if file.is_file() and any(record.id == other.id for other in read(record.experiment, folder)):
+        raise ValueError(f"id: record {record.id} is in {file} already")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with open(file, "a", encoding="utf-8") as opened:
+        opened.write(json.dumps(record.to_dict(), ensure_ascii=False) + "\n")
+    return file
 
 
 def add(
     experiment: str, what: str, command: str, device, values: Mapping, *, n: int, seed: int | None,
     config: Mapping | None = None, recipe: Mapping | None = None, folder: str | Path | None = None,
-) -> Path:  # fmt: skip
-    """Append a record of what this process has just measured: date, versions and device filled in."""
+) -> Record:  # fmt: skip
+    """Append a record of what this process has just measured, date, versions and device filled in, and return it."""
     import torch
 
     date = datetime.now(UTC).isoformat(timespec="seconds")
-    parts = (
-        experiment,
-        what,
-        command,
-        date,
-        device_name(device),
-        __version__,
-        torch.__version__,
-        seed,
-        n,
-        dict(values),
-    )
-    return append(Record(*parts, config=plain(config), recipe=plain(recipe)), folder)
+    versions = {"library": __version__, "torch": torch.__version__}
+    about = {"n": n, "seed": seed, "config": plain(config), "recipe": plain(recipe), **versions}
+    record = Record(experiment, what, command, date, device_name(device), values=dict(values), **about)
+    append(record, folder)
+    return record
 
 
 def aggregate(records: Iterable[Record], by: str | Sequence[str], value: str) -> list[Aggregate]:
@@ -230,19 +241,9 @@ def aggregate(records: Iterable[Record], by: str | Sequence[str], value: str) ->
         key = {name: record.get(name) for name in names}
         found = record.get(value)
         if not _is_number(found):
-            raise ValueError(f"{value} of record {record.id} is no number: {found!r}")
+            raise ValueError(f"{value} of record {record.id} is not a number: {found!r}")
         groups.setdefault(json.dumps(key, sort_keys=True), (key, []))[1].append(float(found))
     return [_aggregate(key, numbers) for key, numbers in groups.values()]
-
-
-def device_name(device="cpu") -> str:
-    """What a number was measured on: "2 CPU cores (AMD EPYC 9R14)", or the GPU's name."""
-    if str(device).startswith("cuda"):
-        import torch
-
-        return torch.cuda.get_device_name(device)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{cores} CPU core{'s' * (cores != 1)} ({_processor()})"
 
 
 def _aggregate(key: dict, numbers: list[float]) -> Aggregate:
@@ -256,35 +257,9 @@ def _aggregate(key: dict, numbers: list[float]) -> Aggregate:
     return Aggregate(key, mean, float(t.ppf(0.975, n - 1)) * deviation / math.sqrt(n), deviation, n)
 
 
-def _path(experiment: str, folder: str | Path | None) -> Path:
-    _need("experiment", isinstance(experiment, str) and experiment.isidentifier(), "a word")
-    return Path(folder or FOLDER) / f"{experiment}.jsonl"
-
-
-def _digest(record: Record) -> str:
-    rest = {name: value for name, value in asdict(record).items() if name != "id"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()[:12]
-
-
-def plain(values: Mapping | None) -> dict | None:
-    """Values as JSON gives them back: tuples become lists."""
-    return None if values is None else json.loads(json.dumps(values))
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
 def _need(name: str, good, what: str) -> None:
     if not good:
         raise ValueError(f"{name} has to be {what}")
-
-
-def _is_whole(value) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _is_number(value) -> bool:

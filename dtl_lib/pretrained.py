@@ -11,11 +11,13 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from . import zoo
+from .checks import first_line
+from .host import data_folder
 from .models import ViT
 from .timm_models import from_timm
 from .tokens import TokenPlan
 
-__all__ = ["LoadReport", "data_folder", "from_timm", "is_ours", "load_pretrained", "load_shared", "timm_model"]
+__all__ = ["LoadReport", "from_timm", "is_ours", "load_pretrained", "load_shared", "timm_model"]
 log = logging.getLogger("dtl_lib")
 
 
@@ -38,11 +40,6 @@ class LoadReport:
         lines += [f"initialised: {', '.join(self.initialised)}"] if self.initialised else []
         lines += [f"left out: {', '.join(self.left)}"] if self.left else []
         return "; ".join(lines)
-
-
-def data_folder() -> Path:
-    """Where data and weights are looked for: the environment's DTL_DATA, or ~/.cache/dtl."""
-    return Path(os.environ.get("DTL_DATA") or "~/.cache/dtl").expanduser()
 
 
 def load_pretrained(name: str, plan: TokenPlan | None = None, classes: int | None = None) -> ViT:
@@ -141,7 +138,9 @@ def timm_model(name: str) -> nn.Module:
         overlay = {"file": str(file), "custom_load": False}
         return timm.create_model(tagged, pretrained=True, pretrained_cfg_overlay=overlay).eval()
     except (SafetensorError, RuntimeError) as error:
-        raise ValueError(f"{file} does not hold the weights of {name} ({_short(error)}): fetch it again") from None
+        raise ValueError(
+            f"{file} does not hold the weights of {name} ({first_line(error, lines=2)}): fetch it again"
+        ) from None
 
 
 def _cached(name: str) -> Path | None:
@@ -160,7 +159,7 @@ def _download(name: str, file: Path) -> nn.Module:
         return timm.create_model(name, pretrained=True)
     except Exception as error:  # whatever the hub's client raises, the reader needs one thing: where to put the file
         raise ValueError(
-            f"no weights for {name}: put them at {file}, or connect to the hub ({_short(error)})"
+            f"no weights for {name}: put them at {file}, or connect to the hub ({first_line(error, lines=2)})"
         ) from None
 
 
@@ -169,8 +168,3 @@ def _reach_hub() -> None:
     request = urllib.request.Request(os.environ.get("HF_ENDPOINT", "https://huggingface.co"), method="HEAD")
     with contextlib.suppress(urllib.error.HTTPError):  # it answers
         urllib.request.urlopen(request, timeout=5).close()
-
-
-def _short(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).strip().splitlines()] or [type(error).__name__]
-    return " ".join(lines[:2])[:160].strip()

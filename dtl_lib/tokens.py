@@ -9,6 +9,8 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
+from .checks import is_whole, whole
+
 PATCHES = "patches"
 READ_BY_HEAD = ("cls", "dist")
 
@@ -87,7 +89,7 @@ class TokenPlan:
             dist: whether a distillation token enters with the class token (DeiT, §3).
             class_blocks: class-attention blocks after the trunk.
         """
-        _whole("num_reg", num_reg, 0)
+        whole("num_reg", num_reg, 0)
         if num_reg and reg_pos is None:
             raise ValueError(f"num_reg={num_reg} needs reg_pos, the block the registers enter before (0 … {depth - 1})")
         if reg_pos is not None and not num_reg:
@@ -129,7 +131,7 @@ class TokenPlan:
 
     def check_block(self, block: int) -> int:
         """`block`, or a ValueError that says which blocks there are."""
-        if not (_is_whole(block) and 0 <= block < self.blocks):
+        if not (is_whole(block) and 0 <= block < self.blocks):
             raise ValueError(f"there is no block {block}: this plan has blocks 0 … {self.blocks - 1}")
         return block
 
@@ -173,8 +175,8 @@ class TokenPlan:
         return "\n".join(["block".ljust(margin) + "".join(str(b).rjust(width) for b in range(self.blocks)), *rows])
 
     def _check(self) -> None:
-        _whole("depth", self.depth, 1)
-        _whole("class_blocks", self.class_blocks, 0)
+        whole("depth", self.depth, 1)
+        whole("class_blocks", self.class_blocks, 0)
         names = [group.name for group in self.groups]
         for name in {name for name in names if names.count(name) > 1}:
             raise ValueError(f"two groups are called {name!r}: give each its own name")
@@ -191,8 +193,8 @@ class TokenPlan:
         name, last = group.name, self.blocks
         if not (isinstance(name, str) and name.isidentifier()) or name == PATCHES:
             raise ValueError(f"{name!r} cannot name a group: take a word, and not 'patches', which are always there")
-        _whole(f"{name}: tokens", group.tokens, 1)
-        _whole(f"{name}: enter", group.enter, 0)
+        whole(f"{name}: tokens", group.tokens, 1)
+        whole(f"{name}: enter", group.enter, 0)
         if name in READ_BY_HEAD:
             if group.tokens != 1:
                 raise ValueError(
@@ -207,7 +209,7 @@ class TokenPlan:
                 f"{name} enters at block {group.enter}, after the end: choose a block from 0 to {last - 1}{hint}"
             )
         if group.leave is not None:
-            _whole(f"{name}: leave", group.leave, 1)
+            whole(f"{name}: leave", group.leave, 1)
             if not group.enter < group.leave <= self.blocks:
                 raise ValueError(
                     f"{name} enters at block {group.enter} and leaves at {group.leave}: "
@@ -221,12 +223,3 @@ def _slices(groups: list[Group]) -> dict[str, slice]:
         layout[group.name] = slice(start, start + group.tokens)
         start += group.tokens
     return {**layout, PATCHES: slice(start, None)}
-
-
-def _is_whole(value) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _whole(name: str, value, least: int) -> None:
-    if not _is_whole(value) or value < least:
-        raise ValueError(f"{name} is a whole number, {least} or more, not {value!r}")

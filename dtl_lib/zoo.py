@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from .config import ViTConfig
-from .seal import is_whole
+from .hashing import seal_holds
 from .tokens import PATCHES, READ_BY_HEAD, Group, TokenPlan
 
 FOLDER = Path(__file__).parent / "zoo"
@@ -87,7 +87,7 @@ def read_card(name: str) -> dict:
         raise ValueError(f"{beside} is missing: a model of the zoo has its card beside it; {AGAIN}") from None
     except ValueError:
         card = None
-    if not isinstance(card, Mapping) or not card.get("seal") or not is_whole(card):
+    if not isinstance(card, Mapping) or not card.get("seal") or not seal_holds(card):
         raise ValueError(f"{beside} is damaged: the card is not the one that was saved; {AGAIN}")
     check(card, file.stem)
     return card

@@ -10,8 +10,8 @@ machine. An interrupted command goes on where it stopped.
 
 from itertools import groupby
 
-from dtl_lib import atlas, bench
-from dtl_lib.atlas import Cell, Grid
+from dtl_lib.lab import atlas, bench
+from dtl_lib.lab.atlas import Cell, Grid
 
 from . import rounds
 
@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     grid, standard = atlas.grids()[options.grid], Cell(0)
     bench.keep_memory()
-    how = bench.How(options.batch_size or grid.recipe.batch_size, device=options.device, recipe=grid.recipe)
+    how = bench.BenchConfig(options.batch_size or grid.recipe.batch_size, device=options.device, recipe=grid.recipe)
     title = f"{options.grid}, {{}}: training step, {how}"
     swept = atlas.sweep(grid, atlas.read(grid, options.records)) if options.records else []
     again = {f"{standard}, {rounds.AGAIN}": standard}

@@ -10,8 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from dtl_lib.atlas import grids
-from dtl_lib.explorer import maps
+from dtl_lib.lab.atlas import grids, maps
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -19,9 +19,11 @@ import torch
 from einops import reduce
 
 from dtl_lib import checkpoint, data, ledger
-from dtl_lib.atlas import ATTENTION, Cell, Grid, grids, missing
-from dtl_lib.atlas.one import fresh, train_cell
-from dtl_lib.data import Shapes, shapes
+from dtl_lib.data import Shapes
+from dtl_lib.data.shapes import generator as shapes
+from dtl_lib.host import device_name
+from dtl_lib.lab.atlas import ATTENTION, Cell, Grid, grids, missing
+from dtl_lib.lab.atlas.train_cell import fresh, train_cell
 from dtl_lib.models import ViT
 from dtl_lib.probes import objects
 from dtl_lib.probes.attention import attention_row, entropy, share
@@ -114,7 +116,7 @@ def run(grid: Grid, cell: Cell, seed: int, sets: data.Sets, folder: str | None, 
         card = {
             "data": {"name": sets.train.name, "fingerprint": sets.train.fingerprint()},
             "recipe": about["recipe"], "seed": seed, "accuracy": values["accuracy"], "n": n, "command": command,
-            "device": ledger.device_name("cpu"), "minutes": values["seconds"] / 60,
+            "device": device_name("cpu"), "minutes": values["seconds"] / 60,
         }  # fmt: skip
         name = f"shapes_{cell}_seed{seed}".replace(",", "").replace(" ", "_")
         checkpoint.save_model(f"{weights}/{name}{checkpoint.SUFFIX}", model, card)

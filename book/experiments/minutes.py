@@ -21,8 +21,8 @@ import torch
 
 from dtl_lib import data, ledger
 from dtl_lib.config import ViTConfig
-from dtl_lib.data.cifar import MEAN, STD
-from dtl_lib.data.folder import data_folder
+from dtl_lib.data.sources.cifar import MEAN, STD
+from dtl_lib.host import data_folder
 from dtl_lib.models import ViT
 from dtl_lib.tokens import TokenPlan
 from dtl_lib.train import Recipe, fit
@@ -104,7 +104,7 @@ def rate() -> None:
     for which, found in rates.items():
         values = {"steps_a_minute": max(found), "all": found, "batch_size": RECIPE.batch_size}
         about = {"n": len(found), "seed": None, "config": CONFIG.to_dict(), "recipe": RECIPE.to_dict()}
-        again = ", again" * any(record.what == which for record in _records(RATES))
+        again = ", again" * any(record.what == which for record in ledger.read(RATES, missing_ok=True))
         ledger.add(RATES, which + again, "python -m book.experiments.minutes rate", "cpu", values, **about)
 
 
@@ -156,7 +156,7 @@ def run(which: str, minutes: int, seed: int) -> None:
     """One run of as many steps as fit into so many minutes; its record."""
     called, plan = TOKENS.get(which, (which, CONFIG.plan))
     name, config = f"{called}, {minutes} minutes", replace(CONFIG, plan=plan)
-    if any((record.what, record.seed) == (name, seed) for record in _records(EXPERIMENT)):
+    if any((record.what, record.seed) == (name, seed) for record in ledger.read(EXPERIMENT, missing_ok=True)):
         return
     rates = {record.what: record.get("steps_a_minute") for record in ledger.read(RATES)}
     rate = rates["timm" if which == "timm" else "ours"]
@@ -196,16 +196,9 @@ def _timm(total: int, seed: int) -> tuple[float, int, int]:
 
 def _training_samples() -> list[int]:
     """The samples that our split trains on: the held-out 5,000 stay out here too."""
-    from dtl_lib.data.folder import held_out_of, split
+    from dtl_lib.data.splits import held_out_of, split
 
     return split(50_000, held_out_of(50_000, "cifar10"))[0].tolist()
-
-
-def _records(experiment: str) -> list:
-    try:
-        return ledger.read(experiment)
-    except ValueError:
-        return []
 
 
 def main() -> None:

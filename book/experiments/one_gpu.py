@@ -18,12 +18,13 @@ from functools import cache
 
 import torch
 
-from dtl_lib import bench, ledger
-from dtl_lib.bench.work import augmented, placed, training_step
+from dtl_lib import ledger
 from dtl_lib.config import ViTConfig, named
+from dtl_lib.host import find_device
+from dtl_lib.lab import bench
+from dtl_lib.lab.bench.step import augmented, build_inputs, training_step
 from dtl_lib.tokens import TokenPlan
-from dtl_lib.train.device import find_device
-from dtl_lib.train.objective import Objective, compile_once
+from dtl_lib.train.loss import Objective, compile_once
 
 STEPS, SPEED = "step_time", "step_speed"
 STANDARD, PLAIN = "standard", "plain"
@@ -89,14 +90,14 @@ def compared(experiment: str, title: str, makers: Mapping, options) -> Iterator[
     Yields:
         label, timing, and values for the record: among them how many times as fast as the first.
     """
-    (first, (_, how, _)), done = next(iter(makers.items())), recorded(experiment, options)
+    (first, (_, how, _)), done = next(iter(makers.items())), ledger.measured(experiment, find_device(options.device))
     todo = [label for label in makers if title.format(label) not in done and options.only in title.format(label)]
     if not todo:
         return
     begun = {}
     for label in dict.fromkeys([first, *todo]):
         config, each, made_on = makers[label]
-        begun[label] = bench.begin(config, each, _make(config, each, made_on) if made_on else None)
+        begun[label] = bench.warm_step(config, each, _make(config, each, made_on) if made_on else None)
     rounds = options.rounds or ROUNDS.get(how.place.type, ROUNDS["cpu"])
     seconds = bench.measure({label: one.run for label, one in begun.items()}, rounds, how.device)
     for label in todo:
@@ -116,20 +117,11 @@ def record(experiment: str, what: str, timing: bench.Timing, values: dict, confi
         ledger.add(experiment, what, command, timing.how.device, values, n=len(timing.seconds), seed=None, **about)
 
 
-def recorded(experiment: str, options) -> set[str]:
-    """What the ledger has of this device."""
-    device = ledger.device_name(find_device(options.device))
-    try:
-        return {record.what for record in ledger.read(experiment) if record.device == device}
-    except ValueError:
-        return set()
-
-
-def _make(config: ViTConfig, how: bench.How, made_on: str) -> Callable:
+def _make(config: ViTConfig, how: bench.BenchConfig, made_on: str) -> Callable:
     """What gives a step whose images are cropped, flipped and normalised each time."""
 
     def make():
-        objective = Objective(placed(config, how)[0], how.recipe)
+        objective = Objective(build_inputs(config, how)[0], how.recipe)
         if how.compiled:
             compile_once(objective)
         return training_step(objective, config, how, augmented(config, how, made_on))
@@ -137,10 +129,10 @@ def _make(config: ViTConfig, how: bench.How, made_on: str) -> Callable:
     return make
 
 
-def _how(options: argparse.Namespace, name: str, **more) -> bench.How:
+def _how(options: argparse.Namespace, name: str, **more) -> bench.BenchConfig:
     device = find_device(options.device)
     kind = device.type if device.type in BATCH else "cpu"
-    return bench.How(options.batch_size or BATCH[kind].get(name, ELSE[kind]), device=str(device), **more)
+    return bench.BenchConfig(options.batch_size or BATCH[kind].get(name, ELSE[kind]), device=str(device), **more)
 
 
 @cache

@@ -7,8 +7,8 @@ without registers (experiment `register_cost`). What is compared runs in alterna
 one; run it alone on a machine. An interrupted command goes on where it stopped.
 """
 
-from dtl_lib import bench
 from dtl_lib.config import named
+from dtl_lib.lab import bench
 from dtl_lib.tokens import TokenPlan
 
 from . import rounds
@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None) -> None:
     kind = rounds.kind(options)
     for name, batch in MODELS.items():
         for training in (False, True):
-            how = bench.How(options.batch_size or batch[kind], training, device=options.device)
+            how = bench.BenchConfig(options.batch_size or batch[kind], training, device=options.device)
             title = f"{name}, {{}}: {'training step' if training else 'forward pass'}, {how}"
             for group in plans():
                 configs = {label: named(name).with_plan(plan) for label, plan in group.items()}

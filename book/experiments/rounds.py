@@ -6,9 +6,10 @@ What the scripts `register_cost` and `atlas_cost` share. What has its record of 
 import argparse
 from collections.abc import Mapping
 
-from dtl_lib import bench, ledger
+from dtl_lib import ledger
 from dtl_lib.config import ViTConfig
-from dtl_lib.train.device import find_device
+from dtl_lib.host import find_device
+from dtl_lib.lab import bench
 
 AGAIN = "again"  # a copy of the first: what a difference of nothing looks like
 
@@ -30,7 +31,7 @@ def kind(options: argparse.Namespace) -> str:
 
 
 def compare(
-    experiment: str, title: str, configs: Mapping[str, ViTConfig], how: bench.How, rounds: int,
+    experiment: str, title: str, configs: Mapping[str, ViTConfig], how: bench.BenchConfig, rounds: int,
     options: argparse.Namespace,
 ) -> None:  # fmt: skip
     """Measure models side by side and record each, those with a record left out.
@@ -43,11 +44,11 @@ def compare(
         rounds: each runs every model once.
         options: of the command line.
     """
-    first, done = next(iter(configs)), recorded(experiment, options)
+    first, done = next(iter(configs)), ledger.measured(experiment, how.device, options.folder)
     todo = [label for label in configs if title.format(label) not in done and options.only in title.format(label)]
     if not todo:
         return
-    begun = {label: bench.begin(configs[label], how) for label in dict.fromkeys([first, *todo])}
+    begun = {label: bench.warm_step(configs[label], how) for label in dict.fromkeys([first, *todo])}
     seconds = bench.measure({label: one.run for label, one in begun.items()}, rounds, how.device)
     same = {"training": how.training, "device": how.device, "recipe": how.recipe}
     peak = {label: bench.step_memory(one.config, how.batch_size, **same) for label, one in begun.items()}
@@ -62,7 +63,7 @@ def compare(
         print(f"{what}: {time} times the first's time, {values['memory']:.3f} times its memory", flush=True)
 
 
-def predicted(config: ViTConfig, first: ViTConfig, how: bench.How) -> dict[str, float]:
+def predicted(config: ViTConfig, first: ViTConfig, how: bench.BenchConfig) -> dict[str, float]:
     """By the cost model: multiply–adds and kept activations of an image, and their ratios.
 
     The memory's holds weights, gradients and the optimiser's two averages too, and takes all to be there at one time.
@@ -73,14 +74,3 @@ def predicted(config: ViTConfig, first: ViTConfig, how: bench.How) -> dict[str, 
         ours, theirs = (how.batch_size * one.activation_bytes + 16 * one.parameters for one in (cost, usual))
         values |= {"activation_bytes": cost.activation_bytes, "model_bytes": ours, "predicted_memory": ours / theirs}
     return values
-
-
-def recorded(experiment: str, options: argparse.Namespace) -> set[str]:
-    """What the ledger has of this device."""
-    device = ledger.device_name(find_device(options.device))
-    try:
-        return {record.what for record in ledger.read(experiment, options.folder) if record.device == device}
-    except ValueError as error:
-        if "no experiment" not in str(error):
-            raise
-        return set()

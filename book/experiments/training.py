@@ -89,10 +89,7 @@ def run(part: str, name: str, seed: int, level: int, samples: int | None, recipe
 
 def done(experiment: str) -> set[tuple[str, int]]:
     """(name, seed) of the runs in the ledger."""
-    try:
-        return {(record.what, record.seed) for record in ledger.read(experiment)}
-    except ValueError:
-        return set()
+    return {(record.what, record.seed) for record in ledger.read(experiment, missing_ok=True)}
 
 
 if __name__ == "__main__":

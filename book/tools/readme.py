@@ -5,7 +5,8 @@ import sys
 from collections.abc import Iterator
 
 from book.tools.project import Project, read
-from dtl_lib import atlas, ledger
+from dtl_lib import ledger
+from dtl_lib.lab import atlas
 
 # experiment, what its records begin with, value, how to say it
 TRAINED = (

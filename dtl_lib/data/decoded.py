@@ -11,7 +11,7 @@ from PIL import Image
 
 from ..config import IMAGENET_MEAN, IMAGENET_STD
 from . import keyed
-from .images import BrokenImage, Images, size_of
+from .images import CorruptImage, Images, size_of
 from .photos import centre, decoded, resampling
 
 ATTEMPTS = 10
@@ -70,7 +70,7 @@ class Decoded(Images):
 
     def _decoded(self, indices, make: Callable) -> torch.Tensor:
         """make(image, row) of every picture, stacked; in threads, as Pillow frees the interpreter while it decodes."""
-        indices, broken = self.checked(indices).tolist(), {}
+        indices, corrupt = self.checked(indices).tolist(), {}
         with torch.inference_mode(False):  # a mode is a thread's own: the pool's may not write into the caller's
             out = torch.empty(len(indices), 3, *self.image_size, dtype=torch.uint8)
 
@@ -79,17 +79,17 @@ class Decoded(Images):
                 file, called, target = self.source(int(self.members[indices[row]]))
                 self._targets[indices[row]] = target
                 out[row] = make(decoded(file, called), row)
-            except BrokenImage as error:
-                broken[row] = error
+            except CorruptImage as error:
+                corrupt[row] = error
 
         if torch.utils.data.get_worker_info() is not None:  # a loader's worker: its siblings keep the other cores busy
             list(map(one, range(len(indices))))
         else:
             with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
                 list(pool.map(one, range(len(indices))))
-        if broken:
-            found = {indices[row]: broken[row].name for row in sorted(broken)}
-            raise BrokenImage(*broken[min(broken)].args, found)
+        if corrupt:
+            found = {indices[row]: corrupt[row].name for row in sorted(corrupt)}
+            raise CorruptImage(*corrupt[min(corrupt)].args, found)
         return out
 
 

@@ -1,20 +1,20 @@
 """What every data set is: images asked for by index."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 
-from . import augment as augmentation
-from .augment import Augment
-from .trivial import trivial
+from ..hashing import of_parts
+from .augment import transforms as augmentation
+from .augment.transforms import Augment
+from .augment.trivial import trivial
 
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.uint8)
 
 
-class BrokenImage(ValueError):
+class CorruptImage(ValueError):
     """A picture that cannot be opened or decoded.
 
     Args:
@@ -127,11 +127,7 @@ class Images:
 
     def fingerprint(self) -> str:
         """Twelve hexadecimal digits that change with the data."""
-        digest = hashlib.sha256()
-        for part in (self.name, len(self), self.image_size, self.classes, *self.identity()):
-            digest.update(part if isinstance(part, bytes) else repr(part).encode())
-            digest.update(b"\0")
-        return digest.hexdigest()[:12]
+        return of_parts((self.name, len(self), self.image_size, self.classes, *self.identity()))
 
     def describe(self) -> str:
         """One line for a log."""

@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..config import IMAGENET_MEAN, IMAGENET_STD
-from .images import BrokenImage, size_of
+from .images import CorruptImage, size_of
 
 PUBLIC_DOMAIN = "public domain"
 # what Pillow raises; RuntimeError: of AVIF's and DDS's decoders
@@ -112,17 +112,17 @@ def decoded(file, called, own: bool = False) -> Image.Image:
         own: a reader's photo: turned upright, on white. A data set's images stay as everyone else reads them.
 
     Raises:
-        BrokenImage: where there is no such file, or it is no image, or it is cut short.
+        CorruptImage: where there is no such file, or it is no image, or it is cut short.
     """
     try:
         with file if isinstance(file, Image.Image) else Image.open(file) as image:
             return _on_white(ImageOps.exif_transpose(image)) if own else image.convert("RGB")
     except UnidentifiedImageError:
-        raise BrokenImage(called, "is no image that can be read; a .jpg, .png or .webp file is needed") from None
+        raise CorruptImage(called, "is no image that can be read; a .jpg, .png or .webp file is needed") from None
     except _DAMAGE as error:
         if getattr(error, "errno", None):
-            raise BrokenImage(called, f"cannot be opened ({error.strerror}); put it back") from None
-        raise BrokenImage(called, f"is damaged or cut short ({error}); save or fetch it again") from None
+            raise CorruptImage(called, f"cannot be opened ({error.strerror}); put it back") from None
+        raise CorruptImage(called, f"is damaged or cut short ({error}); save or fetch it again") from None
 
 
 def prepare(picture, size=None, crop=None, mean=None, std=None, interpolation=None, config=None) -> torch.Tensor:

@@ -54,12 +54,12 @@ def check_first_query(first_query) -> None:
         found, block = first_query(model), model.blocks[2]
         expect_shape(found, (3, 4), "(heads, head_dim)")
         token = model.tokens["cls"]
-        unnormed = block.attention.ask(token[None], slice(0, 1))[0].reshape(3, 4)
+        unnormed = block.attention.project_qkv(token[None], slice(0, 1))[0].reshape(3, 4)
         expect(not torch.allclose(found, unnormed, atol=1e-5), "a block normalises what it reads: norm1 comes first")
-        _, key, _ = (part.reshape(3, 4) for part in block.attention.ask(block.norm1(token)[None], slice(0, 1)))
+        _, key, _ = (part.reshape(3, 4) for part in block.attention.project_qkv(block.norm1(token)[None], slice(0, 1)))
         expect(not torch.allclose(found, key, atol=1e-5), "that is the key: queries are the first third of qkv")
         early = model.blocks[0]
-        early = early.attention.ask(early.norm1(token)[None], slice(0, 1))[0].reshape(3, 4)
+        early = early.attention.project_qkv(early.norm1(token)[None], slice(0, 1))[0].reshape(3, 4)
         expect(not torch.allclose(found, early, atol=1e-5), "the token enters before block 2 here: ask that block")
         transposed = tape.queries(2)[0, :, 0].flatten().reshape(4, 3).T
         expect(not torch.allclose(found, transposed, atol=1e-5), "a head is a run of channels: (heads head_dim)")

@@ -124,7 +124,7 @@ def show_table(
     mark: tuple[int, int] | None = None,
     size: float = 1.15,
 ) -> Figure:
-    """Pictures and maps in a table; each map from 0 to its own maximum, what is no number in grey.
+    """Pictures and maps in a table; each map from 0 to its own maximum, what is not finite in grey.
 
     Args:
         items: uint8 (height, width, 3) pictures and (rows, columns) maps, row by row.

@@ -22,7 +22,7 @@ def show_surface(
     """A value for every cell of a grid, as a heat map with the numbers in it; lighter is more, in grey too.
 
     Args:
-        values: (rows, columns); what is no number stays blank.
+        values: (rows, columns); what is not finite stays blank.
         rows: where the class token enters, one name a row.
         columns: where the registers enter, one name a column.
         half: half of a cell's interval, said once.

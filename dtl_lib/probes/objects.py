@@ -29,7 +29,7 @@ def pointing_game(maps: Tensor, masks: Tensor) -> Tensor:
         `(batch,)` or `(batch, heads)`; `.mean(0)` is the share of images.
 
     Raises:
-        ValueError: for maps with values that are no numbers, masks that are not bool or hold no object, and shapes
+        ValueError: for maps with non-finite values, masks that are not bool or hold no object, and shapes
             that do not belong together.
     """
     maps, masks = _checked(maps, masks)

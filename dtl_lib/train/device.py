@@ -7,25 +7,6 @@ import torch
 HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def find_device(name: str | None = None) -> torch.device:
-    """`name` as a device; where None, the GPU if there is one, else the CPU. One with a number becomes current.
-
-    Raises:
-        ValueError: for a device that is not there.
-    """
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        if device.type == "cuda" and device.index is not None and torch.cuda.is_available():
-            torch.cuda.set_device(device)  # fully_shard, pinned memory and synchronize() go by it
-        torch.zeros(1, device=device).item()  # one that only knows shapes, meta, cannot
-    except (RuntimeError, AssertionError) as error:
-        have = "cuda and cpu" if torch.cuda.is_available() else "cpu"
-        raise ValueError(f"there is no device {name!r} here ({str(error).splitlines()[0]}); there is {have}") from None
-    return device
-
-
 def device_of(model) -> torch.device:
     """Where a model's parameters lie."""
     return next(model.parameters()).device

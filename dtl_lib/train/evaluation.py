@@ -9,18 +9,18 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from . import batches
-from .broken import Broken
+from ..data import loader as batches
+from ..data.corrupt import CorruptImages
 from .device import autocast, device_of
-from .distributed import Processes
-from .sharded import is_sharded
-from .stop import Asked
+from .distributed.processes import Processes
+from .distributed.sharding import is_sharded
+from .distributed.signals import StopRequest
 
 Z = 1.959964  # 95 % of a normal distribution lie within ± this many standard deviations
 TOP5_FROM = 11  # with ten classes or fewer the best five say little
 
 
-class Abandoned(Exception):
+class EvaluationStopped(Exception):
     """An evaluation that was asked to stop before its end."""
 
 
@@ -64,7 +64,7 @@ def wilson(right: int, n: int) -> tuple[float, float]:
 
 def evaluate(
     model, images, batch_size: int = 256, amp: str = "auto", workers: int | None = None, progress: bool = False,
-    *, processes: Processes | None = None, broken: Broken | None = None, asked: Asked | None = None,
+    *, processes: Processes | None = None, corrupt: CorruptImages | None = None, asked: StopRequest | None = None,
 ) -> Evaluation:  # fmt: skip
     """Top-1 (and top-5 where there are more than ten classes) on every image, on the model's device.
 
@@ -88,8 +88,8 @@ def evaluate(
     was_training, device = model.training, device_of(model)
     model.eval()
     start = time.perf_counter()
-    share = {"rank": processes.rank, "world": processes.world, "cores": processes.cores, "broken": broken}
-    made = batches.in_order(as_expected(model, images), batch_size, workers, device=device, **share)
+    share = {"rank": processes.rank, "world": processes.world, "cores": processes.cores, "corrupt": corrupt}
+    made = batches.evaluation_batches(as_expected(model, images), batch_size, workers, device=device, **share)
     if is_sharded(model):
         made = _as_often(made, -(-len(images) // processes.world), batch_size, model.config)
     sums = torch.zeros(4, device=device, dtype=torch.float64)
@@ -97,7 +97,7 @@ def evaluate(
     with _looking(model):
         for x, y in made:
             stop = asked is not None and asked.stop
-            if processes.agree(stop) if is_sharded(model) else stop:
+            if processes.any_rank(stop) if is_sharded(model) else stop:
                 break
             x, y = x.to(device, non_blocking=True), y.to(device, non_blocking=True)
             with autocast(device, amp):
@@ -109,9 +109,9 @@ def evaluate(
     stopped = sums.new_tensor([asked is not None and asked.stop])
     n, right, right5, loss, stopped = processes.sum(torch.cat([sums, stopped])).tolist()
     if stopped:
-        raise Abandoned
-    if broken is not None:
-        processes.pool(broken, images)
+        raise EvaluationStopped
+    if corrupt is not None:
+        processes.merge_corrupt(corrupt, images)
     if not n:
         raise ValueError(f"none of the {len(images)} images of {images.name} can be read")
     n, right = int(n), int(right)

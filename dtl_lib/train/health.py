@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
+from .distributed.sharding import whole
 from .resuming import BEST
-from .sharded import whole
 
 NEVER = 2**62
 IN_A_ROW = 20  # steps that `on_nan="skip"` leaves out one after the other before it gives up
@@ -30,7 +30,7 @@ class Health:
             norm = torch.nn.utils.clip_grad_norm_(parameters, limit)
         return whole(norm)
 
-    def usable(self, norm: Tensor) -> bool:
+    def should_step(self, norm: Tensor) -> bool:
         """Whether to take this step; notes the first that was not a number."""
         run = self.run
         if run.recipe.on_nan == "skip":
@@ -41,7 +41,7 @@ class Health:
         return True
 
     def check(self, loss: float = 0.0) -> None:
-        """A ValueError where a step, or this loss, was no number."""
+        """A ValueError where a step, or this loss, was non-finite."""
         first = int(self._first)
         if first < NEVER or loss != loss or abs(loss) == float("inf"):
             self._stop("the loss is nan or infinite", min(first, self.run.progress.step))

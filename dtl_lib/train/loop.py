@@ -6,14 +6,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from . import batches
+from ..data import loader as batches
+from ..data.augment.mixing import mixer
 from .device import autocast, keyed_generators
-from .distributed import Processes
-from .mixing import mixer
+from .distributed.processes import Processes
+from .distributed.signals import between_steps
 from .recipe import Recipe
 from .result import FitResult
 from .run import Run
-from .stop import between_steps
 
 
 def fit(
@@ -33,7 +33,7 @@ def fit(
     processes: Processes | None = None,
     shard: bool = False,
     compiled: bool = False,
-    broken: float = 0.001,
+    max_corrupt: float = 0.001,
 ) -> FitResult:
     """Train `model`, which is left with the weights that were best on held-out images.
 
@@ -53,15 +53,17 @@ def fit(
         processes: what `distributed.joined` gives: each calls `fit`, and makes its part of every batch.
         shard: cut the model over the processes (`fully_shard`) instead of copying it to each.
         compiled: compile the forward and backward pass with `torch.compile`.
-        broken: share of the training images that may be unreadable before it stops; others stand in for them.
+        max_corrupt: share of the training images that may be unreadable before training stops; others stand in for
+            them.
 
     Raises:
-        ValueError: where model, data, recipe and state do not fit together, or the loss is no number any more.
+        ValueError: where model, data, recipe and state do not fit together, or the loss becomes non-finite.
         Stopped: after Ctrl-C or SIGTERM with an `output_dir`: the state is saved.
     """
     run = Run(
         model, sets, recipe, output_dir, device=device, resume=resume, card=card or {}, tensorboard=tensorboard,
-        progress=progress, processes=processes, shard=shard, compiled=compiled, workers=workers, broken=broken,
+        progress=progress, processes=processes, shard=shard, compiled=compiled, workers=workers,
+        max_corrupt=max_corrupt,
     )  # fmt: skip
     device, processes, now, total = run.device, run.processes, run.progress, run.total
     rank, world = processes.rank, processes.world
@@ -74,7 +76,7 @@ def fit(
                 raise run.stopped(asked)
             run.save()
         for x, y in batches.training(
-            run.train, recipe, now.step, total, workers, rank=rank, world=world, broken=run.broken, device=device,
+            run.train, recipe, now.step, total, workers, rank=rank, world=world, corrupt=run.corrupt, device=device,
             cores=processes.cores,
         ):  # fmt: skip
             x, y = x.to(device, non_blocking=True), y.to(device, non_blocking=True)
@@ -97,7 +99,7 @@ def fit(
             if on_step:
                 on_step(now.step, loss, model)
                 model.train()  # who looks at a model often leaves it in eval mode
-            last, stop = now.step == total, processes.agree(asked.stop)
+            last, stop = now.step == total, processes.any_rank(asked.stop)
             if evaluated := (last or now.step % run.eval_every == 0):
                 stop |= not run.evaluate(asked)
             elif now.step % recipe.log_every == 0:

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import get_args
 
+from ..data.augment import Augment
+
 AMP = ("auto", "off", "bf16", "fp16")
 OPTIMIZERS = ("adamw", "lamb")
 LOSSES = ("ce", "bce")
@@ -56,7 +58,7 @@ class Recipe:
     distill_temperature: float = _note(3.0, "what a soft teacher's and the student's logits are divided by")
     ema: float | None = _note(None, "decay of the weights' moving average, which is then what is evaluated and kept")
     amp: str = _note("auto", "autocast: auto (on a GPU), off, bf16 or fp16")
-    on_nan: str = _note("stop", "what a loss that is no number does: stop, or skip the step")
+    on_nan: str = _note("stop", "what a non-finite loss does: stop, or skip the step")
     seed: int = _note(0, "of order, augmentation, mixing and stochastic depth")
     eval_every: int | None = _note(None, "steps between evaluations on held-out images; an epoch by default")
     log_every: int = _note(50, "steps between log rows")
@@ -91,9 +93,7 @@ class Recipe:
                 raise ValueError(f"{name} is one of {words}, not {value!r}")
         if self.distill and not self.distill_from:
             raise ValueError(f"distill={self.distill!r} needs a teacher: give distill_from, such as regnety_160")
-        policies = [name for name in ("trivial", "randaugment", "three_augment") if getattr(self, name)]
-        if len(policies) > 1:
-            raise ValueError(f"{' and '.join(policies)} are policies for one place: choose one")
+        self.augment()  # whose fields may contradict each other
         if self.repeats > self.batch_size:
             raise ValueError(f"repeats={self.repeats} copies of an image are more than batch_size={self.batch_size}")
 
@@ -112,8 +112,6 @@ class Recipe:
 
     def augment(self):
         """The `data.Augment` these fields ask for; None where none is on."""
-        from ..data import Augment
-
         asked = {name: getattr(self, name) for name in _AUGMENT}
         return Augment(**asked, scale=self.scale) if any(asked.values()) else None
 

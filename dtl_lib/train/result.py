@@ -18,8 +18,8 @@ class FitResult:
         seconds: wall time of the run, evaluations included.
         images_per_s: training images a second over all processes; evaluations and first steps left out.
         folder: where `best.safetensors`, its card, the state and the log are; None where nothing was saved.
-        skipped: steps left out because their gradients were no numbers.
-        broken: names of images that could not be read, where others stood in.
+        skipped: steps left out because their gradients were non-finite.
+        corrupt: names of images that could not be read, where others stood in.
     """
 
     history: list[dict]
@@ -29,7 +29,7 @@ class FitResult:
     images_per_s: float
     folder: Path | None
     skipped: int = 0
-    broken: tuple[str, ...] = ()
+    corrupt: tuple[str, ...] = ()
 
     def seconds_to(self, accuracy: float) -> float | None:
         """Wall time until the held-out accuracy was first as high as that; None where it never was."""

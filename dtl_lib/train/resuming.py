@@ -4,6 +4,7 @@ import logging
 from collections.abc import Mapping
 
 from .. import checkpoint
+from ..hashing import plain
 from . import state
 from .recipe import Recipe
 from .state import Progress
@@ -19,14 +20,14 @@ def restore(run) -> Progress:
         ValueError: where there is no state, it cannot be read, or it is of another model, recipe or data.
     """
     folder, processes, found = run.folder, run.processes, []  # found by the first: the others need not see its disk
-    card = processes.share(lambda: found.extend(state.read(folder)) or found[1])
+    card = processes.broadcast_object(lambda: found.extend(state.read(folder)) or found[1])
     if changed := _changed(card, run):
         raise ValueError(f"{folder} was trained with another {changed}: resume with the same")
     progress = state.restore(
         folder / state.NAME, found[0] if found else None, card, run.model, run.average, run.optimizer, run.scaler,
         processes,
     )  # fmt: skip
-    progress.best = processes.share(lambda: _best(run, progress.best))
+    progress.best = processes.broadcast_object(lambda: _best(run, progress.best))
     if not progress.best and progress.step == run.total:
         progress.unevaluated = True  # no step will be evaluated any more: this one is, for there to be a best
     if (was := card.get("processes", 1)) != processes.world and processes.first:
@@ -43,7 +44,7 @@ def _changed(card: Mapping, run) -> str:
     recipe = Recipe.from_dict(card.get("recipe", {})).to_dict()  # a field newer than the card: its default
     then = {**card, "recipe": {**recipe, "on_nan": run.recipe.on_nan}}  # may change: it has not mattered so far
     for what in ("config", "recipe", "data", *(["teacher"] if run.teacher else [])):
-        if changed := state.differences(state.plain(then.get(what, {})), run.about[what]):
+        if changed := state.differences(plain(then.get(what, {})), run.about[what]):
             return f"{what} ({changed})"
     return ""
 

@@ -11,24 +11,25 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from .. import __version__, checkpoint
-from ..ledger import device_name
+from ..data.corrupt import CorruptImages
+from ..hashing import plain
+from ..host import device_name, find_device
 from . import resuming, state
-from .alike import check_alike
-from .broken import Broken
 from .clock import Clock
-from .device import find_device, precision
-from .distributed import Processes
-from .evaluation import Abandoned, check_classes, evaluate, token_norms
+from .device import precision
+from .distributed.agreement import check_ranks_agree
+from .distributed.processes import Processes
+from .distributed.sharding import collect, reshard
+from .distributed.signals import Stopped, StopRequest
+from .evaluation import EvaluationStopped, check_classes, evaluate, token_norms
 from .health import Health
 from .log import Log
-from .objective import Objective, compile_once
+from .loss import Objective, compile_once
+from .optim import Average, learning_rate, make_optimizer
 from .recipe import Recipe
 from .result import FitResult
 from .resuming import BEST
-from .schedule import Average, learning_rate, optimiser
-from .sharded import collect, let_go
 from .state import Progress
-from .stop import Asked, Stopped
 
 SAMPLE = 32  # held-out images whose token norms are logged
 
@@ -41,18 +42,17 @@ class Run:
 
     def __init__(
         self, model, sets, recipe: Recipe, output_dir, *, device, resume, card, tensorboard, progress, processes,
-        shard, compiled, workers, broken,
+        shard, compiled, workers, max_corrupt,
     ):  # fmt: skip
         self.processes = processes or Processes()
         self.processes.settle()
         self.device, self.workers = find_device(device), workers
-        recipe.augment()  # what contradicts itself is refused before anything is written
         move = not recipe.slow_augmentation
         self.train, self.held_out, self.test = (
             _near(part, self.device) if move else part for part in (sets.train, sets.held_out, sets.test)
         )
         parts = {"training": self.train, "held-out": self.held_out, "test": self.test}
-        check_alike(self.processes, model.config, recipe, parts, shard=shard)
+        check_ranks_agree(self.processes, model.config, recipe, parts, shard=shard)
         check_classes(model, self.train)
         _divides(recipe, self.processes.world)
         model.config = replace(model.config, mean=self.train.mean, std=self.train.std)
@@ -60,13 +60,13 @@ class Run:
         self.total, self.per_epoch = recipe.steps(len(self.train)), recipe.steps_per_epoch(len(self.train))
         self.warmup = recipe.warmup_steps or round(recipe.warmup_epochs * self.per_epoch)
         self.eval_every = recipe.eval_every or self.per_epoch
-        self.broken = Broken(broken)
+        self.corrupt = CorruptImages(max_corrupt)
         self._build(shard and self.processes.world > 1, compiled)
         half = precision(self.device, recipe.amp)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=half == "fp16")
         self.health = Health(self)
         self.about = {
-            "config": state.plain(model.config.to_dict()), "recipe": state.plain(recipe.to_dict()), "seed": recipe.seed,
+            "config": plain(model.config.to_dict()), "recipe": plain(recipe.to_dict()), "seed": recipe.seed,
             "data": {"name": self.train.name, "fingerprint": self.train.fingerprint()}, "library": __version__,
             "torch": torch.__version__, "device": device_name(self.device), "precision": half,
             "processes": self.processes.world,
@@ -76,7 +76,7 @@ class Run:
         self.clock, self._taken = Clock(self), True  # whether the last step was taken
         self._losses, self._steps, self._shown = 0.0, 0, progress and self.processes.first
         some = torch.arange(min(SAMPLE, len(self.held_out)))
-        self._sample = self.broken.batch(self.held_out, some)[0].to(self.device)
+        self._sample = self.corrupt.batch(self.held_out, some)[0].to(self.device)
         self._begin(resume)
         first = self.processes.first
         self.log = Log(
@@ -92,7 +92,7 @@ class Run:
         if compiled:
             compile_once(objective)
         self.objective = self.processes.wrap(objective, self.device, sharded)
-        self.parameters, self.optimizer = list(model.parameters()), optimiser(model, recipe)
+        self.parameters, self.optimizer = list(model.parameters()), make_optimizer(model, recipe)
         self.average = Average(model, recipe.ema) if recipe.ema else None
         self.teacher = None
         if recipe.distill_from:
@@ -110,9 +110,9 @@ class Run:
             self.progress = resuming.restore(self)
             self._losses, self._steps = self._share_of(self.progress.losses), self.progress.counted
             return
-        if self.processes.share(lambda: state.exists(self.folder)):
+        if self.processes.broadcast_object(lambda: state.exists(self.folder)):
             raise ValueError(f"{self.folder} holds a run already: resume it (--resume), or choose another output_dir")
-        if self.processes.share(lambda: (self.folder / BEST).exists()):
+        if self.processes.broadcast_object(lambda: (self.folder / BEST).exists()):
             raise ValueError(f"{self.folder} holds {BEST} of another run: move it away, or choose another output_dir")
         self.save()  # from here on a killed run can be resumed, and an unwritable folder is known before the work
 
@@ -143,9 +143,9 @@ class Run:
         return self.objective.no_sync() if waits else nullcontext()
 
     def update(self) -> None:
-        """One optimiser step from the gradients that have come in, unless they are no numbers and `on_nan` skips."""
+        """One optimiser step from the gradients that have come in, unless they are non-finite and `on_nan` skips."""
         self.scaler.unscale_(self.optimizer)
-        self._taken = self.health.usable(self.health.clip())
+        self._taken = self.health.should_step(self.health.clip())
         if self._taken:
             self.scaler.step(self.optimizer)
             if self.average:
@@ -167,7 +167,7 @@ class Run:
         loss = float(self.processes.sum(torch.as_tensor(self._losses))) / (self._steps or 1) / self.processes.world
         self.clock.finish()
         self.health.check(loss)
-        self.processes.pool(self.broken, self.train)
+        self.processes.merge_corrupt(self.corrupt, self.train)
         self._losses, self._steps = 0.0, 0
         row = {
             "step": now.step, "epoch": now.step / self.per_epoch, "loss": loss,
@@ -175,13 +175,13 @@ class Run:
             "images_per_s": self.clock.images_per_s(), **more,
         }  # fmt: skip
         row |= {"skipped": now.skipped} if now.skipped else {}
-        row |= {"broken": len(self.broken)} if len(self.broken) else {}
+        row |= {"corrupt": len(self.corrupt)} if len(self.corrupt) else {}
         self.log.write(row)
         shown = {"loss": f"{loss:.3f}"} | ({"held_out": f"{now.best['accuracy']:.1%}"} if now.best else {})
         self.bar.set_postfix(shown, refresh=False)
         return row
 
-    def evaluate(self, asked: Asked | None = None) -> bool:
+    def evaluate(self, asked: StopRequest | None = None) -> bool:
         """Held-out accuracy and token norms; keep the weights where they are the best so far.
 
         Returns:
@@ -192,9 +192,9 @@ class Run:
             try:
                 found = evaluate(
                     model, self.held_out, amp=self.recipe.amp, workers=self.workers, processes=self.processes,
-                    broken=self.broken, asked=asked,
+                    corrupt=self.corrupt, asked=asked,
                 ).to_dict()  # fmt: skip
-            except Abandoned:
+            except EvaluationStopped:
                 self.progress.unevaluated = True
                 return False
             self.progress.unevaluated = False
@@ -219,31 +219,31 @@ class Run:
                 state.save(self.folder, tensors, self.scaler, self.progress, self.card)
             self.clock.rest()
 
-    def end(self, asked: Asked | None = None) -> FitResult:
+    def end(self, asked: StopRequest | None = None) -> FitResult:
         """Put the best weights into the model and measure them on the test images; `Stopped` where that is asked."""
         stored = self.weights
         if self.folder and self.processes.first:
             stored = checkpoint.read(self.folder / BEST)[0]
-        state.put(self.model.state_dict(), self.processes.share_tensors(stored))
+        state.put(self.model.state_dict(), self.processes.broadcast_tensors(stored))
         self.model.eval()
-        broken = Broken(self.broken.limit)
+        corrupt = CorruptImages(self.corrupt.limit)
         with self._evaluated(averaged=False) as model:
             try:
                 test = evaluate(
                     model, self.test, amp=self.recipe.amp, workers=self.workers, processes=self.processes,
-                    broken=broken, asked=asked,
+                    corrupt=corrupt, asked=asked,
                 )  # fmt: skip
-            except Abandoned:
+            except EvaluationStopped:
                 raise self.stopped(asked) from None
             self.model.card = {**self.card, "held_out": self.progress.best, "test": test.to_dict()}
             if self.folder and self.processes.first:
                 checkpoint.save_model(self.folder / BEST, model, self.model.card, stored)
         self.clock.rest()
         now, rate = self.progress, self.clock.images_per_s()
-        names = tuple(sorted({*self.broken.names, *broken.names}))
+        names = tuple(sorted({*self.corrupt.names, *corrupt.names}))
         return FitResult(self.log.rows, now.best, test, now.seconds, rate, self.folder, now.skipped, names)
 
-    def stopped(self, asked: Asked) -> Stopped:
+    def stopped(self, asked: StopRequest) -> Stopped:
         """What to raise once the state is saved."""
         return Stopped(self.progress.step, self.total, self.folder, asked.status)
 
@@ -255,7 +255,7 @@ class Run:
             with average.in_place(self.model) if average else nullcontext():
                 yield self.model
         finally:
-            let_go(self.model)
+            reshard(self.model)
 
     def _keep(self, model) -> None:
         weights, first = collect(model.state_dict(), self.processes.first), self.processes.first

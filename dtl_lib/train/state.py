@@ -3,7 +3,6 @@
 The file is the same whatever made it: one process, many with copies of the model, or many that shared it out.
 """
 
-import json
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
@@ -14,9 +13,9 @@ from torch import Tensor
 
 from .. import checkpoint
 from ..checkpoint import CheckpointError
-from .distributed import Processes
-from .schedule import load_optimiser_state, optimiser_state
-from .sharded import collect, like
+from .distributed.processes import Processes
+from .distributed.sharding import collect, like
+from .optim import load_optimizer_state, optimizer_state
 
 NAME, BEFORE = "state.safetensors", "state.before.safetensors"
 log = logging.getLogger("dtl_lib")
@@ -32,7 +31,7 @@ class Progress:
         seconds: wall time so far, over all the pieces of an interrupted run.
         training_seconds: of which training, without evaluations and first steps.
         untimed: how many first steps: one in each piece of an interrupted run.
-        skipped: steps left out because their gradients were no numbers.
+        skipped: steps left out because their gradients were non-finite.
         unevaluated: whether the run was stopped inside the evaluation that belongs to this step.
         losses: by process, those of the steps since the last row of the log, added up.
         counted: how many steps those are.
@@ -54,7 +53,7 @@ def gather(model, average, optimizer, first: bool = True) -> dict[str, Tensor]:
     tensors = {f"model/{name}": value for name, value in model.state_dict().items()}
     if average is not None:
         tensors |= {f"average/{name}": value for name, value in average.state_dict().items()}
-    found = optimiser_state(optimizer, dict(model.named_parameters()))
+    found = optimizer_state(optimizer, dict(model.named_parameters()))
     tensors |= {f"optimizer/{name}": value for name, value in found.items()}
     return collect(tensors, first)
 
@@ -126,9 +125,9 @@ def restore(
     """
     named = dict(model.named_parameters())
     held = {"model": model.state_dict(), "average": average.state_dict() if average else None}
-    processes.share(lambda: _fits(path, tensors, held))
+    processes.broadcast_object(lambda: _fits(path, tensors, held))
     moments = {}
-    for name, value in processes.share_tensors(tensors):
+    for name, value in processes.broadcast_tensors(tensors):
         kind, _, rest = name.partition("/")
         if kind == "optimizer":
             parameter = named.get(rest.partition("/")[2])
@@ -137,7 +136,7 @@ def restore(
         elif held[kind]:
             put(held[kind], [(rest, value)])
     try:
-        load_optimiser_state(optimizer, named, moments)
+        load_optimizer_state(optimizer, named, moments)
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from None
     if card["scaler"]:
@@ -157,11 +156,6 @@ def put(held: Mapping[str, Tensor], weights: Iterable[tuple[str, Tensor]]) -> No
     """Copy whole tensors, by name, into those of a model (or an average), which may be cut over the processes."""
     for name, value in weights:
         held[name].copy_(like(held[name], value))
-
-
-def plain(values: Mapping) -> dict:
-    """As it comes back from JSON."""
-    return json.loads(json.dumps(values))
 
 
 def differences(then: Mapping, now: Mapping) -> str:

@@ -1,11 +1,11 @@
 """A trained model that another learns from: any of timm's, or one of ours."""
 
-import hashlib
-
 import torch
 from torch import Tensor, nn
 
+from ..checks import first_line
 from ..config import ViTConfig
+from ..hashing import of_weights
 from ..pretrained import is_ours, load_pretrained, timm_model
 
 
@@ -27,7 +27,7 @@ class Teacher:
 
     def __init__(self, name: str, model: nn.Module, mean, std, config: ViTConfig):
         self.model = model.eval().requires_grad_(False)
-        self.card = {"name": name, "sha256": _hash(model)}
+        self.card = {"name": name, "sha256": of_weights(model.state_dict())}
         (mean, std), (own_mean, own_std) = _columns(model, mean, std), _columns(model, config.mean, config.std)
         self._scale, self._shift = own_std / std, (own_mean - mean) / std
 
@@ -60,9 +60,9 @@ def load_teacher(name: str, device: torch.device, config: ViTConfig) -> Teacher:
             model.set_input_size(img_size=config.image_size)
         logits = teacher(torch.zeros(1, config.channels, height, width, device=device))
     except (AssertionError, RuntimeError, ValueError) as error:
-        what = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
         raise ValueError(
-            f"the teacher {name} does not take the student's {height}×{width} images ({what}): choose another"
+            f"the teacher {name} does not take the student's {height}×{width} images ({first_line(error)}): "
+            "choose another"
         ) from None
     if logits.ndim != 2 or logits.shape[1] != config.classes:
         raise ValueError(
@@ -76,12 +76,3 @@ def _columns(model: nn.Module, *values) -> list[Tensor]:
     """One number a channel, on the model's device, as images have them."""
     device = next(model.parameters()).device
     return [torch.tensor(value, dtype=torch.float32, device=device)[:, None, None] for value in values]
-
-
-def _hash(model: nn.Module) -> str:
-    """Of all tensors by name: the same whichever file they came from."""
-    found = hashlib.sha256()
-    for name, value in sorted(model.state_dict().items()):
-        found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        found.update(value.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy())
-    return found.hexdigest()

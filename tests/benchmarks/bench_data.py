@@ -16,8 +16,8 @@ from torchvision.datasets import CIFAR10
 from torchvision.transforms import v2
 
 from dtl_lib import data, ledger
-from dtl_lib.data.cifar import MEAN, STD
-from dtl_lib.data.shapes import LEVELS
+from dtl_lib.data.shapes.generator import LEVELS
+from dtl_lib.data.sources.cifar import MEAN, STD
 
 BATCH = 512
 THEIR_IMAGES = 10_240  # a loader's workers stay up between measurements; this many take it about a second

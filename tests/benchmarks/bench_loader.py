@@ -15,10 +15,12 @@ import torch
 from torchvision.transforms import v2
 
 from dtl_lib import data, ledger
-from dtl_lib.bench.pairs import keep_memory, measure, ratio
-from dtl_lib.data.tars import Shards
-from dtl_lib.data.trivial import trivial
-from dtl_lib.train import Recipe, batches
+from dtl_lib.data import loader as batches
+from dtl_lib.data.augment.trivial import trivial
+from dtl_lib.data.sources.shards import Shards
+from dtl_lib.host import keep_memory
+from dtl_lib.lab.bench.pairs import measure, ratio
+from dtl_lib.train import Recipe
 from tests.benchmarks.pairs import parser
 from tests.unit.shards import pack
 

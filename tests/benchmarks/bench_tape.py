@@ -12,7 +12,8 @@ from pathlib import Path
 import timm
 import torch
 
-from dtl_lib.bench import keep_memory, measure, ratio
+from dtl_lib.host import keep_memory
+from dtl_lib.lab.bench import measure, ratio
 from dtl_lib.pretrained import from_timm
 from dtl_lib.tape import record as record_tape
 from tests.benchmarks.pairs import parser, record, report, values

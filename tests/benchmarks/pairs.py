@@ -1,4 +1,4 @@
-"""What the speed comparisons share beside `dtl_lib.bench.pairs`: options, a report, records."""
+"""What the speed comparisons share beside `dtl_lib.lab.bench.pairs`: options, a report, records."""
 
 import argparse
 import os
@@ -10,7 +10,8 @@ from datetime import UTC, datetime
 import numpy as np
 import torch
 
-from dtl_lib.bench import Ratio
+from dtl_lib.host import device_name
+from dtl_lib.lab.bench import Ratio
 
 
 def parser(description: str) -> argparse.ArgumentParser:
@@ -52,7 +53,7 @@ def record(module: str, options: argparse.Namespace, what: str, values: Mapping,
             what=what,
             command=(f"OMP_NUM_THREADS={threads} " if threads else "") + shlex.join(command),
             date=datetime.now(UTC).isoformat(timespec="seconds"),
-            device=ledger.device_name(options.device),
+            device=device_name(options.device),
             library=__version__,
             torch=torch.__version__,
             seed=None,

@@ -77,7 +77,7 @@ NUMERIC = {
     "dtl_lib.layers.DropPath": on_tokens(probability=0.5),
     "dtl_lib.layers.Block": block,
     "dtl_lib.models.enter_and_leave": enter_and_leave,
-    "dtl_lib.train.batches.indices": indices,
+    "dtl_lib.data.loader.indices": indices,
     "dtl_lib.train.device.precision": precision,
-    "dtl_lib.train.schedule.learning_rate": learning_rate,
+    "dtl_lib.train.optim.learning_rate": learning_rate,
 }

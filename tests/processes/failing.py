@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dtl_lib import checkpoint
 from dtl_lib.__main__ import main
-from dtl_lib.commands import train
+from dtl_lib.cli import train
 from dtl_lib.train import fit
 
 STEP = 3

@@ -6,14 +6,15 @@ from pathlib import Path
 import torch
 
 from dtl_lib.data import InMemory
+from dtl_lib.data import loader as batches
+from dtl_lib.data.augment.mixing import mixer
 from dtl_lib.models import ViT, ViTConfig
 from dtl_lib.tokens import TokenPlan
-from dtl_lib.train import Recipe, batches
+from dtl_lib.train import Recipe
 from dtl_lib.train.device import keyed_generators
-from dtl_lib.train.distributed import joined
-from dtl_lib.train.mixing import mixer
+from dtl_lib.train.distributed.processes import joined
+from dtl_lib.train.distributed.sharding import whole
 from dtl_lib.train.run import Run
-from dtl_lib.train.sharded import whole
 
 PLAN = TokenPlan.of(3, cls_pos=1, reg_pos=2, num_reg=2)
 CONFIG = ViTConfig(16, 4, dim=32, depth=3, heads=2, classes=5, plan=PLAN, layer_scale=0.1)
@@ -44,7 +45,7 @@ def gradients(processes, shard: bool, dtype: torch.dtype, changes: dict) -> dict
     recipe = Recipe(max_steps=2, batch_size=8, crop=2, flip=True, **changes)
     run = Run(
         model, _Sets(), recipe, None, device="cpu", resume=False, card={}, tensorboard=False, progress=False,
-        processes=processes, shard=shard, compiled=False, workers=None, broken=0.0,
+        processes=processes, shard=shard, compiled=False, workers=None, max_corrupt=0.0,
     )  # fmt: skip
     mix, step = mixer(recipe, 5), 1
     x, y = next(batches.training(run.train, recipe, step, 2, rank=processes.rank, world=processes.world))

@@ -13,13 +13,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from dtl_lib.data import InMemory
+from dtl_lib.data import loader as batches
 from dtl_lib.models import ViT, ViTConfig
-from dtl_lib.train import Recipe, batches, evaluate, state
+from dtl_lib.train import Recipe, evaluate, state
 from dtl_lib.train.device import keyed_generators
-from dtl_lib.train.distributed import joined
-from dtl_lib.train.evaluation import Abandoned
+from dtl_lib.train.distributed.processes import joined
+from dtl_lib.train.distributed.signals import StopRequest
+from dtl_lib.train.evaluation import EvaluationStopped
 from dtl_lib.train.run import Run
-from dtl_lib.train.stop import Asked
 
 CONFIG = ViTConfig(16, 8, dim=128, depth=5, heads=2, classes=5)
 RECIPE = Recipe(max_steps=4, batch_size=8, ema=0.9)
@@ -91,7 +92,7 @@ def begun(processes, folder: Path, resume: bool = False) -> Run:
     """A run of the model cut over the processes."""
     return Run(
         fresh(), Sets(), RECIPE, folder, device="cpu", resume=resume, card={}, tensorboard=False, progress=False,
-        processes=processes, shard=True, compiled=False, workers=0, broken=0.0,
+        processes=processes, shard=True, compiled=False, workers=0, max_corrupt=0.0,
     )  # fmt: skip
 
 
@@ -133,11 +134,11 @@ def _is_fresh(run: Run) -> bool:
 
 def _is_abandoned(run: Run) -> bool:
     """Whether an evaluation ends here when the last process alone is asked to stop on the way."""
-    asked = Asked()
+    asked = StopRequest()
     asked.stop = run.processes.rank == run.processes.world - 1
     try:
         evaluate(run.model, Sets(24).test, 1, processes=run.processes, asked=asked)
-    except Abandoned:
+    except EvaluationStopped:
         return True
     return False
 

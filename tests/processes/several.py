@@ -13,9 +13,9 @@ from pathlib import Path
 import torch
 
 from dtl_lib.__main__ import parser
-from dtl_lib.commands import train
+from dtl_lib.cli import train
 from dtl_lib.train import Stopped, fit
-from dtl_lib.train.distributed import joined
+from dtl_lib.train.distributed.processes import joined
 from tests.unit.disturbed import poisoned
 
 

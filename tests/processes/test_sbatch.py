@@ -8,7 +8,7 @@ import sys
 import pytest
 from PIL import Image
 
-from dtl_lib.data.imagenet import wordnet_classes
+from dtl_lib.data.sources.folder import wordnet_classes
 from tests.processes import launch
 
 SCRIPT = launch.ROOT / "book/cluster/train.sbatch"

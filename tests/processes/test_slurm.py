@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 from dtl_lib import checkpoint
-from dtl_lib.train import distributed
+from dtl_lib.train.distributed import processes as distributed
 from tests.processes import launch
 from tests.processes.compared import TRAIN
 
@@ -15,7 +15,7 @@ LONG = (*TRAIN.split(), "--quiet", "--checkpoint-every", "1", "--max-steps", "50
 
 COUNT = """
 import os, torch
-from dtl_lib.train.distributed import joined
+from dtl_lib.train.distributed.processes import joined
 with joined(torch.device("cpu"), 60):
     print(os.environ["LOCAL_WORLD_SIZE"])
 """

@@ -9,8 +9,9 @@ import torch
 from dtl_lib import checkpoint, data
 from dtl_lib.config import ViTConfig
 from dtl_lib.data import Images
+from dtl_lib.data import loader as batches
 from dtl_lib.models import ViT
-from dtl_lib.train import Recipe, batches, fit, state
+from dtl_lib.train import Recipe, fit, state
 
 TINY = ViTConfig(16, 8, dim=16, depth=2, heads=2, classes=10)
 RECIPE = Recipe(max_steps=14, batch_size=16, crop=1, flip=True, mixup=0.3, ema=0.9, log_every=3, eval_every=5)

@@ -4,8 +4,8 @@ import math
 
 import torch
 
-from dtl_lib.atlas import Cell, Grid, grids
-from dtl_lib.explorer.atlas import Maps
+from dtl_lib.lab.atlas import Cell, Grid, grids
+from dtl_lib.lab.atlas.view import Maps
 from dtl_lib.ledger import Record
 
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from dtl_lib import atlas
-from dtl_lib.atlas import ATTENTION, POOLING, Cell, Estimate
+from dtl_lib.lab import atlas
+from dtl_lib.lab.atlas import ATTENTION, POOLING, Cell, Estimate
 from dtl_lib.ledger import Record
 from dtl_lib.tokens import TokenPlan
 

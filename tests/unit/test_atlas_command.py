@@ -6,9 +6,10 @@ import sys
 import pytest
 from PIL import Image
 
-from dtl_lib import atlas, ledger
+from dtl_lib import ledger
 from dtl_lib.__main__ import main
-from dtl_lib.atlas import POOLING, Cell
+from dtl_lib.lab import atlas
+from dtl_lib.lab.atlas import POOLING, Cell
 from tests.unit import tiny_atlas
 from tests.unit.tiny_atlas import tiny
 
@@ -31,7 +32,7 @@ def values(cell: Cell, seed: int) -> dict:
 @pytest.fixture(autouse=True)
 def _tiny(monkeypatch):
     monkeypatch.setattr(atlas, "grids", lambda: {"cpu": tiny()})
-    monkeypatch.setattr(sys.modules["dtl_lib.atlas.run"], "Workers", MadeUp)
+    monkeypatch.setattr(sys.modules["dtl_lib.lab.atlas.run"], "Workers", MadeUp)
 
 
 class MadeUp(tiny_atlas.Here):
@@ -101,7 +102,7 @@ class TestRun:
                 yield from list(super().results(jobs[:1]))
                 raise atlas.RunFailed("class token at 0, 2 registers at 1, seed 0: its process was killed")
 
-        monkeypatch.setattr(sys.modules["dtl_lib.atlas.run"], "Workers", Failing)
+        monkeypatch.setattr(sys.modules["dtl_lib.lab.atlas.run"], "Workers", Failing)
         assert main(["atlas", "run", "--records", str(tmp_path)]) == 2
         assert capsys.readouterr().err == "dtl: class token at 0, 2 registers at 1, seed 0: its process was killed\n"
         assert len(ledger.read("tiny", tmp_path)) == 1
@@ -173,7 +174,7 @@ class TestShow:
 
     def test_a_name_that_no_record_has(self, recorded, capsys):
         said = refused(capsys, "show", "--records", recorded, "--value", "norm_98")
-        assert "no number 'norm_98'; they have accuracy, held_out, seconds, multiply_adds, entropy, norm_ratio" in said
+        assert "no value 'norm_98'; they have accuracy, held_out, seconds, multiply_adds, entropy, norm_ratio" in said
 
     def test_draws(self, recorded, capsys):
         for name, flags in {"both.png": [], "one.png": ["--value", "entropy"], "vector.svg": []}.items():

@@ -3,8 +3,9 @@
 from dataclasses import replace
 
 from book.experiments import atlas_cost, rounds
-from dtl_lib import bench, ledger
-from dtl_lib.atlas import ATTENTION, Cell, grids
+from dtl_lib import ledger
+from dtl_lib.lab import bench
+from dtl_lib.lab.atlas import ATTENTION, Cell, grids
 
 SHORT = "--device cpu --rounds 2 --batch-size 2".split()
 

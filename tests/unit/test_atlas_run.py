@@ -12,15 +12,16 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from dtl_lib import atlas, ledger
-from dtl_lib.atlas import POOLING, Cell, workers
-from dtl_lib.atlas.one import fresh
+from dtl_lib import ledger
 from dtl_lib.checkpoint import load_model
+from dtl_lib.lab import atlas
+from dtl_lib.lab.atlas import POOLING, Cell, workers
+from dtl_lib.lab.atlas.train_cell import fresh
 from tests.processes import launch
 from tests.unit import tiny_atlas
 from tests.unit.tiny_atlas import Here, tiny
 
-RUN = sys.modules["dtl_lib.atlas.run"]  # whose name is the function's in the package
+RUN = sys.modules["dtl_lib.lab.atlas.run"]  # whose name is the function's in the package
 KILLED = [sys.executable, "-c", "from tests.unit.tiny_atlas import main; main()", "1"]
 
 

@@ -7,7 +7,7 @@ import torch
 
 from book.experiments import atlas_shapes
 from dtl_lib import checkpoint, ledger
-from dtl_lib.atlas import ATTENTION, Cell
+from dtl_lib.lab.atlas import ATTENTION, Cell
 from dtl_lib.probes.objects import iou
 
 CELL = Cell(ATTENTION, 0, 4)

@@ -3,13 +3,15 @@
 import pytest
 import torch
 
+from dtl_lib import host
 from dtl_lib.data import InMemory
+from dtl_lib.data import loader as batches
+from dtl_lib.data.augment.mixing import mixer
 from dtl_lib.data.decoded import Decoded
-from dtl_lib.data.shapes import Shapes
-from dtl_lib.train import Recipe, batches, cores
+from dtl_lib.data.shapes.generator import Shapes
+from dtl_lib.train import Recipe
 from dtl_lib.train.device import keyed_generators
-from dtl_lib.train.distributed import Processes
-from dtl_lib.train.mixing import mixer
+from dtl_lib.train.distributed.processes import Processes
 
 WORLDS = (1, 2, 4)
 BUSY = {"crop": 2, "flip": True, "erase": 0.5}
@@ -124,7 +126,9 @@ def test_one_copy_is_what_it_was():
 @pytest.mark.parametrize("workers", [None, 1])
 def test_evaluation_sees_every_image_once_over_the_processes(count, world, workers):
     images = numbered(count)
-    got = [[y for _, y in batches.in_order(images, 2, workers, rank=rank, world=world)] for rank in range(world)]
+    got = [
+        [y for _, y in batches.evaluation_batches(images, 2, workers, rank=rank, world=world)] for rank in range(world)
+    ]
     for rank, mine in enumerate(got):
         assert all(1 <= len(y) <= 2 for y in mine)
         assert sum((y.tolist() for y in mine), []) == list(range(rank, count, world))
@@ -138,23 +142,25 @@ def test_generated_images_are_shared_too():
 
 @pytest.mark.parametrize("known", [True, False])
 def test_a_process_alone_has_the_cores_it_may_use(monkeypatch, known):
-    monkeypatch.setattr(cores.os, "cpu_count", lambda: 24)
-    monkeypatch.setattr(cores.os, "sched_getaffinity", lambda _: {3, 5, 7}, raising=False)
+    monkeypatch.setattr(host.os, "cpu_count", lambda: 24)
+    monkeypatch.setattr(host.os, "sched_getaffinity", lambda _: {3, 5, 7}, raising=False)
     if not known:
-        monkeypatch.delattr(cores.os, "sched_getaffinity")
-    assert len(cores.allowed()) == Processes().cores == (3 if known else 24)
+        monkeypatch.delattr(host.os, "sched_getaffinity")
+    assert len(host.usable_cores()) == Processes().cores == (3 if known else 24)
     assert batches._workers(None) == (3 if known else batches.MOST)
     assert batches._workers(2) == 2
 
 
 def test_processes_share_the_cores_that_they_may_all_use_and_have_the_others_to_themselves():
-    host, bound = frozenset(range(96)), [frozenset(range(12 * task, 12 * task + 12)) for task in range(8)]
-    assert cores.own(host, [host] * 8) == 12  # torchrun's
-    assert all(cores.own(mine, bound) == 12 for mine in bound)  # srun's
+    every, bound = frozenset(range(96)), [frozenset(range(12 * task, 12 * task + 12)) for task in range(8)]
+    assert host.share_of_cores(every, [every] * 8) == 12  # torchrun's
+    assert all(host.share_of_cores(mine, bound) == 12 for mine in bound)  # srun's
     sockets = [frozenset(range(48)), frozenset(range(48, 96))] * 4
-    assert cores.own(sockets[1], sockets) == 12  # bound to a socket each, four to one
-    assert cores.own(host, [host, *bound[:2]]) == 72 + 12
-    assert cores.own(frozenset({1}), [frozenset({1})] * 5) == 1 and cores.own(host, [host] * 24) == 4
+    assert host.share_of_cores(sockets[1], sockets) == 12  # bound to a socket each, four to one
+    assert host.share_of_cores(every, [every, *bound[:2]]) == 72 + 12
+    assert (
+        host.share_of_cores(frozenset({1}), [frozenset({1})] * 5) == 1 and host.share_of_cores(every, [every] * 24) == 4
+    )
 
 
 def test_workers_are_as_many_as_the_cores_given(monkeypatch):
@@ -169,6 +175,6 @@ def test_workers_are_as_many_as_the_cores_given(monkeypatch):
     for part in (images, files):
         for slow in (recipe, Recipe(batch_size=8, randaugment=9)):
             batches.training(part, slow, 0, 1, cores=5)
-        list(batches.in_order(part, 8, cores=5))
-    list(batches.in_order(files, 8, 3, cores=5))
+        list(batches.evaluation_batches(part, 8, cores=5))
+    list(batches.evaluation_batches(files, 8, 3, cores=5))
     assert asked == [0, 5, 0, 5, 5, 5, 3]

@@ -9,9 +9,10 @@ import torch
 from PIL import Image
 
 from dtl_lib import data
-from dtl_lib.data import BrokenImage
-from dtl_lib.train import Recipe, batches
-from dtl_lib.train.broken import Broken
+from dtl_lib.data import CorruptImage
+from dtl_lib.data import loader as batches
+from dtl_lib.data.corrupt import CorruptImages
+from dtl_lib.train import Recipe
 
 RECIPE = Recipe(batch_size=8, crop=1, flip=True, seed=5)
 DAMAGE = {
@@ -46,8 +47,8 @@ def file_of(images, sample: int):
     return Path(images.source.files[int(images.members[sample])])
 
 
-def read(images, broken, workers, steps=8, **more):
-    return list(batches.training(images, RECIPE, 0, steps, workers, broken=broken, **more))
+def read(images, corrupt, workers, steps=8, **more):
+    return list(batches.training(images, RECIPE, 0, steps, workers, corrupt=corrupt, **more))
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
@@ -57,9 +58,9 @@ def test_a_broken_picture_is_replaced_by_the_next_and_counted(folder, damage, wo
     whole = read(images, None, 0)
     DAMAGE[damage](file_of(images, 7))
     DAMAGE[damage](file_of(images, 8))
-    broken = Broken(0.1)
-    found = read(images, broken, workers)
-    assert len(broken) == 2 and broken.names == sorted(str(file_of(images, sample)) for sample in (7, 8))
+    corrupt = CorruptImages(0.1)
+    found = read(images, corrupt, workers)
+    assert len(corrupt) == 2 and corrupt.names == sorted(str(file_of(images, sample)) for sample in (7, 8))
     samples = [part for _, part in batches.indices(len(images), 8, 5, 0, 8)]
     for step, ((x, y), (good_x, good_y)) in enumerate(zip(found, whole, strict=True)):
         hit = (samples[step] == 7) | (samples[step] == 8)
@@ -77,7 +78,7 @@ def test_the_last_sample_is_replaced_by_the_first(folder):
     images = load(folder)
     last = len(images) - 1
     DAMAGE["empty"](file_of(images, last))
-    x, y = Broken().batch(images, torch.tensor([3, last]))
+    x, y = CorruptImages().batch(images, torch.tensor([3, last]))
     expected = images.batch([3, 0])
     assert torch.equal(x, expected[0]) and torch.equal(y, expected[1])
 
@@ -87,7 +88,7 @@ def test_processes_replace_alike_and_count_their_own(folder, workers):
     images = load(folder)
     for sample in (4, 11, 12):
         DAMAGE["cut"](file_of(images, sample))
-    alone, counted = read(images, Broken(0.2), 0), [Broken(0.2), Broken(0.2)]
+    alone, counted = read(images, CorruptImages(0.2), 0), [CorruptImages(0.2), CorruptImages(0.2)]
     shares = [read(images, counted[rank], workers, rank=rank, world=2) for rank in range(2)]
     for (x, y), first, second in zip(alone, *shares, strict=True):
         assert torch.equal(x, torch.cat([first[0], second[0]])) and torch.equal(y, torch.cat([first[1], second[1]]))
@@ -101,19 +102,19 @@ def test_evaluation_leaves_broken_pictures_out(folder, workers):
     expected = images.batch(good)
     for sample, damage in ((0, "cut"), (1, "text"), (30, "gone")):
         DAMAGE[damage](file_of(images, sample))
-    broken = Broken(0.1)
-    found = list(batches.in_order(images, 2, workers, broken=broken))
+    corrupt = CorruptImages(0.1)
+    found = list(batches.evaluation_batches(images, 2, workers, corrupt=corrupt))
     assert all(1 <= len(y) <= 2 for _, y in found)  # the first batch has no picture left
     x, y = (torch.cat(column) for column in zip(*found))
-    assert torch.equal(x, expected[0]) and torch.equal(y, expected[1]) and len(broken) == 3
-    again = list(batches.in_order(images, 64, workers, broken=broken))
-    assert len(again[0][1]) == len(good) and len(broken) == 3
+    assert torch.equal(x, expected[0]) and torch.equal(y, expected[1]) and len(corrupt) == 3
+    again = list(batches.evaluation_batches(images, 64, workers, corrupt=corrupt))
+    assert len(again[0][1]) == len(good) and len(corrupt) == 3
 
 
 @both
 def test_a_folder_that_vanishes_stops_the_run_with_one_line(folder, workers):
-    images, broken = load(folder), Broken(0.05)
-    steps = batches.training(images, RECIPE, 0, 10_000, workers, broken=broken)
+    images, corrupt = load(folder), CorruptImages(0.05)
+    steps = batches.training(images, RECIPE, 0, 10_000, workers, corrupt=corrupt)
     next(steps)
     shutil.rmtree(folder)
     with pytest.raises(
@@ -127,24 +128,24 @@ def test_a_folder_that_vanishes_stops_the_run_with_one_line(folder, workers):
 def test_one_broken_picture_is_always_allowed(folder, workers):
     images = load(folder)
     DAMAGE["cut"](file_of(images, 0))
-    assert len(read(images, Broken(0.0), workers)) == 8
+    assert len(read(images, CorruptImages(0.0), workers)) == 8
     DAMAGE["cut"](file_of(images, 20))
     with pytest.raises(ValueError, match="2 of the 40 images"):
-        read(images, Broken(0.0), workers)
+        read(images, CorruptImages(0.0), workers)
 
 
 def test_where_nothing_can_be_read_no_limit_goes_on_for_ever(folder):
     images = load(folder)
     shutil.rmtree(folder)
     with pytest.raises(ValueError, match="40 of the 40"):
-        read(images, Broken(1.0), 0)
+        read(images, CorruptImages(1.0), 0)
 
 
 @both
 def test_without_a_count_a_broken_picture_is_an_error(folder, workers):
     images = load(folder)
     DAMAGE["gone"](file_of(images, 7))
-    with pytest.raises(BrokenImage, match="jpg cannot be opened .No such file or directory.; put it back"):
+    with pytest.raises(CorruptImage, match="jpg cannot be opened .No such file or directory.; put it back"):
         read(images, None, workers)
 
 
@@ -152,7 +153,7 @@ def test_the_error_says_which_samples(folder):
     images = load(folder)
     for sample in (9, 2):
         DAMAGE["text"](file_of(images, sample))
-    with pytest.raises(BrokenImage) as caught:
+    with pytest.raises(CorruptImage) as caught:
         images.batch([1, 9, 3, 2])
     error = pickle.loads(pickle.dumps(caught.value))
     assert error.found == {9: str(file_of(images, 9)), 2: str(file_of(images, 2))} and error.name == error.found[9]
@@ -161,13 +162,13 @@ def test_the_error_says_which_samples(folder):
 
 def test_parts_are_counted_each_on_its_own(folder):
     sets = data.load("folder", folder, image_size=16)
-    broken = Broken(0.0)
+    corrupt = CorruptImages(0.0)
     for images in (sets.train, sets.held_out, sets.test):
         DAMAGE["empty"](file_of(images, 0))
-        assert len(list(batches.in_order(images, 64, 0, broken=broken))[0][1]) == len(images) - 1
-    assert len(broken) == 3
+        assert len(list(batches.evaluation_batches(images, 64, 0, corrupt=corrupt))[0][1]) == len(images) - 1
+    assert len(corrupt) == 3
 
 
 def test_a_limit_is_a_share():
     with pytest.raises(ValueError, match="from 0 to 1, such as 0.01, not 1.5"):
-        Broken(1.5)
+        CorruptImages(1.5)

@@ -4,12 +4,13 @@ import pytest
 import torch
 
 from dtl_lib.__main__ import main
-from dtl_lib.commands import evaluate as command
+from dtl_lib.cli import evaluate as command
 from dtl_lib.data import InMemory
+from dtl_lib.data import loader as batches
 from dtl_lib.data.images import Sets
-from dtl_lib.data.shapes import Shapes
+from dtl_lib.data.shapes.generator import Shapes
 from dtl_lib.models import ViT, ViTConfig
-from dtl_lib.train import Recipe, batches
+from dtl_lib.train import Recipe
 from dtl_lib.train.evaluation import Evaluation
 from tests.unit.pretended import pretended_gpu
 from tests.unit.test_batches import numbered
@@ -32,9 +33,9 @@ def test_no_worker_process_is_started_for_images_on_the_gpu(monkeypatch):
     with pretended_gpu():
         images = numbered(256).to("cuda")
         assert len(list(batches.training(images, RECIPE, 0, 2, workers=2))) == 2
-        assert len(list(batches.in_order(images, 128, workers=2))) == 2
+        assert len(list(batches.evaluation_batches(images, 128, workers=2))) == 2
         with pytest.raises(AssertionError, match="a loader with workers"):
-            list(batches.in_order(numbered(256), 128, workers=2))
+            list(batches.evaluation_batches(numbered(256), 128, workers=2))
 
 
 @pytest.mark.parametrize("size", [130, 64])  # in three pieces, in one
@@ -52,7 +53,7 @@ def test_pieces_are_put_together_where_they_are_used(size, monkeypatch):
     monkeypatch.setattr(batches, "_joined", join)
     with pretended_gpu() as gpu:
         found = list(batches.training(numbered(260), recipe, 0, 2, workers=2, device=gpu))
-        found += batches.in_order(numbered(260), size, workers=2, device=gpu)
+        found += batches.evaluation_batches(numbered(260), size, workers=2, device=gpu)
         assert all(joined) and len(joined) > 4
         for (x, y), (their_x, their_y) in zip(expected, found):
             assert torch.equal(their_x.held, x) and torch.equal(their_y.held, y)

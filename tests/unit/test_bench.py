@@ -1,4 +1,4 @@
-"""What `dtl_lib.bench` times: the arithmetic by hand, planted delays, a step that is the loop's."""
+"""What `dtl_lib.lab.bench` times: the arithmetic by hand, planted delays, a step that is the loop's."""
 
 import statistics
 import time
@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch import nn
 
-from dtl_lib import bench
-from dtl_lib.bench import timing
-from dtl_lib.bench.work import How, placed, training_step, work
 from dtl_lib.config import ViTConfig
+from dtl_lib.lab import bench
+from dtl_lib.lab.bench import timing
+from dtl_lib.lab.bench.step import BenchConfig, build_inputs, make_step, training_step
 from dtl_lib.models import ViT
 from dtl_lib.train import Recipe
-from dtl_lib.train.objective import Objective
-from dtl_lib.train.schedule import optimiser
+from dtl_lib.train.loss import Objective
+from dtl_lib.train.optim import make_optimizer
 from tests.unit.pretended import pretended_gpu
 
 SMALL = ViTConfig(16, 8, dim=24, depth=2, heads=3, classes=5)
@@ -23,7 +23,7 @@ CPU = {"device": "cpu", "amp": "off"}
 
 
 def made(*seconds: float, training: bool = True, batch: int = 10) -> bench.Timing:
-    return bench.Timing("training step", How(batch, training, **CPU), seconds, 1.0, 3 * 10**9, None, "")
+    return bench.Timing("training step", BenchConfig(batch, training, **CPU), seconds, 1.0, 3 * 10**9, None, "")
 
 
 class TestArithmetic:
@@ -86,8 +86,8 @@ class TestWork:
         models = [ViT(SMALL) for _ in range(2)]
         models[1].load_state_dict(models[0].state_dict())
         images = torch.randn(4, 3, 16, 16)
-        step = training_step(Objective(models[0], recipe), SMALL, How(4, recipe=recipe, **CPU), lambda: images)
-        optimizer = optimiser(models[1], recipe)
+        step = training_step(Objective(models[0], recipe), SMALL, BenchConfig(4, recipe=recipe, **CPU), lambda: images)
+        optimizer = make_optimizer(models[1], recipe)
         for _ in range(3):
             step()
             logits = models[1](images)
@@ -101,10 +101,10 @@ class TestWork:
     def test_steps_learn_and_forward_passes_do_not(self):
         model = ViT(SMALL)
         before = [value.clone() for value in model.parameters()]
-        forward = work(SMALL, How(4, training=False, **CPU), model)
+        forward = make_step(SMALL, BenchConfig(4, training=False, **CPU), model)
         assert torch.equal(forward(), forward()) and not forward().requires_grad and not model.training
         assert all(torch.equal(*pair) for pair in zip(before, model.parameters()))
-        step = work(SMALL, How(4, recipe=Recipe(lr=0.01), **CPU), model)
+        step = make_step(SMALL, BenchConfig(4, recipe=Recipe(lr=0.01), **CPU), model)
         losses = [step().item() for _ in range(30)]
         assert losses[-1] < 0.5 * losses[0] and model.training
 
@@ -119,18 +119,18 @@ class TestWork:
         monkeypatch.setattr(nn.Module, "compile", lambda model, backend: seen.append((type(model), backend)))
         for bits in range(8):
             half, last, compiled = (bool(bits >> place & 1) for place in range(3))
-            how = How(2, False, "bf16" if half else "off", compiled, last, "cpu")
+            how = BenchConfig(2, False, "bf16" if half else "off", compiled, last, "cpu")
             seen.clear()
-            assert work(SMALL, how)().dtype == (torch.bfloat16 if half else torch.float32)
+            assert make_step(SMALL, how)().dtype == (torch.bfloat16 if half else torch.float32)
             assert seen == [(ViT, "inductor")] * compiled
-            model, images = placed(SMALL, how)
+            model, images = build_inputs(SMALL, how)
             for tensor in (images, model.patch_embed.project.weight):
                 assert tensor.is_contiguous(memory_format=torch.channels_last) == last
             assert how.dtype == (torch.bfloat16 if half else torch.float32)
 
     def test_layout_changes_no_number(self):
         torch.manual_seed(0)
-        model, images = placed(SMALL, How(2, channels_last=True, **CPU))
+        model, images = build_inputs(SMALL, BenchConfig(2, channels_last=True, **CPU))
         other = ViT(SMALL)
         other.load_state_dict(model.state_dict())
         torch.testing.assert_close(model(images), other(images.contiguous()))
@@ -139,7 +139,7 @@ class TestWork:
         losses = []
         for compiled in (False, "aot_eager"):
             torch.manual_seed(3)
-            step = work(SMALL, How(4, compiled=compiled, recipe=Recipe(lr=0.01), **CPU))
+            step = make_step(SMALL, BenchConfig(4, compiled=compiled, recipe=Recipe(lr=0.01), **CPU))
             losses.append([step().item() for _ in range(4)])
         assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
@@ -153,7 +153,7 @@ class TestWork:
     )
     def test_wrong_input(self, change, words):
         with pytest.raises(ValueError, match=words):
-            How(**{"batch_size": 2, "device": "cpu", **change})
+            BenchConfig(**{"batch_size": 2, "device": "cpu", **change})
         with pytest.raises(ValueError, match="steps is a whole number"):
             bench.step_time(SMALL, 2, steps=0, **CPU)
 

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from dtl_lib import bench, ledger
+from dtl_lib import ledger
 from dtl_lib.__main__ import main
-from dtl_lib.bench import against
 from dtl_lib.config import ViTConfig, named
+from dtl_lib.lab import bench
+from dtl_lib.lab.bench import against
 from dtl_lib.pretrained import from_timm
 from dtl_lib.tokens import Group, TokenPlan
 
@@ -42,7 +43,7 @@ class TestAgainstTimm:
     @pytest.mark.parametrize("kind", STILL)
     def test_timm_s_model_is_of_the_same_configuration(self, kind):
         config = replace(SMALL, **{"plan": None, **STILL[kind]})
-        assert against.stands_still(config)
+        assert against.is_standard_plan(config)
         theirs = from_timm(bench.timm_of(config)).config
         for name in ("layer_scale", "drop_path"):  # read off float32
             assert getattr(theirs, name) == (getattr(config, name) and pytest.approx(getattr(config, name), rel=1e-6))
@@ -52,7 +53,7 @@ class TestAgainstTimm:
     @pytest.mark.parametrize("kind", MOVED)
     def test_of_tokens_that_move_it_is_the_standard_model(self, kind):
         config = replace(SMALL, plan=MOVED[kind])
-        assert not against.stands_still(config)
+        assert not against.is_standard_plan(config)
         assert from_timm(bench.timm_of(config)).config.plan == TokenPlan.of(2, dist=kind.startswith("distilled"))
         moved = replace(SMALL, plan=TokenPlan.of(2, 1, reg_pos=1, num_reg=2, class_blocks=1), **CAIT)
         assert from_timm(bench.timm_of(moved)).config.plan == TokenPlan.of(2, 2, class_blocks=1)

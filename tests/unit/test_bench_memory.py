@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from dtl_lib import bench
 from dtl_lib.config import ViTConfig
+from dtl_lib.lab import bench
 from dtl_lib.tokens import TokenPlan
 from tests.unit.pretended import pretended_gpu
 

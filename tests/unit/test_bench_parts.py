@@ -7,10 +7,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from dtl_lib import bench
-from dtl_lib.bench import parts
-from dtl_lib.bench.work import How, work
 from dtl_lib.config import ViTConfig
+from dtl_lib.lab import bench
+from dtl_lib.lab.bench import parts
+from dtl_lib.lab.bench.step import BenchConfig, make_step
 from dtl_lib.layers import Attention, Mlp
 from dtl_lib.models import ViT
 from dtl_lib.tokens import TokenPlan
@@ -71,7 +71,7 @@ class TestParts:
         """Own times of everything inside a step are the step, to the profiler's rounding."""
         from torch.profiler import ProfilerActivity, profile, record_function
 
-        step = work(SMALL, How(2, **CPU))
+        step = make_step(SMALL, BenchConfig(2, **CPU))
         with profile(activities=[ProfilerActivity.CPU]) as watched:
             for _ in range(3):
                 with record_function(parts.MARK + parts.REST):
@@ -147,7 +147,7 @@ class TestParts:
 
     def test_an_error_inside_leaves_nothing_either(self, monkeypatch):
         model = ViT(SMALL)
-        monkeypatch.setattr(Attention, "ask", lambda *args: 1 / 0)
+        monkeypatch.setattr(Attention, "project_qkv", lambda *args: 1 / 0)
         with pytest.raises(ZeroDivisionError), parts.marked(model, torch.profiler.record_function):
             model(torch.randn(1, 3, 16, 16))
         assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())

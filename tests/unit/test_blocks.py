@@ -94,7 +94,7 @@ class TestAttention:
             one = attention(x)
         assert (apart.count, together.count) == (4, 2)  # with the projection
         torch.testing.assert_close(one, three)
-        wholly, narrowly = (attention.ask(x, rows) for rows in (ALL, slice(0, 6)))
+        wholly, narrowly = (attention.project_qkv(x, rows) for rows in (ALL, slice(0, 6)))
         grads = [
             torch.autograd.grad(sum(map(sum_of_cubes, found)), attention.qkv.parameters())
             for found in (wholly, narrowly)
@@ -104,7 +104,7 @@ class TestAttention:
 
     def test_who_keeps_queries_and_keys_without_gradients_keeps_no_values(self):
         with torch.no_grad():
-            parts = Attention(12, 3).ask(noise(2, 6, 12).float(), ALL)
+            parts = Attention(12, 3).project_qkv(noise(2, 6, 12).float(), ALL)
         assert len({part.untyped_storage().data_ptr() for part in parts}) == 3
 
     def test_every_token_answers(self):

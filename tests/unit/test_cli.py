@@ -14,9 +14,9 @@ import torch
 from dtl_lib import data, ledger
 from dtl_lib.__main__ import main, parser
 from dtl_lib.checkpoint import load_model, read, save_model
-from dtl_lib.commands.flags import CONFIG, PLAN, alike
+from dtl_lib.cli.flags import CONFIG, PLAN, alike
 from dtl_lib.config import ViTConfig, named
-from dtl_lib.data import shapes
+from dtl_lib.data.shapes import generator as shapes
 from dtl_lib.models import ViT
 from dtl_lib.tokens import TokenPlan
 from dtl_lib.train import Recipe, evaluate, recipes

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from dtl_lib.data import Augment, InMemory
-from dtl_lib.data import augment as augmentation
+from dtl_lib.data.augment import transforms as augmentation
 
 EVERYTHING = Augment(crop=3, flip=True, randaugment=9, erase=0.5, color_jitter=0.3)
 

@@ -13,7 +13,7 @@ from torchvision.datasets import CIFAR10, CIFAR100
 from dtl_lib import data
 from dtl_lib.__main__ import main
 from dtl_lib.checkpoint import load_model
-from dtl_lib.data import cifar
+from dtl_lib.data.sources import cifar
 
 REAL = Path(os.environ.get("DTL_DATA", "")) / CIFAR10.base_folder
 needs_cifar = pytest.mark.skipif(

@@ -13,9 +13,10 @@ import torch
 from PIL import Image
 
 from dtl_lib import data
-from dtl_lib.data import Augment, readers
+from dtl_lib.data import Augment
 from dtl_lib.data.decoded import resized_crop
-from dtl_lib.data.imagenet import wordnet_classes
+from dtl_lib.data.sources import timm_readers as readers
+from dtl_lib.data.sources.folder import wordnet_classes
 
 REAL = Path(os.environ.get("DTL_DATA", "")) / "imagenet"
 needs_imagenet = pytest.mark.skipif(
@@ -304,7 +305,7 @@ def test_a_reader_whose_package_is_missing_names_it(monkeypatch):
     monkeypatch.setattr(timm.data, "create_dataset", missing)
     with pytest.raises(ValueError, match="pip install webdataset"):
         data.load("wds/small", "somewhere", samples=4)
-    assert set(readers.EXTRAS) <= set(readers.PREFIXES)
+    assert set(readers.EXTRAS) <= set(data.sources.PREFIXES)
 
 
 def test_tar_and_bytes_are_pictures_too():

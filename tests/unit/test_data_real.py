@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from dtl_lib import data
-from dtl_lib.train import batches, recipes
+from dtl_lib.data import loader as batches
+from dtl_lib.train import recipes
 from tests.unit.shards import pack
 
 REAL = Path(os.environ.get("DTL_DATA", "")) / "imagenet"
@@ -64,6 +65,6 @@ def test_evaluation_on_two_processes_sees_every_photo_as_one_does(kind, folder, 
     images = request.getfixturevalue(kind).test
     x, y = folder.test.batch(range(len(folder.test)))
     for rank in range(2):
-        got = list(batches.in_order(images, 16, 2, rank=rank, world=2))
+        got = list(batches.evaluation_batches(images, 16, 2, rank=rank, world=2))
         assert torch.equal(torch.cat([part for part, _ in got]), x[rank::2])
         assert torch.equal(torch.cat([part for _, part in got]), y[rank::2])

@@ -13,9 +13,11 @@ import torch
 from PIL import Image
 
 from dtl_lib import data
-from dtl_lib.data import BrokenImage, tars
-from dtl_lib.train import Recipe, batches
-from dtl_lib.train.broken import Broken
+from dtl_lib.data import CorruptImage
+from dtl_lib.data import loader as batches
+from dtl_lib.data.corrupt import CorruptImages
+from dtl_lib.data.sources import shards as tars
+from dtl_lib.train import Recipe
 from tests.unit.shards import pack
 
 SMALL = SimpleNamespace(image_size=(24, 32), crop=0.9, mean=(0.5,) * 3, std=(0.25,) * 3, interpolation="bilinear")
@@ -162,25 +164,25 @@ def test_processes_and_workers_read_the_same(shards, workers):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_samples_of_a_shard_that_vanishes_are_broken_images(shards, workers):
-    images, recipe, broken = load(shards).train, Recipe(batch_size=6, crop=1), Broken(0.5)
+    images, recipe, corrupt = load(shards).train, Recipe(batch_size=6, crop=1), CorruptImages(0.5)
     whole = list(batches.training(images, recipe, 0, 12, 0))
     gone = {names_of(images).index(name) for name in names_of(images) if int(name) >= 25}
     (shards / "train" / "photos-001.tar").unlink()
-    found = list(batches.training(images, recipe, 0, 12, workers, broken=broken))
-    assert len(broken) == len(gone) and all("photos-001.tar:00" in name for name in broken.names)
+    found = list(batches.training(images, recipe, 0, 12, workers, corrupt=corrupt))
+    assert len(corrupt) == len(gone) and all("photos-001.tar:00" in name for name in corrupt.names)
     order = [part for _, part in batches.indices(len(images), 6, 0, 0, 12)]
     for part, (x, y), (good_x, good_y) in zip(order, found, whole, strict=True):
         kept = torch.tensor([number not in gone for number in part.tolist()])
         assert torch.equal(x[kept], good_x[kept]) and torch.equal(y[kept], good_y[kept])
-    with pytest.raises(BrokenImage, match="cannot be opened .No such file or directory.; put the shard back"):
+    with pytest.raises(CorruptImage, match="cannot be opened .No such file or directory.; put the shard back"):
         images.batch(sorted(gone))
     with pytest.raises(ValueError, match="of the 36 images of wds train cannot be read, more than the 10.0%"):
-        list(batches.training(images, recipe, 0, 12, workers, broken=Broken(0.1)))
+        list(batches.training(images, recipe, 0, 12, workers, corrupt=CorruptImages(0.1)))
 
 
 def test_a_picture_that_is_none_is_named(shards):
     pack(shards / "val" / "photos-000.tar", sample(1) | {"0002.jpg": picture(2)[:300], "0002.cls": b"2"})
-    with pytest.raises(BrokenImage, match="photos-000.tar:0002 is damaged or cut short"):
+    with pytest.raises(CorruptImage, match="photos-000.tar:0002 is damaged or cut short"):
         load(shards).test.batch([0, 1])
 
 

@@ -10,7 +10,8 @@ from torchvision.transforms.v2 import functional as one
 
 from dtl_lib import data
 from dtl_lib.data import Augment, InMemory
-from dtl_lib.data.trivial import LARGEST, OPERATIONS, applied, trivial
+from dtl_lib.data.augment import transforms
+from dtl_lib.data.augment.trivial import LARGEST, OPERATIONS, applied, trivial
 from dtl_lib.train import Recipe
 
 STRENGTHS = (-30, -17, -1, 0, 6, 23, 30)
@@ -100,7 +101,7 @@ def test_a_sample_does_not_depend_on_its_batch():
 
 def test_operations_and_strengths_are_drawn_evenly(monkeypatch):
     drawn = {}
-    monkeypatch.setattr("dtl_lib.data.trivial.applied", lambda pixels, *drawn_: drawn.update(all=drawn_))
+    monkeypatch.setattr("dtl_lib.data.augment.trivial.applied", lambda pixels, *drawn_: drawn.update(all=drawn_))
     trivial(torch.zeros(14_000, 3, 4, 4, dtype=torch.uint8), (0, 0), torch.arange(14_000))
     operations, strengths = drawn["all"]
     counts = operations.bincount(minlength=len(OPERATIONS))
@@ -116,10 +117,10 @@ def test_batches_are_augmented_after_the_flip_and_before_erasing():
     pixels = torch.randint(0, 256, (60, 3, 16, 16), dtype=torch.uint8, generator=generator)
     images = InMemory("noise", ("a",), (0.5,) * 3, (0.25,) * 3, pixels, torch.zeros(60, dtype=torch.int64))
     key, rows = (3, 1), torch.tensor([5, 40, 7])
-    flipped = data.augment.flip(pixels[rows], key, rows)
+    flipped = transforms.flip(pixels[rows], key, rows)
     expected = images.normalised(trivial(flipped, key, rows))
     assert torch.equal(images.batch(rows, Augment(crop=0, trivial=True), key)[0], expected)
-    erased = data.augment.erase(expected, 0.9, key, rows)
+    erased = transforms.erase(expected, 0.9, key, rows)
     assert torch.equal(images.batch(rows.tolist(), Augment(crop=0, trivial=True, erase=0.9), key)[0], erased)
 
 

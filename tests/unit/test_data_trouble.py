@@ -9,7 +9,7 @@ from PIL import Image
 from dtl_lib import data
 from dtl_lib.__main__ import main
 from dtl_lib.data import photos
-from dtl_lib.data.imagenet import pictures_by_class
+from dtl_lib.data.sources.folder import pictures_by_class
 
 
 @pytest.fixture
@@ -61,5 +61,5 @@ def test_whatever_a_decoder_raises_is_a_broken_picture(pictures, monkeypatch, er
         raise error
 
     monkeypatch.setattr(photos.Image, "open", refuse)
-    with pytest.raises(data.BrokenImage, match=f"1.png is damaged or cut short .{error}"):
+    with pytest.raises(data.CorruptImage, match=f"1.png is damaged or cut short .{error}"):
         photos.decoded(pictures / "1.png", pictures / "1.png")

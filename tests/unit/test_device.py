@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from dtl_lib.train.device import find_device, keyed_generators
+from dtl_lib.host import find_device
+from dtl_lib.train.device import keyed_generators
 from tests.unit.pretended import pretended_gpu
 
 

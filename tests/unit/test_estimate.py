@@ -7,14 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dtl_lib.train.estimate import (
-    IMAGENET_IMAGES,
-    Cluster,
-    cores_needed,
-    estimate,
-    images_per_second_needed,
-    table,
-)
+from dtl_lib.lab.bench.estimate import IMAGENET_IMAGES, Cluster, cores_needed, estimate, images_per_second_needed, table
 
 TI = 5_717_416  # parameters of DeiT-Ti
 PLAIN = Cluster(gpus_per_host=8, within=100e9, between=10e9, hop=0.0, overlap=0.0)

@@ -12,8 +12,8 @@ import torch
 
 from book.experiments import atlas_maps
 from dtl_lib import checkpoint
-from dtl_lib.atlas import ATTENTION, POOLING, Cell
-from dtl_lib.explorer import atlas, maps
+from dtl_lib.lab.atlas import ATTENTION, POOLING, Cell, maps
+from dtl_lib.lab.atlas import view as atlas
 from dtl_lib.models import ViT
 from dtl_lib.tape import record
 from dtl_lib.tokens import TokenPlan

@@ -11,14 +11,16 @@ import torch.nn.functional as F
 
 from dtl_lib import layers, models
 from dtl_lib.__main__ import main
-from dtl_lib.data import Augment, augment, keyed
+from dtl_lib.data import Augment, keyed
+from dtl_lib.data.augment import transforms as augment
+from dtl_lib.data.augment.mixing import mixer
 from dtl_lib.data.images import Images, InMemory, Sets
 from dtl_lib.models import ViT, ViTConfig
 from dtl_lib.tokens import Group, TokenPlan
-from dtl_lib.train import Recipe, evaluate, fit, run, schedule
+from dtl_lib.train import Recipe, evaluate, fit, run
+from dtl_lib.train import optim as schedule
 from dtl_lib.train.device import autocast, precision
-from dtl_lib.train.mixing import mixer
-from dtl_lib.train.objective import Objective
+from dtl_lib.train.loss import Objective
 from tests.unit.fixed import noise
 from tests.unit.pretended import OnGpu, asked, pretended_gpu
 

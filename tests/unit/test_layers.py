@@ -7,15 +7,7 @@ from einops import rearrange
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dtl_lib.layers import (
-    Block,
-    DropPath,
-    LayerScale,
-    PatchEmbed,
-    initialise,
-    interpolate_positions,
-    sincos_positions,
-)
+from dtl_lib.layers import Block, DropPath, LayerScale, PatchEmbed, initialise, interpolate_positions, sincos_positions
 from tests.unit.fixed import noise, shaken
 
 
@@ -169,13 +161,13 @@ class TestDropPath:
     def test_takes_one_pass_over_the_branch(self):
         seen, x = [], torch.ones(64, 3, 5)
 
-        class Watch(TorchDispatchMode):
+        class Heartbeat(TorchDispatchMode):
             def __torch_dispatch__(self, func, types, args=(), kwargs=None):
                 out = func(*args, **(kwargs or {}))
                 seen.extend([func] * (isinstance(out, torch.Tensor) and out.shape == x.shape))
                 return out
 
-        with Watch():
+        with Heartbeat():
             DropPath(0.5)(x)
         assert len(seen) == 1, seen
 

@@ -166,14 +166,14 @@ def test_aggregation_by_hand():
     assert str(plain) == "0.2 ± 0.248 (95 %), n = 3"
     two = ledger.aggregate(runs, by=("what", "seed"), value="accuracy")
     assert len(two) == 4 and two[1].by == {"what": "plain", "seed": 1}
-    with pytest.raises(ValueError, match="is no number"):
+    with pytest.raises(ValueError, match="is not a number"):
         ledger.aggregate([RECORD], by="what", value="curve")
 
 
 def test_add_fills_in_where_and_when(tmp_path):
-    path = ledger.add("speed", "a forward", "dtl bench", "cpu", {"ratio": 1.05}, n=20, seed=None, folder=tmp_path)
-    (record,) = ledger.read("speed", tmp_path)
-    assert path == tmp_path / "speed.jsonl"
+    record = ledger.add("speed", "a forward", "dtl bench", "cpu", {"ratio": 1.05}, n=20, seed=None, folder=tmp_path)
+    assert ledger.read("speed", tmp_path) == [record]
+    assert ledger.path("speed", tmp_path) == tmp_path / "speed.jsonl"
     assert "CPU core" in record.device and record.torch and record.library and record.command == "dtl bench"
 
 
@@ -207,7 +207,7 @@ def test_a_value_is_read_with_its_interval(runs):
         (("recipe", "plain", "accuracy"), "the ledger has no experiment 'recipe'; it has recipe_shapes"),
         (("recipe_shapes", "plane", "accuracy"), "no record with what='plane'; it has \"plain\""),
         (("recipe_shapes", "plain", "loss"), "has no loss; its values are accuracy, curve"),
-        (("recipe_shapes", "plain", "curve"), "curve of record .* is no number"),
+        (("recipe_shapes", "plain", "curve"), "curve of record .* is not a number"),
     ):
         with pytest.raises(ValueError, match=message):
             ledger.value(*arguments, runs)

@@ -12,7 +12,7 @@ from dtl_lib.config import ViTConfig
 from dtl_lib.models import ViT
 from dtl_lib.tokens import TokenPlan
 from dtl_lib.train import Recipe
-from dtl_lib.train.objective import Objective, compile_once
+from dtl_lib.train.loss import Objective, compile_once
 from tests.unit.fixed import noise
 from tests.unit.small import build
 

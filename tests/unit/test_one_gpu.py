@@ -6,8 +6,9 @@ import pytest
 from torch import nn
 
 from book.experiments import one_gpu
-from dtl_lib import bench, ledger
+from dtl_lib import ledger
 from dtl_lib.config import ViTConfig, named
+from dtl_lib.lab import bench
 from dtl_lib.tokens import TokenPlan
 from tests.unit.pretended import pretended_gpu
 
@@ -80,9 +81,9 @@ def test_a_dry_run_records_nothing(tmp_path, capsys):
 
 
 def test_speed_changes_one_thing_at_a_time(monkeypatch):
-    was, hows, compiling = bench.begin, [], []
+    was, hows, compiling = bench.warm_step, [], []
     monkeypatch.setattr(nn.Module, "compile", lambda module, **how: compiling.append(module))  # it would take a minute
-    monkeypatch.setattr(bench, "begin", lambda config, *how: hows.append(how) or was(config, *how))
+    monkeypatch.setattr(bench, "warm_step", lambda config, *how: hows.append(how) or was(config, *how))
     one_gpu.main(["speed", "--device", "cpu", *SHORT])
     records = ledger.read("step_speed")
     kinds = [record.what.split(", ", 1)[1].split(":")[0] for record in records]

@@ -8,7 +8,7 @@ import pytest
 from book.tools import readme
 from book.tools.project import Project
 from dtl_lib.__main__ import parser
-from dtl_lib.commands.flags import alike
+from dtl_lib.cli.flags import alike
 from dtl_lib.config import named
 
 PROJECT = Project()

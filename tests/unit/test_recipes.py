@@ -7,8 +7,8 @@ import pytest
 
 from dtl_lib import ledger
 from dtl_lib.__main__ import parser
-from dtl_lib.commands.flags import alike
-from dtl_lib.commands.train import _recipe
+from dtl_lib.cli.flags import alike
+from dtl_lib.cli.train import _recipe
 from dtl_lib.config import named
 from dtl_lib.train import Recipe, recipes
 

@@ -3,8 +3,9 @@
 import pytest
 
 from book.experiments import register_cost
-from dtl_lib import bench, ledger
+from dtl_lib import ledger
 from dtl_lib.config import ViTConfig, named
+from dtl_lib.lab import bench
 from tests.unit.pretended import pretended_gpu
 
 TINY = ViTConfig(16, 8, dim=24, depth=12, heads=3, classes=5)

@@ -12,7 +12,7 @@ from dtl_lib.config import ViTConfig
 from dtl_lib.models import ViT
 from dtl_lib.tokens import TokenPlan
 from dtl_lib.train import Recipe
-from dtl_lib.train.schedule import Average, load_optimiser_state, optimiser, optimiser_state
+from dtl_lib.train.optim import Average, load_optimizer_state, make_optimizer, optimizer_state
 
 CONFIG = ViTConfig(16, 8, dim=12, depth=2, heads=2, classes=5, plan=TokenPlan.of(2, reg_pos=1, num_reg=2))
 RECIPES = {name: Recipe(optimizer=name, lr=1e-2, weight_decay=0.1) for name in ("adamw", "lamb")}
@@ -39,46 +39,46 @@ def step(model, optimizer, number, rows=slice(None)):
 @each_optimiser
 def test_a_state_loaded_into_a_new_optimiser_changes_nothing(kind):
     whole, cut = tiny(), tiny()
-    first, second = optimiser(whole, RECIPES[kind]), optimiser(cut, RECIPES[kind])
+    first, second = make_optimizer(whole, RECIPES[kind]), make_optimizer(cut, RECIPES[kind])
     for number in range(5):
         step(whole, first, number)
     for number in range(3):
         step(cut, second, number)
-    saved = optimiser_state(second, named(cut))
-    later = optimiser(cut, RECIPES[kind])
-    load_optimiser_state(later, named(cut), {name: value.clone() for name, value in saved.items()})
+    saved = optimizer_state(second, named(cut))
+    later = make_optimizer(cut, RECIPES[kind])
+    load_optimizer_state(later, named(cut), {name: value.clone() for name, value in saved.items()})
     for number in range(3, 5):
         step(cut, later, number)
     assert all(torch.equal(value, named(cut)[name]) for name, value in whole.named_parameters())
     assert {key.partition("/")[0] for key in saved} == {"step", "exp_avg", "exp_avg_sq"}
     assert all(saved[f"step/{name}"] == 3 and f"exp_avg/{name}" in saved for name in named(cut))
 
-    fresh, forgetful = tiny(), optimiser(cut, RECIPES[kind])  # without the state the steps are others
+    fresh, forgetful = tiny(), make_optimizer(cut, RECIPES[kind])  # without the state the steps are others
     fresh.load_state_dict(cut.state_dict())
-    step(fresh, optimiser(fresh, RECIPES[kind]), 5)
+    step(fresh, make_optimizer(fresh, RECIPES[kind]), 5)
     step(cut, later, 5)
     assert not torch.equal(fresh.norm.weight, cut.norm.weight)
-    assert not optimiser_state(forgetful, named(cut))
+    assert not optimizer_state(forgetful, named(cut))
 
 
 @each_optimiser
 def test_a_state_shares_no_memory_with_what_it_was_loaded_from(kind):
     model = tiny()
-    first, second = (optimiser(model, RECIPES[kind]) for _ in range(2))
+    first, second = (make_optimizer(model, RECIPES[kind]) for _ in range(2))
     step(model, first, 0)
-    load_optimiser_state(second, named(model), optimiser_state(first, named(model)))
-    before = {name: value.clone() for name, value in optimiser_state(second, named(model)).items()}
+    load_optimizer_state(second, named(model), optimizer_state(first, named(model)))
+    before = {name: value.clone() for name, value in optimizer_state(second, named(model)).items()}
     step(model, first, 1)
-    after = optimiser_state(second, named(model))
+    after = optimizer_state(second, named(model))
     assert all(torch.equal(after[name], value) for name, value in before.items())
 
 
 @each_optimiser
 def test_a_state_that_does_not_fit_is_refused(kind):
     model = tiny()
-    optimizer = optimiser(model, RECIPES[kind])
+    optimizer = make_optimizer(model, RECIPES[kind])
     step(model, optimizer, 0)
-    state = optimiser_state(optimizer, named(model))
+    state = optimizer_state(optimizer, named(model))
     for wrong in (
         {"exp_avg/nowhere": torch.zeros(3)},
         {"exp_avg/norm.weight": torch.zeros(3)},
@@ -88,14 +88,14 @@ def test_a_state_that_does_not_fit_is_refused(kind):
         key = next(iter(wrong))
         message = f"the optimiser's {key.partition('/')[0]} of {key.partition('/')[2]} does not fit the model"
         with pytest.raises(ValueError, match=message):
-            load_optimiser_state(optimizer, named(model), state | wrong)
+            load_optimizer_state(optimizer, named(model), state | wrong)
 
 
 @each_optimiser
 def test_only_matrices_are_decayed(kind):
     decayed, free = tiny(), tiny()
     for model, decay in ((decayed, 0.5), (free, 0.0)):
-        step(model, optimiser(model, Recipe(optimizer=kind, lr=0.1, weight_decay=decay)), 0)
+        step(model, make_optimizer(model, Recipe(optimizer=kind, lr=0.1, weight_decay=decay)), 0)
     differ = {name for name, value in named(decayed).items() if not torch.equal(value, named(free)[name])}
     assert differ == {name for name in named(free) if name.endswith("weight") and "norm" not in name}
 
@@ -103,7 +103,7 @@ def test_only_matrices_are_decayed(kind):
 def test_lamb_moves_a_matrix_by_the_share_lr_of_its_length():
     model, lr = tiny().double(), 0.01
     before = {name: value.detach().clone() for name, value in model.named_parameters()}
-    step(model, optimiser(model, Recipe(optimizer="lamb", lr=lr, weight_decay=0.1)), 0)
+    step(model, make_optimizer(model, Recipe(optimizer="lamb", lr=lr, weight_decay=0.1)), 0)
     for name, value in model.named_parameters():
         moved = (value.detach() - before[name]).norm()
         if name in model.no_weight_decay():  # Adam's first step: lr at every place
@@ -115,7 +115,7 @@ def test_lamb_moves_a_matrix_by_the_share_lr_of_its_length():
 def test_lamb_does_not_limit_the_gradient_a_second_time():
     small, large = tiny().double(), tiny().double()
     for model, size in ((small, 1e-3), (large, 1e3)):
-        optimizer = optimiser(model, RECIPES["lamb"])
+        optimizer = make_optimizer(model, RECIPES["lamb"])
         for factor in (1.0, 5.0):
             for value in model.parameters():
                 value.grad = torch.full_like(value, size * factor)
@@ -125,7 +125,7 @@ def test_lamb_does_not_limit_the_gradient_a_second_time():
 
 def test_the_average_is_the_old_formula_to_the_last_bit():
     model = tiny()
-    optimizer, average, copied = optimiser(model, RECIPES["adamw"]), Average(model, 0.9), copy.deepcopy(model)
+    optimizer, average, copied = make_optimizer(model, RECIPES["adamw"]), Average(model, 0.9), copy.deepcopy(model)
     for number in (0, 1, 2, 500):
         step(model, optimizer, number)
         average.update(number)
@@ -140,7 +140,7 @@ def test_the_average_is_the_old_formula_to_the_last_bit():
 
 def test_inside_in_place_the_model_is_the_average_and_afterwards_itself_again():
     model, images = tiny(), torch.randn(2, 3, 16, 16)
-    optimizer, average = optimiser(model, RECIPES["adamw"]), Average(model, 0.9)
+    optimizer, average = make_optimizer(model, RECIPES["adamw"]), Average(model, 0.9)
     for number in range(3):
         step(model, optimizer, number)
         average.update(number)
@@ -167,7 +167,7 @@ def run_in_one_process_of(world, rank, kind):
         for part in (*model.blocks, model):
             fully_shard(part)
     rows = slice(rank * 8 // world, (rank + 1) * 8 // world)
-    optimizer, average = optimiser(model, RECIPES[kind]), Average(model, 0.9)
+    optimizer, average = make_optimizer(model, RECIPES[kind]), Average(model, 0.9)
     for number in range(3):
         step(model, optimizer, number, rows)
         average.update(number)
@@ -176,9 +176,9 @@ def run_in_one_process_of(world, rank, kind):
             inside = model(images)
         outside = model(images)
     model.state_dict()  # which puts the shards back
-    state = optimiser_state(optimizer, named(model))
-    optimizer = optimiser(model, RECIPES[kind])
-    load_optimiser_state(optimizer, named(model), state)
+    state = optimizer_state(optimizer, named(model))
+    optimizer = make_optimizer(model, RECIPES[kind])
+    load_optimizer_state(optimizer, named(model), state)
     for number in range(3, 5):
         step(model, optimizer, number, rows)
     found = {**named(model), **{f"average/{name}": value for name, value in average.values.items()}}

@@ -12,7 +12,7 @@ from dtl_lib.config import ViTConfig
 from dtl_lib.models import ViT
 from dtl_lib.tokens import TokenPlan
 from dtl_lib.train import Recipe, fit, recipes
-from dtl_lib.train.schedule import Average, learning_rate, optimiser
+from dtl_lib.train.optim import Average, learning_rate, make_optimizer
 
 TINY = ViTConfig(16, 8, dim=16, depth=2, heads=2, classes=10)
 SHORT = Recipe(max_steps=6, batch_size=16, log_every=2, eval_every=3)
@@ -92,7 +92,7 @@ def test_the_learning_rate_rises_then_falls():
 def test_only_matrices_are_decayed():
     model = tiny(dataclasses.replace(TINY, plan=TokenPlan.of(2, reg_pos=1, num_reg=2), layer_scale=0.1))
     before = {name: value.detach().clone() for name, value in model.named_parameters()}
-    optimizer = optimiser(model, Recipe(lr=0.1, weight_decay=0.5))
+    optimizer = make_optimizer(model, Recipe(lr=0.1, weight_decay=0.5))
     for value in model.parameters():
         value.grad = torch.zeros_like(value)
     optimizer.step()
@@ -179,7 +179,7 @@ def test_accumulation_computes_the_same_step(sets):
 
 
 def test_batches_made_together_are_the_batches_made_alone(sets):
-    from dtl_lib.train import batches
+    from dtl_lib.data import loader as batches
 
     recipe = Recipe(max_steps=14, batch_size=16, crop=2, flip=True, seed=3)
     together = list(batches.training(sets.train, recipe, 0, 14))
@@ -195,7 +195,7 @@ def test_batches_made_together_are_the_batches_made_alone(sets):
 def test_pictures_from_files_are_the_same_from_any_number_of_workers(tmp_path, monkeypatch, piece):
     from PIL import Image
 
-    from dtl_lib.train import batches
+    from dtl_lib.data import loader as batches
 
     monkeypatch.setattr(batches, "PIECE", piece)
     for number in range(48):
@@ -208,7 +208,7 @@ def test_pictures_from_files_are_the_same_from_any_number_of_workers(tmp_path, m
     assert len(alone) == len(helped) == 4
     for (x, y), (other_x, other_y) in zip(alone, helped):
         assert torch.equal(x, other_x) and torch.equal(y, other_y)
-    assert sum(len(y) for _, y in batches.in_order(images, 7, workers=1)) == len(images)
+    assert sum(len(y) for _, y in batches.evaluation_batches(images, 7, workers=1)) == len(images)
 
 
 def test_best_is_picked_on_held_out_images_alone(sets, monkeypatch):

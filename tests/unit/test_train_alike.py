@@ -5,9 +5,9 @@ import dataclasses
 import pytest
 
 from dtl_lib.train import Recipe
-from dtl_lib.train.alike import check_alike
-from dtl_lib.train.distributed import Processes
-from dtl_lib.train.watch import Failed
+from dtl_lib.train.distributed.agreement import check_ranks_agree
+from dtl_lib.train.distributed.heartbeat import RankError
+from dtl_lib.train.distributed.processes import Processes
 from tests.unit.disturbed import TINY, small_sets
 
 
@@ -29,7 +29,7 @@ def both(first, second) -> None:
     """Each is (configuration, recipe, images, shard)."""
     sent: list = []
     for rank, (config, recipe, images, shard) in ((1, second), (0, first)):
-        check_alike(Two(rank, sent), config, recipe, {"training": images}, shard=shard)
+        check_ranks_agree(Two(rank, sent), config, recipe, {"training": images}, shard=shard)
 
 
 def test_processes_that_differ_are_named_with_host_and_field():
@@ -45,5 +45,7 @@ def test_processes_that_differ_are_named_with_host_and_field():
         ((TINY, recipe, fewer, False), "training images 17"),
         ((TINY, recipe, images, True), "shard True"),
     ):
-        with pytest.raises(Failed, match=f"^process 1 of 2 on two has {name} and process 0 on one .*: start all with"):
+        with pytest.raises(
+            RankError, match=f"^process 1 of 2 on two has {name} and process 0 on one .*: start all with"
+        ):
             both(usual, other)

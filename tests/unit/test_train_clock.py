@@ -6,7 +6,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from dtl_lib.train import clock, distributed, run, state
+from dtl_lib.train import clock, run, state
+from dtl_lib.train.distributed import processes as distributed
 from tests.unit.pretended import pretended_gpu
 from tests.unit.test_gpu_path import RECIPE, trained
 

@@ -6,11 +6,12 @@ import pytest
 import torch
 
 from dtl_lib.checkpoint import write
-from dtl_lib.commands.train import _of_this_launch
-from dtl_lib.train import distributed, state
-from dtl_lib.train.broken import Broken
-from dtl_lib.train.distributed import Processes, joined, local_device
-from dtl_lib.train.watch import Failed, Lost, Quiet
+from dtl_lib.cli.train import _of_this_launch
+from dtl_lib.data.corrupt import CorruptImages
+from dtl_lib.train import state
+from dtl_lib.train.distributed import processes as distributed
+from dtl_lib.train.distributed.heartbeat import PeerLost, RankError, SilentExit
+from dtl_lib.train.distributed.processes import Processes, joined, local_device
 from tests.unit.disturbed import small_sets
 
 
@@ -31,12 +32,12 @@ def environment(monkeypatch):
 def test_one_process_is_alone_and_its_errors_are_its_own(environment):
     with pytest.raises(ValueError, match="^as it is$") as error, joined(torch.device("cpu")) as processes:
         assert processes.first and processes.world == 1 and processes.gather(3) == [3]
-        assert processes.agree(True) and not processes.agree(False)
-        assert processes.share(lambda: "mine") == "mine"
+        assert processes.any_rank(True) and not processes.any_rank(False)
+        assert processes.broadcast_object(lambda: "mine") == "mine"
         assert torch.equal(processes.sum(torch.ones(2)), torch.ones(2))
         with processes.first_on_each_host():
             raise ValueError("as it is")
-    assert not isinstance(error.value, Failed | Quiet)
+    assert not isinstance(error.value, RankError | SilentExit)
 
 
 class OneOfTwo(Processes):
@@ -52,13 +53,13 @@ class OneOfTwo(Processes):
 
 
 def test_broken_pictures_are_too_many_when_those_of_all_processes_are():
-    images, broken = small_sets().train, Broken(0.02)  # of 96: one
-    broken.add(images, {3: "three.png"})
-    OneOfTwo({3: "three.png"}).pool(broken, images)
-    assert broken.names == ["three.png"]
+    images, corrupt = small_sets().train, CorruptImages(0.02)  # of 96: one
+    corrupt.add(images, {3: "three.png"})
+    OneOfTwo({3: "three.png"}).merge_corrupt(corrupt, images)
+    assert corrupt.names == ["three.png"]
     with pytest.raises(ValueError, match="2 of the 96 images of shapes level 1 train cannot be read"):
-        OneOfTwo({7: "seven.png"}).pool(broken, images)
-    Processes().pool(broken, images)
+        OneOfTwo({7: "seven.png"}).merge_corrupt(corrupt, images)
+    Processes().merge_corrupt(corrupt, images)
 
 
 def test_each_process_has_a_gpu_of_its_own_or_says_how_many_there_are(environment, monkeypatch):
@@ -109,7 +110,7 @@ def test_nccl_leaves_it_to_the_library_to_say_who_is_lost(environment, monkeypat
     monkeypatch.setattr(distributed.dist, "init_process_group", connect)
     for each, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}.items():
         environment(each, value)
-    with pytest.raises(Lost), joined(torch.device(kind), 1.0):
+    with pytest.raises(PeerLost), joined(torch.device(kind), 1.0):
         pass
     assert found == [then]
 

@@ -1,4 +1,4 @@
-"""Gradients that are no numbers: training stops with its last good state, or leaves the step out."""
+"""Non-finite gradients: training stops with its last good state, or leaves the step out."""
 
 import dataclasses
 

@@ -12,7 +12,7 @@ import torch
 
 from dtl_lib import checkpoint
 from dtl_lib.__main__ import main
-from dtl_lib.commands import train
+from dtl_lib.cli import train
 from dtl_lib.train import fit, state
 from tests.unit.disturbed import RECIPE, assert_same, cut_at, rows, tensors, tiny
 

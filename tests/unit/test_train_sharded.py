@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dtl_lib.train import fit
-from dtl_lib.train.distributed import Processes
+from dtl_lib.train.distributed.processes import Processes
 from dtl_lib.train.evaluation import _as_often
 from tests.unit.disturbed import RECIPE, TINY, small_sets, tiny
 from tests.unit.pretended import pretended_gpu

@@ -14,7 +14,7 @@ from PIL import Image
 
 from dtl_lib import checkpoint
 from dtl_lib.train import Stopped, fit, state
-from dtl_lib.train.stop import between_steps
+from dtl_lib.train.distributed.signals import between_steps
 from tests.processes import launch
 from tests.unit.disturbed import RECIPE, assert_same, tiny
 

@@ -19,9 +19,10 @@ from PIL import Image
 
 from dtl_lib import checkpoint, data
 from dtl_lib.__main__ import main
-from dtl_lib.commands import lock
-from dtl_lib.train import Recipe, batches
-from dtl_lib.train.distributed import Processes
+from dtl_lib.cli import lock
+from dtl_lib.data import loader as batches
+from dtl_lib.train import Recipe
+from dtl_lib.train.distributed.processes import Processes
 from dtl_lib.train.log import Log
 from tests.processes import launch
 
@@ -170,7 +171,7 @@ def test_the_best_weights_of_another_run_are_not_taken_for_this_one_s(pictures, 
 def test_two_runs_in_one_folder_at_a_time_are_refused(pictures, tmp_path, capsys):
     line = [*map(str, TRAIN), "--data-path", "pictures", "--output-dir", "run"]
     assert main(line) == 0
-    hold = "import sys; from dtl_lib.commands.lock import held; from dtl_lib.train.distributed import Processes\n"
+    hold = "import sys; from dtl_lib.cli.lock import held; from dtl_lib.train.distributed.processes import Processes\n"
     hold += f"with held({str(tmp_path / 'run')!r}, Processes()): print('held', flush=True); sys.stdin.read()"
     other = subprocess.Popen([sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:

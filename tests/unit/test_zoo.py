@@ -37,7 +37,7 @@ def run(tmp_path_factory):
     recipe = Recipe(max_steps=3, batch_size=16, eval_every=3, log_every=1)
     card = {"command": f"dtl train --output-dir {folder} --max-steps 3", "run": {"data": IMAGES, "launch": "none"}}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("dtl_lib.data.shapes.LENGTHS", FEW)
+        patch.setattr("dtl_lib.data.shapes.generator.LENGTHS", FEW)
         fit(ViT(CONFIG), data.load("shapes", image_size=16), recipe, folder, card=card, progress=False, device="cpu")
     return folder
 
@@ -48,7 +48,7 @@ def filled(run, tmp_path_factory):
     folder = tmp_path_factory.mktemp("zoo")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(zoo, "FOLDER", folder)
-        patch.setattr("dtl_lib.data.shapes.LENGTHS", FEW)
+        patch.setattr("dtl_lib.data.shapes.generator.LENGTHS", FEW)
         filling.add(run, "small")
     tensors, card = read(folder / "small.safetensors")
     card = {name: value for name, value in card.items() if name not in ("digest", "seal")}
@@ -65,7 +65,7 @@ def mine(filled, tmp_path, monkeypatch):
     """A copy of that zoo, to do damage in."""
     shutil.copytree(filled, tmp_path / "zoo")
     monkeypatch.setattr(zoo, "FOLDER", tmp_path / "zoo")
-    monkeypatch.setattr("dtl_lib.data.shapes.LENGTHS", FEW)
+    monkeypatch.setattr("dtl_lib.data.shapes.generator.LENGTHS", FEW)
     return tmp_path / "zoo"
 
 

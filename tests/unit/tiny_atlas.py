@@ -8,10 +8,10 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from dtl_lib import atlas
-from dtl_lib.atlas.one import train_cell
 from dtl_lib.config import ViTConfig
-from dtl_lib.data import shapes
+from dtl_lib.data.shapes import generator as shapes
+from dtl_lib.lab import atlas
+from dtl_lib.lab.atlas.train_cell import train_cell
 from dtl_lib.train import Recipe
 from tests.unit.disturbed import small_sets
 

@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from dtl_lib.atlas import grids
-from dtl_lib.explorer import atlas
+from dtl_lib.lab.atlas import grids
+from dtl_lib.lab.atlas import view as atlas
 from tests.unit import made_up_atlas as made_up
 
 GRID = made_up.grid()

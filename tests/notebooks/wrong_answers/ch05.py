@@ -75,7 +75,7 @@ def guest_alone(x, now, name):
 def _query(model: ViT, block: int, part: int = 0, norm: bool = True):
     token, layer = model.tokens["cls"], model.blocks[block]
     token = layer.norm1(token) if norm else token
-    return layer.attention.ask(token[None], slice(0, 1))[part]
+    return layer.attention.project_qkv(token[None], slice(0, 1))[part]
 
 
 def _enters(model: ViT) -> int:

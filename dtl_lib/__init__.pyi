@@ -1,0 +1,18 @@
+from . import data as data
+from . import figures as figures
+from . import ledger as ledger
+from . import probes as probes
+from . import train as train
+from .config import ViTConfig as ViTConfig
+from .config import named as named
+from .models import Features as Features
+from .models import ViT as ViT
+from .pretrained import load_pretrained as load_pretrained
+from .tape import Tape as Tape
+from .tape import record as record
+from .timm_models import from_timm as from_timm
+from .tokens import Group as Group
+from .tokens import TokenNotThere as TokenNotThere
+from .tokens import TokenPlan as TokenPlan
+
+__version__: str

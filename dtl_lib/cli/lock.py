@@ -1,0 +1,57 @@
+"""One run at a time in a folder."""
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from ..train.distributed.processes import Processes
+
+try:
+    import fcntl
+except ImportError:  # not on every system
+    fcntl = None
+
+NAME = ".lock"
+
+
+@contextmanager
+def held(folder: str | Path, processes: Processes) -> Iterator[None]:
+    """Inside, no other run can be at work in the folder; a ValueError where one is already.
+
+    The kernel gives the lock back when the first process ends, in whatever way; its loader's workers do not inherit it.
+    """
+    files = []
+    processes.broadcast_object(lambda: files.extend(_locked(Path(folder))))
+    try:
+        yield
+    finally:
+        for file in files:
+            file.close()
+            _leave_no_trace(Path(folder))
+
+
+def _leave_no_trace(folder: Path) -> None:
+    """A folder in which nothing was written goes again."""
+    with suppress(OSError):
+        if [path.name for path in folder.iterdir()] == [NAME]:
+            (folder / NAME).unlink()
+            folder.rmdir()
+
+
+def _locked(folder: Path) -> list:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = open(folder / NAME, "a")
+    except OSError:
+        return []  # nothing can be written there: saving says so
+    try:
+        if fcntl:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EAGAIN, errno.EACCES):
+            file.close()
+            raise ValueError(
+                f"another process trains in {folder}: let it end, or choose another --output-dir"
+            ) from None
+    return [file]  # also on a file system without locks

@@ -1,0 +1,162 @@
+"""ImageNet, and any folder of pictures with a folder for each class."""
+
+import os
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+from PIL import Image
+
+from ...host import data_folder
+from ..decoded import Listed
+from ..images import Sets
+from ..splits import TEST, TRAIN, cut
+
+
+class Folder:
+    """The pictures under one folder; called with a number, it is a source for `Decoded`.
+
+    Args:
+        root: the folder.
+        pictures: paths by class.
+        numbers: class index by class.
+    """
+
+    def __init__(self, root: Path, pictures: dict[str, list[str]], numbers: dict[str, int]):
+        self.root = root
+        self.files = [file for files in pictures.values() for file in files]
+        self.targets = [numbers[label] for label, files in pictures.items() for _ in files]
+
+    def __len__(self):
+        return len(self.files)
+
+    def __call__(self, number: int):
+        return self.files[number], self.files[number], self.targets[number]
+
+    def listing(self, numbers: Sequence[int]) -> str:
+        """The pictures' paths under the folder."""
+        return "\n".join(os.path.relpath(self.files[number], self.root) for number in numbers)
+
+
+def load(path=None, image_size=None, samples: int | None = None, config=None, name: str = "imagenet") -> Sets:
+    """Pictures in class folders: `train/CLASS/…` and `val/CLASS/…`, or `CLASS/…` alone.
+
+    The held-out part is 5,000 training images, or a tenth of them where that is fewer. Without `val/` another tenth is
+    cut off for the test; without `train/` there is nothing to train on and only the test part has images.
+
+    Args:
+        path: the folder; `name` under `DTL_DATA` where None.
+        image_size: pixels, an int or (height, width); the config's, or 224, where None.
+        samples: training images to use, always the same ones; all where None.
+        config: preprocessing, such as a `ViTConfig`: mean, std, crop, interpolation.
+        name: imagenet, where folders are WordNet ids and give the class of ImageNet-1k whatever subset is there; or
+            folder, where classes are the folders' names, sorted.
+
+    Raises:
+        ValueError: for a missing folder, one without classes, or one whose classes are not ImageNet's.
+    """
+    root = Path(path).expanduser() if path is not None else data_folder() / name
+    folders = _parts(root)
+    pictures = {part: pictures_by_class(folder) for part, folder in folders.items()}
+    numbers, classes = _imagenet_classes(folders, pictures) if name == "imagenet" else _own_classes(folders, pictures)
+    sources = {part: Folder(folders[part], pictures[part], numbers) for part in folders}
+    sets = {}
+    for part, (source, members) in cut(sources, folders, samples).items():
+        sets[part] = Listed(f"{name} {part}", classes, source, members, config, image_size)
+    return Sets(**sets)
+
+
+def pictures_by_class(root: Path) -> dict[str, list[str]]:
+    """Paths of the pictures under each folder in `root`, sorted, without what is hidden.
+
+    Raises:
+        ValueError: where there are none.
+        OSError: where a folder cannot be read.
+    """
+    labels = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not _hidden(entry.name))
+    top = _identity(root)
+    found = {label: pictures for label in labels if (pictures := _pictures(root / label, top))}
+    if not found:
+        raise ValueError(
+            f"{root} holds no classes: a folder for each class, with pictures in it, was expected there, "
+            f"such as {root}/cat/1.jpg"
+        )
+    return found
+
+
+def wordnet_classes() -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """WordNet ids and names of ImageNet-1k's classes, in the order of its indices."""
+    from timm.data import ImageNetInfo
+
+    info = ImageNetInfo("imagenet-1k")
+    return tuple(info.label_names()), tuple(info.label_descriptions())
+
+
+def _parts(root: Path) -> dict[str, Path]:
+    """The folders under `train` and `test`; one of them may be missing, and a folder without either trains."""
+    if not root.is_dir():
+        raise ValueError(f"{root} is not a folder; one with train/CLASS/1.jpg and val/CLASS/1.jpg was expected")
+    found = {}
+    for part, names in {"train": TRAIN, "test": TEST}.items():
+        present = [root / name for name in names if (root / name).is_dir()]
+        if present:
+            found[part] = present[0]
+    return found or {"train": root}
+
+
+def _imagenet_classes(folders: dict[str, Path], pictures: dict[str, dict]) -> tuple[dict[str, int], tuple[str, ...]]:
+    """Class index by WordNet id, and the names of all 1,000 classes."""
+    ids, names = wordnet_classes()
+    for part, found in pictures.items():
+        if stray := sorted(set(found) - set(ids)):
+            raise ValueError(
+                f"{folders[part]} has a class folder {stray[0]!r}, which is no WordNet id of ImageNet-1k "
+                "(such as n01440764); for classes of your own use the data set `folder`"
+            )
+    return {identity: number for number, identity in enumerate(ids)}, names
+
+
+def _own_classes(folders: dict[str, Path], pictures: dict[str, dict]) -> tuple[dict[str, int], tuple[str, ...]]:
+    """Class index by folder name, and those names; a test folder may lack classes, not bring new ones."""
+    names = tuple(pictures.get("train") or pictures["test"])
+    if stray := sorted(set(pictures.get("test", ())) - set(names)):
+        raise ValueError(
+            f"{folders['test']} has a class {stray[0]!r} that {folders['train']} has not; "
+            "both need the same class folders"
+        )
+    return {label: number for number, label in enumerate(names)}, names
+
+
+def _pictures(folder: Path, top: tuple[int, int]) -> list[str]:
+    """Those below a folder; links are followed, but not to `top`, nor twice to one place, as they may go in circles."""
+    found, seen = [], {top}
+    for path, folders, files in os.walk(folder, followlinks=True, onerror=_raise):
+        if (here := _identity(path)) in seen:
+            folders.clear()
+            continue
+        seen.add(here)
+        folders[:] = sorted(name for name in folders if not _hidden(name))
+        found += (os.path.join(path, file) for file in sorted(files) if _is_picture(file))
+    return found
+
+
+def _identity(folder) -> tuple[int, int]:
+    found = os.stat(folder)
+    return found.st_dev, found.st_ino
+
+
+def _raise(error: OSError):
+    raise error
+
+
+def _hidden(name: str) -> bool:
+    return name.startswith(".")
+
+
+def _is_picture(name: str) -> bool:
+    return not _hidden(name) and os.path.splitext(name)[1].lower() in _endings()
+
+
+@lru_cache
+def _endings() -> frozenset[str]:
+    return frozenset(Image.registered_extensions())

@@ -1,0 +1,126 @@
+"""Data sets that timm reads by name: `hfds/…`, `tfds/…`, `wds/…`, `torch/…`."""
+
+import torch
+
+from ..decoded import Decoded
+from ..images import CorruptImage, Sets
+from ..splits import held_out_of, split, subset
+
+EXTRAS = {"hfds": "datasets", "hfids": "datasets", "tfds": "tensorflow-datasets", "wds": "webdataset"}
+SPLITS = {"train": ("train",), "validation": ("validation", "val", "valid", "test")}  # the first that there is
+
+
+class Indexed:
+    """A timm or torchvision data set that gives a sample by number, as a source for `Decoded`."""
+
+    def __init__(self, dataset, name: str):
+        self.dataset, self.name = dataset, name
+        self.reader = getattr(dataset, "reader", dataset)
+
+    def __len__(self):
+        return len(self.reader)
+
+    def __call__(self, number: int):
+        called = f"{self.name}, sample {number}"
+        try:
+            image, target = self.reader[number][:2]
+        except OSError as error:  # torchvision's data sets decode here
+            raise CorruptImage(called, f"cannot be read: {error}") from None
+        return image, called, int(target)
+
+
+class Kept:
+    """A stream's first samples, read once and kept in memory, since a stream cannot be asked for a sample by number."""
+
+    def __init__(self, dataset, name: str, samples: int):
+        self.name, self.samples = name, []
+        for image, target in dataset:
+            self.samples.append((image, int(target)))
+            if len(self.samples) == samples:
+                break
+
+    def __len__(self):
+        return len(self.samples)
+
+    def __call__(self, number: int):
+        image, target = self.samples[number]
+        return image.copy(), f"{self.name}, sample {number}", target
+
+
+def load(name: str, path=None, image_size=None, samples: int | None = None, config=None) -> Sets:
+    """A data set by timm's name for it; the held-out part is cut from the training split as for a folder.
+
+    Args:
+        name: prefix/name, such as `hfds/uoft-cs/cifar10` or `torch/fashion_mnist`.
+        path: the folder it lies in or is cached in.
+        image_size: pixels, an int or (height, width); the config's, or 224, where None.
+        samples: training images to use; needed for a stream (`wds`, `tfds`, `hfids`), read into memory once, as
+            are as many test images.
+        config: preprocessing, such as a `ViTConfig`: mean, std, crop, interpolation.
+
+    Raises:
+        ValueError: where timm cannot open it, with timm's reason, or a stream is asked for whole.
+    """
+    source, test_source = (_open(name, path, part, samples) for part in ("train", "validation"))
+    classes = _classes(source)
+    train, held_out = split(len(source), held_out_of(len(source), name))
+
+    def part(title, source, members):
+        return Decoded(f"{name} {title}", classes, source, members, config, image_size)
+
+    return Sets(
+        part("train", source, train[subset(len(train), samples)]),
+        part("held_out", source, held_out),
+        part("test", test_source, torch.arange(len(test_source))),
+    )
+
+
+def _open(name: str, path, part: str, samples: int | None):
+    from timm.data import create_dataset
+
+    prefix = name.partition("/")[0]
+    try:
+        how = _on_the_hub(name, path, part) if prefix in ("hfds", "hfids") else {"split": part}
+        dataset = create_dataset(name, root=path and str(path), is_training=False, **how)
+    except ImportError as error:
+        raise ValueError(f"{name} needs a package that is not here ({error}); pip install {EXTRAS[prefix]}") from None
+    except (AssertionError, LookupError, OSError, RuntimeError, ValueError, TypeError) as error:
+        where = f" in {path}" if path else ""
+        raise ValueError(f"timm cannot open {name}{where}: {' '.join(str(error).split())}") from None
+    if not isinstance(dataset, torch.utils.data.IterableDataset):
+        return Indexed(dataset, name)
+    if samples is None:
+        raise ValueError(
+            f"{name} is a stream, whose images cannot be asked for by number; say how many to read into "
+            "memory with samples, or unpack it into class folders and use the data set `folder`"
+        )
+    return Kept(dataset, name, samples)
+
+
+def _on_the_hub(name: str, path, part: str) -> dict[str, str]:
+    """What a Hugging Face data set calls the part and its columns of images and classes: timm takes only their names.
+
+    CIFAR-10 there has the splits `train` and `test` and a column `img`, ImageNet `train` and `validation` and `image`.
+    """
+    import datasets
+
+    prefix, _, where = name.partition("/")
+    splits = datasets.get_dataset_split_names(where)
+    split = next((split for split in SPLITS[part] if split in splits), None)
+    if split is None:
+        raise ValueError(f"it has no split {' or '.join(SPLITS[part])}, only {', '.join(splits)}")
+    rows = datasets.load_dataset(where, split=split, cache_dir=path and str(path), streaming=prefix == "hfids")
+    columns = rows.features or {}
+    kinds = {"input_key": datasets.Image, "target_key": datasets.ClassLabel}
+    found = {key: [name for name, kind in columns.items() if isinstance(kind, of)] for key, of in kinds.items()}
+    return {"split": split} | {key: names[0] for key, names in found.items() if names}
+
+
+def _classes(source) -> tuple[str, ...]:
+    """Names where the reader knows them, or numbers up to the largest class there is."""
+    reader = getattr(source, "reader", None)
+    if names := getattr(reader, "classes", None):
+        return tuple(map(str, names))
+    if numbers := getattr(reader, "class_to_idx", None):
+        return tuple(map(str, sorted(numbers, key=numbers.get)))
+    return tuple(map(str, range(1 + max(source(number)[2] for number in range(len(source))))))

@@ -1,0 +1,1 @@
+"""Experiments on the library itself: the location atlas, and the timing of training steps."""

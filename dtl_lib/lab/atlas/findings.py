@@ -1,0 +1,88 @@
+"""All that a grid's records say of one value, complete or not: what is printed, drawn and told."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ...ledger import Record
+from .analysis import Estimate, Surface, Tested, best, main_effects, means, pareto, slope, surface, tested
+from .contrasts import contrasts
+from .grid import Cell, Grid, Job
+from .run import missing, sweep
+
+TESTED = "accuracy"  # the one value that the book's predictions test
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What the records say; None and empty where runs are missing or the value has no such thing.
+
+    Attributes:
+        mean: of each cell of the surface that has the value, over the seeds there are.
+        missing: runs of the surface and, once that is complete, of the sweep.
+        cost: multiply–adds an image of every cell of the surface and the sweep.
+        surface: with its spread, over the cells that have the value.
+        effects: of the class token's places, and of the registers'.
+        best: the cell of highest held-out accuracy, which the sweep is made at.
+        tested: the contrasts; of test accuracy alone.
+        sweep: means over the number of registers at the best cell.
+        sweep_surface: the same, with its spread.
+        slope: of the sweep.
+    """
+
+    mean: dict[Cell, float]
+    missing: list[Job]
+    cost: dict[Cell, int]
+    surface: Surface | None = None
+    effects: tuple[dict[int | str, Estimate], dict[int | None, Estimate]] | None = None
+    best: Cell | None = None
+    tested: tuple[Tested, ...] = ()
+    sweep: dict[Cell, float] | None = None
+    sweep_surface: Surface | None = None
+    slope: Estimate | None = None
+
+    def points(self) -> dict[str, tuple[float, ...]]:
+        """By a cell's name: M multiply–adds, value and, where there is one, half of its interval."""
+        half = () if self.surface is None else (self.surface.half,)
+        return {str(cell): (self.cost[cell] / 1e6, mean, *half) for cell, mean in self.mean.items()}
+
+    def front(self) -> list[str]:
+        """The names of the cells that no other beats in both cost and value, the cheapest first."""
+        return pareto(self.points())
+
+
+def find(grid: Grid, records: Mapping[Job, Record], value: str = TESTED, scale: float = 1.0) -> Findings:
+    """Everything there is to say of a value.
+
+    Args:
+        grid: which cells and seeds.
+        records: as `read` gives them.
+        value: a name that `number` finds.
+        scale: what to multiply it by: 100 for points.
+    """
+    mean = means(records, value, scale, cells=grid.cells())
+    lacking = missing(grid.cells(), grid.seeds, records)
+    if lacking:
+        return Findings(mean, lacking, costs(grid, grid.cells()))
+    over = {"seeds": grid.seeds}
+    whole = surface(records, value, scale, cells=list(mean), **over) if len(mean) > 1 else None
+    numbers = sweep(grid, records)
+    lacking = missing(numbers, grid.seeds, records)
+    swept = means(records, value, scale, cells=numbers)
+    full = not lacking and len(swept) > 1
+    return Findings(
+        mean,
+        lacking,
+        costs(grid, [*grid.cells(), *numbers]),
+        whole,
+        whole and main_effects(whole),
+        best(surface(records, "held_out", cells=grid.cells(), **over)),
+        tuple(tested(whole, contrasts(grid))) if value == TESTED else (),
+        swept,
+        surface(records, value, scale, cells=list(swept), **over) if full else None,
+        slope(records, value, scale, cells=list(swept), **over) if full else None,
+    )
+
+
+def costs(grid: Grid, cells) -> dict[Cell, int]:
+    """Multiply–adds an image of each cell, from its plan."""
+    return {cell: cell.config(grid.config).cost().total for cell in cells}

@@ -1,0 +1,95 @@
+"""One run of an atlas: train a cell, measure it, and say what came out as a record."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from ... import checkpoint
+from ...models import ViT
+from ...pretrained import load_shared
+from ...probes.attention import attention_row, entropy, share
+from ...probes.norms import norm_quantiles
+from ...tape import record
+from ...tokens import TokenPlan
+from ...train import fit
+from ...train.evaluation import as_expected
+from .grid import Cell, Grid
+
+LOOKED_AT = 500  # test images that maps and norms are measured on
+QUANTILES = {"norm_50": 0.5, "norm_98": 0.98}
+
+
+def fresh(grid: Grid, cell: Cell, seed: int) -> ViT:
+    """The cell's model before training; what it shares with the standard plan begins alike in all cells of a seed."""
+    torch.manual_seed(seed)
+    standard = ViT(replace(grid.config, plan=TokenPlan.of(grid.config.depth), pool="cls"))
+    model = ViT(cell.config(grid.config))
+    weights = standard.state_dict()
+    if cell.config(grid.config).pool == "patches":  # the same classifier, whatever it reads
+        weights = {name.replace("classifiers.cls", "classifiers.patches"): value for name, value in weights.items()}
+    load_shared(model, weights, grid.config.depth)
+    return model
+
+
+def train_cell(
+    grid: Grid, cell: Cell, seed: int, sets, folder: str | Path | None = None, device: str | None = None,
+    on_step: Callable[[int], None] | None = None,
+) -> tuple[ViT, dict]:  # fmt: skip
+    """Train one cell from one seed; the model, and the values of its record with `n`, the test images.
+
+    Args:
+        sets: `grid.sets()`.
+        folder: where to keep the weights; None keeps none.
+        device: as in `fit`.
+        on_step: called after every step, with its number.
+    """
+    recipe = replace(grid.recipe, seed=seed)
+    step = (lambda number, *_: on_step(number)) if on_step else None
+    model = fresh(grid, cell, seed)
+    found = fit(model, sets, recipe, device=device, progress=False, on_step=step)
+    values = {
+        "n": found.test.n,
+        "accuracy": found.test.accuracy,
+        "loss": found.test.loss,
+        "held_out": found.best["accuracy"],
+        "train_loss": next(row["loss"] for row in reversed(found.history) if "loss" in row),
+        "steps": recipe.steps(len(sets.train)),
+        "images": recipe.steps(len(sets.train)) * recipe.batch_size,
+        "seconds": found.seconds,
+        "multiply_adds": model.config.cost().total,
+        **look_inside(model, sets.test),
+    }
+    if folder:
+        checkpoint.save_model(
+            Path(folder) / f"{_word(cell)}_seed{seed}.safetensors", model, {"recipe": recipe.to_dict()}
+        )
+    return model, values
+
+
+@torch.inference_mode()
+def look_inside(model: ViT, images) -> dict:
+    """What the tokens do in a trained model: norms by block, and where the class token looks in its last block.
+
+    Returns:
+        `norm_50`, `norm_98`: quantiles of the patch tokens' lengths after each block of the trunk; `entropy` of the
+        class token's attention, nats, mean over images and heads; `on_registers`, the share of it that they get.
+    """
+    x, _ = as_expected(model, images).batch(torch.arange(min(LOOKED_AT, len(images))))
+    x = x.to(next(model.parameters()).device)
+    model.eval()
+    with record(model) as tape:
+        model(x)
+    norms = [norm_quantiles(tape, block, list(QUANTILES.values())) for block in range(model.plan.depth)]
+    values = {name: [found[at] for found in norms] for at, name in enumerate(QUANTILES)}
+    last = model.plan.blocks - 1
+    if "cls" in model.plan.layout(last):
+        values["entropy"] = entropy(attention_row(tape, last)).mean().item()
+        if "reg" in model.plan.layout(last):
+            values["on_registers"] = share(tape, last, "reg").mean().item()
+    return values
+
+
+def _word(cell: Cell) -> str:
+    return str(cell).replace(",", "").replace(" ", "_")

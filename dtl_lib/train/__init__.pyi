@@ -1,0 +1,9 @@
+from .distributed.signals import Stopped as Stopped
+from .evaluation import Evaluation as Evaluation
+from .evaluation import evaluate as evaluate
+from .evaluation import token_norms as token_norms
+from .evaluation import wilson as wilson
+from .loop import fit as fit
+from .recipe import Recipe as Recipe
+from .recipe import recipes as recipes
+from .result import FitResult as FitResult

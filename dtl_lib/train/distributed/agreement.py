@@ -1,0 +1,37 @@
+"""Whether all processes of a run were asked for the same."""
+
+from collections.abc import Mapping
+
+from ...config import ViTConfig
+from ..recipe import Recipe
+from .heartbeat import RankError
+from .processes import Processes
+
+
+def check_ranks_agree(processes: Processes, config: ViTConfig, recipe: Recipe, parts: Mapping, **more) -> None:
+    """A `RankError`, alike on all, that names the first process that was asked for something else than process 0.
+
+    Args:
+        parts: images, by name of the part.
+        more: whatever else has to agree, as plain values.
+    """
+    if processes.world == 1:
+        return
+    asked = {**config.to_dict(), **recipe.to_dict(), **more}
+    for name, images in parts.items():
+        asked |= {f"{name} images": len(images), f"{name} classes": images.classes}
+        asked |= {f"{name} data": images.fingerprint() if len(images) else None}
+    first, *others = processes.gather(asked)
+    for rank, other in enumerate(others, 1):
+        if differ := [name for name in first if other.get(name) != first[name]]:
+            name = differ[0]
+            more = f" (and {', '.join(differ[1:4])})" if differ[1:] else ""
+            this, that = (f"{name} {_short(values.get(name))}" for values in (other, first))
+            raise RankError(
+                f"process {rank} of {processes.world} on {processes.hosts[rank]} has {this} and process 0 on "
+                f"{processes.hosts[0]} {that}{more}: start all with the same flags and data"
+            )
+
+
+def _short(value) -> str:
+    return text if len(text := str(value)) < 60 else f"{text[:57]}…"
