@@ -21,6 +21,7 @@ from .hashing import checksum, seal, seal_holds
 from .models import ViT
 
 SUFFIX = ".safetensors"
+BEST = f"best{SUFFIX}"  # what a training run keeps its best weights in
 MODEL, STATE = "dtl_lib model", "dtl_lib training state"
 PICKLES = (b"PK\x03\x04", b"\x80")  # torch.save's archive; a bare pickle of protocol 2 or later
 ATTEMPTS = 5  # at reading a file that another process replaces at the same time
@@ -64,7 +65,7 @@ def load_model(path: str | Path) -> ViT:
     """
     state, card = read(path)
     if card["format"] != MODEL:
-        raise CheckpointError(f"{path} is a {card['format']}, not a model: load the best{SUFFIX} beside it, or resume")
+        raise CheckpointError(f"{path} is a {card['format']}, not a model: load the {BEST} beside it, or resume")
     return build(path, state, card)
 
 
@@ -247,7 +248,7 @@ def _refuse(path: Path) -> None:
     """What can be told from a file's first bytes, without reading it as anything."""
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
-        raise CheckpointError(f"{path} {what}: give a checkpoint file, such as best{SUFFIX}")
+        raise CheckpointError(f"{path} {what}: give a checkpoint file, such as {BEST}")
     try:
         with open(path, "rb") as file:
             start = file.read(9)

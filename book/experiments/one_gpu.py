@@ -22,9 +22,8 @@ from dtl_lib import ledger
 from dtl_lib.config import ViTConfig, named
 from dtl_lib.host import find_device
 from dtl_lib.lab import bench
-from dtl_lib.lab.bench.step import augmented, build_inputs, training_step
+from dtl_lib.lab.bench.step import augmented
 from dtl_lib.tokens import TokenPlan
-from dtl_lib.train.loss import Objective, compile_once
 
 STEPS, SPEED = "step_time", "step_speed"
 STANDARD, PLAIN = "standard", "plain"
@@ -119,14 +118,7 @@ def record(experiment: str, what: str, timing: bench.Timing, values: dict, confi
 
 def _make(config: ViTConfig, how: bench.BenchConfig, made_on: str) -> Callable:
     """What gives a step whose images are cropped, flipped and normalised each time."""
-
-    def make():
-        objective = Objective(build_inputs(config, how)[0], how.recipe)
-        if how.compiled:
-            compile_once(objective)
-        return training_step(objective, config, how, augmented(config, how, made_on))
-
-    return make
+    return lambda: bench.make_step(config, how, batch=augmented(config, how, made_on))
 
 
 def _how(options: argparse.Namespace, name: str, **more) -> bench.BenchConfig:

@@ -10,16 +10,16 @@ from functools import partial
 from pathlib import Path
 
 from .. import data, ledger
+from ..checkpoint import BEST
 from ..config import ViTConfig, named
+from ..data.keyed import keyed_generators
 from ..host import device_name, find_device, keep_memory
 from ..layers import interpolate_positions
 from ..models import ViT
 from ..pretrained import LoadReport, load_pretrained, load_shared
 from ..train import FitResult, Recipe, Stopped, fit, recipes, state
-from ..train.device import keyed_generators
 from ..train.distributed.heartbeat import SilentExit
 from ..train.distributed.processes import Processes, joined, local_device
-from ..train.resuming import BEST
 from . import evaluate, flags
 from .configure import configured
 from .flags import CONFIG, PLAN, given

@@ -61,6 +61,26 @@ def borrowed_generator():
         torch.set_rng_state(before)
 
 
+@contextmanager
+def keyed_generators(device: torch.device, *key: int):
+    """Seeds torch's generators by `key` inside, and leaves them as they were outside.
+
+    What is drawn at a step then depends on (seed, step) alone, and a resumed run draws the same.
+
+    Args:
+        device: whose generator is seeded beside the CPU's.
+        key: integers, such as seed and step.
+    """
+    gpus = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(gpus):
+        seed = seeds(key, torch.zeros(1, dtype=torch.int64), "step")[0]
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would also reach for every GPU, at every step
+        if gpus:
+            number = torch.cuda.current_device() if device.index is None else device.index
+            torch.cuda.default_generators[number].manual_seed(seed)
+        yield
+
+
 def _bits(count: int, key: Sequence[int], indices, stream: str) -> torch.Tensor:
     """64 hashed bits as int64 (samples, count)."""
     sample = _of_samples(key, indices, stream)

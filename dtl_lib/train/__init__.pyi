@@ -6,4 +6,4 @@ from .evaluation import wilson as wilson
 from .loop import fit as fit
 from .recipe import Recipe as Recipe
 from .recipe import recipes as recipes
-from .result import FitResult as FitResult
+from .run import FitResult as FitResult

@@ -1,6 +1,6 @@
-"""Where a model computes, in which precision, and with which random numbers."""
+"""Where a model computes, and in which precision."""
 
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 
 import torch
 
@@ -25,25 +25,3 @@ def autocast(device: torch.device, amp: str):
     """The context a forward pass runs in."""
     half = precision(device, amp)
     return nullcontext() if half == "off" else torch.autocast(device.type, HALVES[half])
-
-
-@contextmanager
-def keyed_generators(device: torch.device, *key: int):
-    """Seeds torch's generators by `key` inside, and leaves them as they were outside.
-
-    What is drawn at a step then depends on (seed, step) alone, and a resumed run draws the same.
-    """
-    gpus = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(gpus):
-        seed = _seed(key)
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed would also reach for every GPU, at every step
-        if gpus:
-            number = torch.cuda.current_device() if device.index is None else device.index
-            torch.cuda.default_generators[number].manual_seed(seed)
-        yield
-
-
-def _seed(key: tuple[int, ...]) -> int:
-    from ..data import keyed
-
-    return keyed.seeds(key, torch.zeros(1, dtype=torch.int64), "step")[0]

@@ -64,7 +64,8 @@ def wilson(right: int, n: int) -> tuple[float, float]:
 
 def evaluate(
     model, images, batch_size: int = 256, amp: str = "auto", workers: int | None = None, progress: bool = False,
-    *, processes: Processes | None = None, corrupt: CorruptImages | None = None, asked: StopRequest | None = None,
+    *, processes: Processes | None = None, corrupt: CorruptImages | None = None,
+    stop_request: StopRequest | None = None,
 ) -> Evaluation:  # fmt: skip
     """Top-1 (and top-5 where there are more than ten classes) on every image, on the model's device.
 
@@ -77,7 +78,7 @@ def evaluate(
         progress: whether to show a bar.
         processes: those that share the work: each looks at some of the images, all get the result.
         broken: counts pictures that cannot be read, which are then left out; None raises.
-        asked: whether to stop on the way.
+        stop_request: says whether to stop on the way.
 
     Raises:
         ValueError: where the model has fewer classes than the data, or there is no image.
@@ -96,7 +97,7 @@ def evaluate(
     bar = tqdm(total=len(images), unit="img", unit_scale=True, disable=not progress, leave=False, dynamic_ncols=True)
     with _looking(model):
         for x, y in made:
-            stop = asked is not None and asked.stop
+            stop = stop_request is not None and stop_request.stop
             if processes.any_rank(stop) if is_sharded(model) else stop:
                 break
             x, y = x.to(device, non_blocking=True), y.to(device, non_blocking=True)
@@ -106,7 +107,7 @@ def evaluate(
             bar.update(len(y) * processes.world)
     bar.close()
     model.train(was_training)
-    stopped = sums.new_tensor([asked is not None and asked.stop])
+    stopped = sums.new_tensor([stop_request is not None and stop_request.stop])
     n, right, right5, loss, stopped = processes.sum(torch.cat([sums, stopped])).tolist()
     if stopped:
         raise EvaluationStopped

@@ -1,10 +1,16 @@
-"""One JSON row a line: where a run stands, with everything needed to know what it was."""
+"""The books of a run: rows of the log, the losses since the last one, and the time it takes."""
 
 import json
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 from .. import checkpoint
+from .state import Progress
 
 NAME = "log.jsonl"
 
@@ -76,3 +82,93 @@ def _parsed(line: str) -> dict | None:
     except json.JSONDecodeError:  # the line a killed process was writing
         return None
     return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None
+
+
+@dataclass
+class Losses:
+    """Losses of the steps since the last row, on this process's images.
+
+    Attributes:
+        total: added up, on the device: asking for the number would wait for it.
+        steps: how many.
+    """
+
+    total: float | Tensor = 0.0
+    steps: int = 0
+
+    @classmethod
+    def of(cls, totals: Sequence[float], steps: int, processes) -> "Losses":
+        """This process's own of those that were saved; where another number of processes saved them, their mean."""
+        if len(totals) == processes.world:
+            return cls(totals[processes.rank], steps)
+        return cls(sum(totals) / max(1, len(totals)), steps)
+
+    def add(self, loss: Tensor) -> None:
+        """One more step's."""
+        self.total, self.steps = self.total + loss, self.steps + 1
+
+    def mean(self, processes) -> float:
+        """Over the steps and the processes."""
+        return float(processes.sum(torch.as_tensor(self.total))) / (self.steps or 1) / processes.world
+
+    def gathered(self, processes) -> list[float]:
+        """The total of every process, by rank."""
+        return processes.gather(float(self.total))
+
+
+class Clock:
+    """Counts the seconds of a run, and how many of them it trains, into its `Progress`.
+
+    A GPU is still busy when a step returns, so it is waited for before anything else is timed. The first step, in which
+    things are compiled and chosen, says nothing of the others and is left out of the rate.
+
+    Args:
+        progress: what it counts into.
+        device: of the model.
+        batch_size: images in a step, over all processes.
+    """
+
+    def __init__(self, progress: Progress, device: torch.device, batch_size: int):
+        self.progress, self.device, self.batch_size = progress, device, batch_size
+        self._mark, self._first_done = None, False
+
+    def start(self) -> None:
+        """Now."""
+        self._mark = time.perf_counter()
+
+    def step(self) -> None:
+        """One more step has been given to the device."""
+        if self._first_done:
+            self._count(training=True)
+            return
+        self._first_done = True
+        self.progress.untimed += 1
+        self._wait()
+        self._count(training=False)
+
+    def finish(self) -> None:
+        """Wait until the device has made the steps it was given: that is training too."""
+        self._wait()
+        self._count(training=True)
+
+    def rest(self) -> None:
+        """What has come since was not training."""
+        self._count(training=False)
+
+    def images_per_s(self) -> float:
+        """Training images a second over all processes, from the second step on."""
+        now = self.progress
+        steps, seconds = now.step - now.untimed, now.training_seconds
+        if not steps:
+            steps, seconds = now.step, now.seconds
+        return steps * self.batch_size / seconds
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def _count(self, training: bool) -> None:
+        if self._mark is not None:  # else it has not started
+            before, self._mark = self._mark, time.perf_counter()
+            self.progress.seconds += self._mark - before
+            self.progress.training_seconds += (self._mark - before) * training

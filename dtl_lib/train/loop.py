@@ -1,19 +1,80 @@
-"""The training loop, on one page."""
+"""The training loop, on one page: `train_step` is one step, `fit` takes it again and again."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.profiler import record_function
 
-from ..data import loader as batches
-from ..data.augment.mixing import mixer
-from .device import autocast, keyed_generators
-from .distributed.processes import Processes
+from ..data.keyed import keyed_generators
+from .device import autocast
+from .distributed.processes import Processes, gradient_sync
 from .distributed.signals import between_steps
+from .learner import Learner
 from .recipe import Recipe
-from .result import FitResult
-from .run import Run
+from .run import FitResult, Run
+
+
+class StepResult(NamedTuple):
+    """What a step came to.
+
+    Attributes:
+        loss: on this process's images, before the step; a scalar on the device.
+        taken: whether the weights moved: a step with non-finite gradients may be left out.
+    """
+
+    loss: Tensor
+    taken: bool
+
+
+def train_step(learner: Learner, images: Tensor, labels: Tensor, step: int) -> StepResult:
+    """Move a model's weights once: the step that `fit` takes, and the one that `dtl bench` times.
+
+    Args:
+        learner: what learns.
+        images: `(batch, channels, height, width)`, normalised, on any device: this process's part of the batch.
+        labels: classes `(batch,)`.
+        step: steps taken before; with the recipe's seed it decides what is random.
+    """
+    recipe, device, processes = learner.recipe, learner.device, learner.processes
+
+    # Move. From pinned memory this does not wait: the GPU may still be busy with the step before.
+    images, labels = images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+
+    # Mix: mixup or CutMix, drawn alike on every process, as each holds a part of one batch.
+    if learner.mix:
+        with keyed_generators(device, recipe.seed, step):
+            images, labels = learner.mix(images, labels, neighbour=processes.world > 1)
+
+    # Forward and backward, a part of the batch at a time: gradients add up in place, and only one part's activations
+    # are in memory. Stochastic depth draws by (seed, step, rank), so a run that is resumed draws the same.
+    loss, parts = 0.0, list(zip(images.chunk(recipe.accumulate), labels.chunk(recipe.accumulate)))
+    with keyed_generators(device, recipe.seed, step, processes.rank):
+        for number, (x, y) in enumerate(parts, 1):
+            with gradient_sync(learner.objective, last=number == len(parts)):  # the processes' mean, once a step
+                with autocast(device, recipe.amp):
+                    taught = learner.teacher(x) if learner.teacher else None
+                    part = learner.objective(x, y, taught) / len(parts)
+                learner.scaler.scale(part).backward()  # float16 gradients would underflow without the scale
+            loss = loss + part.detach()
+
+    with record_function("part: update"):  # `dtl bench --profile` reads this mark
+        for group in learner.optimizer.param_groups:
+            group["lr"] = learner.schedule.lr(step)
+        # Unscale before clipping: the limit is one of the true gradient.
+        learner.scaler.unscale_(learner.optimizer)
+        norm = learner.guard.clip(learner.parameters)
+        # Skip: with on_nan="skip" non-finite gradients move nothing. All processes see one norm.
+        taken = learner.guard.should_step(norm, step + 1, scaled=learner.scaler.is_enabled())
+        if taken:
+            learner.scaler.step(learner.optimizer)
+            if learner.average:
+                learner.average.update(step)
+        learner.scaler.update()
+        learner.optimizer.zero_grad()
+    return StepResult(loss, taken)
 
 
 def fit(
@@ -51,10 +112,9 @@ def fit(
         workers: processes that read images from files; None decides.
         card: more to say on the checkpoints' cards.
         processes: what `distributed.joined` gives: each calls `fit`, and makes its part of every batch.
-        shard: cut the model over the processes (`fully_shard`) instead of copying it to each.
+        shard: share the model out over the processes (`fully_shard`) instead of copying it to each.
         compiled: compile the forward and backward pass with `torch.compile`.
-        max_corrupt: share of the training images that may be unreadable before training stops; others stand in for
-            them.
+        max_corrupt: share of the training images that may be unreadable before it stops; others stand in for them.
 
     Raises:
         ValueError: where model, data, recipe and state do not fit together, or the loss becomes non-finite.
@@ -65,47 +125,29 @@ def fit(
         progress=progress, processes=processes, shard=shard, compiled=compiled, workers=workers,
         max_corrupt=max_corrupt,
     )  # fmt: skip
-    device, processes, now, total = run.device, run.processes, run.progress, run.total
-    rank, world = processes.rank, processes.world
-    mix, teacher = mixer(recipe, model.config.classes), run.teacher
+    schedule, now = run.learner.schedule, run.progress
     model.train()
 
-    with between_steps(run.folder is not None) as asked, run:
-        if now.unevaluated:
-            if not run.evaluate(asked):
-                raise run.stopped(asked)
+    with between_steps(enabled=run.folder is not None) as stop_request, run:
+        if now.unevaluated:  # the run was stopped inside an evaluation, which is made up for
+            if not run.evaluate(stop_request):
+                raise run.stopped(stop_request)
             run.save()
-        for x, y in batches.training(
-            run.train, recipe, now.step, total, workers, rank=rank, world=world, corrupt=run.corrupt, device=device,
-            cores=processes.cores,
-        ):  # fmt: skip
-            x, y = x.to(device, non_blocking=True), y.to(device, non_blocking=True)
-            if mix:
-                with keyed_generators(device, recipe.seed, now.step):  # drawn alike on every process
-                    x, y = mix(x, y, neighbour=world > 1)
-            loss, parts = 0.0, list(zip(x.chunk(recipe.accumulate), y.chunk(recipe.accumulate)))
-            with keyed_generators(device, recipe.seed, now.step, rank):
-                for number, (images, labels) in enumerate(parts, 1):
-                    with run.sync(last=number == len(parts)):
-                        with autocast(device, recipe.amp):
-                            taught = teacher(images) if teacher else None
-                            part = run.objective(images, labels, taught) / len(parts)
-                        run.scaler.scale(part).backward()
-                    loss = loss + part.detach()
-            run.set_learning_rate()
-            run.update()
-            run.count(loss)
-
+        for images, labels in run.batches():
+            result = train_step(run.learner, images, labels, now.step)
+            run.count(result)
             if on_step:
-                on_step(now.step, loss, model)
-                model.train()  # who looks at a model often leaves it in eval mode
-            last, stop = now.step == total, processes.any_rank(asked.stop)
-            if evaluated := (last or now.step % run.eval_every == 0):
-                stop |= not run.evaluate(asked)
+                on_step(now.step, result.loss, model)
+                model.train()  # whoever looks at a model often leaves it in eval mode
+
+            # Every process takes the same decisions here, as each of them is a meeting of all.
+            last, stop = now.step == schedule.total, run.processes.any_rank(stop_request.stop)
+            if evaluated := (last or now.step % schedule.eval_every == 0):
+                stop |= not run.evaluate(stop_request)
             elif now.step % recipe.log_every == 0:
                 run.report()
             if last or stop or (now.step % checkpoint_every == 0 if checkpoint_every else evaluated):
                 run.save()
             if stop and (not last or now.unevaluated):
-                raise run.stopped(asked)
-        return run.end(asked)
+                raise run.stopped(stop_request)
+        return run.end(stop_request)

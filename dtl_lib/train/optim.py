@@ -1,14 +1,21 @@
-"""The learning rate at a step, the optimiser, and the weights' moving average."""
+"""What moves the weights: the learning rate of a step, the optimizer, the gradient's guard, the moving average."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from ..checkpoint import BEST
+from .distributed.sharding import reshard, whole
 from .recipe import Recipe
+
+NEVER = 2**62
+IN_A_ROW = 20  # steps that `on_nan="skip"` leaves out one after the other before it gives up
 
 
 def learning_rate(recipe: Recipe, step: int, total: int, warmup: int) -> float:
@@ -25,8 +32,38 @@ def learning_rate(recipe: Recipe, step: int, total: int, warmup: int) -> float:
     return recipe.min_lr + (recipe.lr - recipe.min_lr) * (1 + math.cos(math.pi * progress)) / 2
 
 
+@dataclass(frozen=True)
+class Schedule:
+    """The steps of a run, and the learning rate of each.
+
+    Attributes:
+        recipe: says how the learning rate rises and falls.
+        total: optimizer steps of the whole run.
+        per_epoch: steps of one pass over the training images.
+    """
+
+    recipe: Recipe
+    total: int
+    per_epoch: int
+
+    @classmethod
+    def of(cls, recipe: Recipe, images: int) -> "Schedule":
+        """That of a recipe on so many training images."""
+        return cls(recipe, recipe.steps(images), recipe.steps_per_epoch(images))
+
+    @property
+    def eval_every(self) -> int:
+        """Steps between evaluations on the held-out images: an epoch, unless the recipe says otherwise."""
+        return self.recipe.eval_every or self.per_epoch
+
+    def lr(self, step: int) -> float:
+        """The learning rate of a step, which counts from 0."""
+        warmup = self.recipe.warmup_steps or round(self.recipe.warmup_epochs * self.per_epoch)
+        return learning_rate(self.recipe, step, self.total, warmup)
+
+
 def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """The recipe's optimiser, which decays matrices alone.
+    """The recipe's optimizer, which decays matrices alone.
 
     AdamW (Decoupled weight decay regularization, Loshchilov and Hutter 2019, alg. 2), or LAMB (Large batch optimization
     for deep learning, You et al. 2020, alg. 2), whose step is as long as the weights it moves say; it leaves limiting
@@ -82,7 +119,7 @@ def load_optimizer_state(
         moment, _, name = key.partition("/")
         shape = None if name not in places else () if moment == "step" else named[name].shape
         if tensor.shape != shape or not tensor.is_floating_point():
-            raise ValueError(f"the optimiser's {moment} of {name} does not fit the model")
+            raise ValueError(f"the optimizer's {moment} of {name} does not fit the model")
         state.setdefault(places[name], {})[moment] = tensor.detach().clone()
     if not isinstance(optimizer, torch.optim.AdamW):
         for group in packed["param_groups"]:
@@ -93,9 +130,68 @@ def load_optimizer_state(
 
 
 def _order(optimizer: torch.optim.Optimizer, named: Mapping[str, nn.Parameter]) -> list[str]:
-    """The parameters' names in the order in which the optimiser numbers them."""
+    """The parameters' names in the order in which the optimizer numbers them."""
     names = {id(value): name for name, value in named.items()}
     return [names[id(value)] for group in optimizer.param_groups for value in group["params"]]
+
+
+class Guard:
+    """Limits the gradient's norm, and looks out for one that is non-finite; all processes see the same norm.
+
+    Args:
+        recipe: says how long the gradient may be, and whether a non-finite one stops the run or skips the step.
+        device: of the model.
+        folder: of the run, which errors name; None where nothing is saved.
+    """
+
+    def __init__(self, recipe: Recipe, device: torch.device, folder: Path | None = None):
+        self.recipe, self.folder, self._skipped_in_a_row = recipe, folder, 0
+        self._first_bad = torch.full((), NEVER, device=device)  # read now and then: asking a GPU makes it wait
+
+    def clip(self, parameters: Sequence[nn.Parameter]) -> Tensor:
+        """Limit the gradient's norm as the recipe says; the norm before, a scalar."""
+        if self.recipe.clip is None:
+            norm = nn.utils.get_total_norm([value.grad for value in parameters if value.grad is not None])
+        else:
+            norm = nn.utils.clip_grad_norm_(parameters, self.recipe.clip)
+        return whole(norm)
+
+    def should_step(self, norm: Tensor, step: int, scaled: bool = False) -> bool:
+        """Whether to take a step, given its gradient's norm; notes the first that was non-finite.
+
+        Args:
+            norm: as `clip` gives it.
+            step: its number, from 1.
+            scaled: whether a gradient scaler is at work, which leaves such steps out itself and lowers its scale.
+
+        Raises:
+            ValueError: where the recipe skips such steps and too many have come in a row.
+        """
+        if self.recipe.on_nan == "skip":
+            finite = bool(norm.isfinite())
+            self._skipped_in_a_row = 0 if finite else self._skipped_in_a_row + 1
+            if self._skipped_in_a_row == IN_A_ROW:
+                raise self._error(f"{IN_A_ROW} steps in a row had nan or infinite gradients", step)
+            return finite
+        if not scaled:
+            seen = norm.isfinite() | (self._first_bad < NEVER)
+            self._first_bad = torch.where(seen, self._first_bad, step)
+        return True
+
+    def check(self, step: int, loss: float = 0.0) -> None:
+        """A ValueError where a step until now, or this loss, was non-finite."""
+        first = int(self._first_bad)
+        if first < NEVER or not math.isfinite(loss):
+            raise self._error("the loss is nan or infinite", min(first, step))
+
+    def _error(self, what: str, step: int) -> ValueError:
+        recipe, best = self.recipe, self.folder and self.folder / BEST
+        begin = f" (--finetune {best} begins with its best weights)" if best and best.is_file() else ""
+        skip = "" if recipe.on_nan == "skip" else ", or leave such steps out (--on-nan skip)"
+        kept = f"; the last good state is in {self.folder}, for --resume" if self.folder else ""
+        return ValueError(
+            f"{what} at step {step}: lower lr ({recipe.lr}), warm up, or set clip in a new run{begin}{skip}{kept}"
+        )
 
 
 class Average:
@@ -140,6 +236,4 @@ class Average:
             held = value.clone()
             value.copy_(self.values[name])
             self.values[name].copy_(held)
-        for module in model.modules():
-            if hasattr(module, "reshard"):  # of fully_shard: what it has gathered is out of date
-                module.reshard()
+        reshard(model)  # what a forward pass has gathered is out of date

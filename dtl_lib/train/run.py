@@ -1,277 +1,287 @@
-"""What surrounds the training loop: where it begins, what it writes down, what it keeps."""
+"""What surrounds the training loop: where it begins, what it writes down, what it keeps, and what comes of it."""
 
 import copy
 from collections.abc import Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
 from tqdm.auto import tqdm
 
 from .. import __version__, checkpoint
+from ..checkpoint import BEST
+from ..data import loader
 from ..data.corrupt import CorruptImages
+from ..data.images import Sets
 from ..hashing import plain
 from ..host import device_name, find_device
 from . import resuming, state
-from .clock import Clock
 from .device import precision
 from .distributed.agreement import check_ranks_agree
 from .distributed.processes import Processes
 from .distributed.sharding import collect, reshard
 from .distributed.signals import Stopped, StopRequest
-from .evaluation import EvaluationStopped, check_classes, evaluate, token_norms
-from .health import Health
-from .log import Log
-from .loss import Objective, compile_once
-from .optim import Average, learning_rate, make_optimizer
+from .evaluation import Evaluation, EvaluationStopped, check_classes, evaluate, token_norms
+from .learner import make_learner
+from .log import Clock, Log, Losses
+from .optim import Schedule
 from .recipe import Recipe
-from .result import FitResult
-from .resuming import BEST
 from .state import Progress
 
 SAMPLE = 32  # held-out images whose token norms are logged
 
 
+@dataclass(frozen=True)
+class FitResult:
+    """What training came to.
+
+    Attributes:
+        history: the log's rows: step, epoch, loss, lr, seconds, images_per_s; where the run was evaluated also
+            accuracy, low, high, n, held_out_loss and norms.
+        best: the row of the weights that are kept, picked on held-out images.
+        test: those weights on the test images.
+        seconds: wall time of the run, evaluations included.
+        images_per_s: training images a second over all processes; evaluations and first steps left out.
+        folder: where `best.safetensors`, its card, the state and the log are; None where nothing was saved.
+        skipped: steps left out because their gradients were non-finite.
+        corrupt: names of images that could not be read, where others stood in.
+    """
+
+    history: list[dict]
+    best: dict
+    test: Evaluation
+    seconds: float
+    images_per_s: float
+    folder: Path | None
+    skipped: int = 0
+    corrupt: tuple[str, ...] = ()
+
+    def seconds_to(self, accuracy: float) -> float | None:
+        """Wall time until the held-out accuracy was first as high as that; None where it never was."""
+        rows = (row for row in self.history if row.get("accuracy", 0.0) >= accuracy)
+        return next((row["seconds"] for row in rows), None)
+
+    def __str__(self) -> str:
+        return (
+            f"test {self.test} after {self.seconds:.0f} s, {self.images_per_s:,.0f} images/s; "
+            f"held out {self.best['accuracy']:.1%} at step {self.best['step']}"
+        )
+
+
 class Run:
-    """One training run: its parts, made or restored, and its books. A context that shows the bar.
+    """One training run: what learns, the images, and the books that are kept. A context that shows the bar.
 
     Args: as in `fit`.
+
+    Attributes:
+        learner: the parts of a step.
+        sets: the images, with those held in memory on the device.
+        processes: those that share the run.
+        folder: where it is saved; None keeps nothing.
+        progress: where it stands.
+        card: what its files say of it.
     """
 
     def __init__(
         self, model, sets, recipe: Recipe, output_dir, *, device, resume, card, tensorboard, progress, processes,
         shard, compiled, workers, max_corrupt,
     ):  # fmt: skip
-        self.processes = processes or Processes()
+        self.processes, device = processes or Processes(), find_device(device)
         self.processes.settle()
-        self.device, self.workers = find_device(device), workers
-        move = not recipe.slow_augmentation
-        self.train, self.held_out, self.test = (
-            _near(part, self.device) if move else part for part in (sets.train, sets.held_out, sets.test)
-        )
-        parts = {"training": self.train, "held-out": self.held_out, "test": self.test}
-        check_ranks_agree(self.processes, model.config, recipe, parts, shard=shard)
-        check_classes(model, self.train)
-        _divides(recipe, self.processes.world)
-        model.config = replace(model.config, mean=self.train.mean, std=self.train.std)
-        self.model, self.recipe, self.folder = model, recipe, Path(output_dir) if output_dir else None
-        self.total, self.per_epoch = recipe.steps(len(self.train)), recipe.steps_per_epoch(len(self.train))
-        self.warmup = recipe.warmup_steps or round(recipe.warmup_epochs * self.per_epoch)
-        self.eval_every = recipe.eval_every or self.per_epoch
-        self.corrupt = CorruptImages(max_corrupt)
-        self._build(shard and self.processes.world > 1, compiled)
-        half = precision(self.device, recipe.amp)
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=half == "fp16")
-        self.health = Health(self)
-        self.about = {
-            "config": plain(model.config.to_dict()), "recipe": plain(recipe.to_dict()), "seed": recipe.seed,
-            "data": {"name": self.train.name, "fingerprint": self.train.fingerprint()}, "library": __version__,
-            "torch": torch.__version__, "device": device_name(self.device), "precision": half,
-            "processes": self.processes.world,
-        }  # fmt: skip
-        self.about |= {"teacher": self.teacher.card} if self.teacher else {}
-        self.card, self.weights, self.progress = {**card, **self.about}, None, Progress()
-        self.clock, self._taken = Clock(self), True  # whether the last step was taken
-        self._losses, self._steps, self._shown = 0.0, 0, progress and self.processes.first
-        some = torch.arange(min(SAMPLE, len(self.held_out)))
-        self._sample = self.corrupt.batch(self.held_out, some)[0].to(self.device)
-        self._begin(resume)
+        self.sets = sets if recipe.slow_augmentation else _on_device(sets, device)
+        check_ranks_agree(self.processes, model.config, recipe, self.sets, shard=shard)
+        check_classes(model, sets.train)
+        _check_batch(recipe, self.processes.world)
+        model.config = replace(model.config, mean=sets.train.mean, std=sets.train.std)
+        self.folder, self.workers = Path(output_dir) if output_dir else None, workers
+        self.learner = make_learner(
+            model, recipe, Schedule.of(recipe, len(sets.train)), device, self.processes, shard=shard,
+            compiled=compiled, folder=self.folder,
+        )  # fmt: skip
+        about = _about(self.learner, sets.train)
+        self.card = {**card, **about}
+        self.corrupt, self._losses, self._best_weights = CorruptImages(max_corrupt), Losses(), None
+        some = torch.arange(min(SAMPLE, len(sets.held_out)))
+        self._sample = self.corrupt.batch(self.sets.held_out, some)[0].to(device)
+        self.progress = self._resumed(about) if resume else self._begun()
+        self._clock = Clock(self.progress, device, recipe.batch_size)
         first = self.processes.first
-        self.log = Log(
-            self.folder if first else None, _row_about(self.about), self.progress.step, tensorboard and first
-        )
+        if self.folder and not resume:
+            self.save()  # now a killed run can be resumed, and an unwritable folder shows before the work
+        self.log = Log(self.folder if first else None, _row_about(about), self.progress.step, tensorboard and first)
+        self._shown = progress and first
 
-    def _build(self, sharded: bool, compiled: bool) -> None:
-        """What is trained, and what trains it."""
-        model, recipe = self.model, self.recipe
-        if not sharded:  # a model that is cut comes to the device in parts: whole it may not fit there
-            model.to(self.device)
-        objective = Objective(model, recipe)
-        if compiled:
-            compile_once(objective)
-        self.objective = self.processes.wrap(objective, self.device, sharded)
-        self.parameters, self.optimizer = list(model.parameters()), make_optimizer(model, recipe)
-        self.average = Average(model, recipe.ema) if recipe.ema else None
-        self.teacher = None
-        if recipe.distill_from:
-            from .teacher import load_teacher
-
-            with self.processes.first_on_each_host():
-                self.teacher = load_teacher(recipe.distill_from, self.device, model.config)
-
-    def _begin(self, resume: bool) -> None:
-        if self.folder is None:
-            if resume:
-                raise ValueError("resume=True needs the output_dir of the run to go on from")
-            return
-        if resume:
-            self.progress = resuming.restore(self)
-            self._losses, self._steps = self._share_of(self.progress.losses), self.progress.counted
-            return
-        if self.processes.broadcast_object(lambda: state.exists(self.folder)):
+    def _begun(self) -> Progress:
+        """Where a new run stands; a ValueError where its folder holds another one."""
+        if self.folder and self.processes.broadcast_object(lambda: state.exists(self.folder)):
             raise ValueError(f"{self.folder} holds a run already: resume it (--resume), or choose another output_dir")
-        if self.processes.broadcast_object(lambda: (self.folder / BEST).exists()):
+        if self.folder and self.processes.broadcast_object(lambda: (self.folder / BEST).exists()):
             raise ValueError(f"{self.folder} holds {BEST} of another run: move it away, or choose another output_dir")
-        self.save()  # from here on a killed run can be resumed, and an unwritable folder is known before the work
+        return Progress()
+
+    def _resumed(self, about: Mapping) -> Progress:
+        """Where the run in the folder stands, whose state is put into the learner."""
+        if self.folder is None:
+            raise ValueError("resume=True needs the output_dir of the run to go on from")
+        progress = resuming.restore(self.folder, self.learner, about)
+        self._losses = Losses.of(progress.losses, progress.counted, self.processes)
+        return progress
 
     def __enter__(self):
-        images = self.recipe.batch_size
-        self.bar = tqdm(
-            total=self.total * images, initial=self.progress.step * images, unit="img", unit_scale=True,
-            disable=not self._shown, dynamic_ncols=True, smoothing=0.05,
+        images = self.learner.recipe.batch_size
+        self._bar = tqdm(
+            total=self.learner.schedule.total * images, initial=self.progress.step * images, unit="img",
+            unit_scale=True, disable=not self._shown, dynamic_ncols=True, smoothing=0.05,
         )  # fmt: skip
-        self.clock.start()
+        self._clock.start()
         return self
 
     def __exit__(self, kind, *error) -> None:
-        self.bar.leave = kind is None  # an error's line stands alone
-        self.bar.close()
+        self._bar.leave = kind is None  # an error's line stands alone
+        self._bar.close()
         self.log.close()
 
-    def set_learning_rate(self) -> None:
-        """The schedule's, for the step to come."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.recipe, self.progress.step, self.total, self.warmup)
+    def batches(self):
+        """This process's part of every batch that is still to come: images and labels."""
+        learner, processes = self.learner, self.processes
+        return loader.training(
+            self.sets.train, learner.recipe, self.progress.step, learner.schedule.total, self.workers,
+            rank=processes.rank, world=processes.world, corrupt=self.corrupt, device=learner.device,
+            cores=processes.cores,
+        )  # fmt: skip
 
-    def sync(self, last: bool):
-        """Inside, gradients stay on this process, unless it is the last part of a batch: then they are averaged."""
-        waits = hasattr(self.objective, "no_sync") and not last
-        if hasattr(self.objective, "model") and hasattr(self.objective.model, "set_requires_gradient_sync"):
-            self.objective.model.set_requires_gradient_sync(last)
-        return self.objective.no_sync() if waits else nullcontext()
-
-    def update(self) -> None:
-        """One optimiser step from the gradients that have come in, unless they are non-finite and `on_nan` skips."""
-        self.scaler.unscale_(self.optimizer)
-        self._taken = self.health.should_step(self.health.clip())
-        if self._taken:
-            self.scaler.step(self.optimizer)
-            if self.average:
-                self.average.update(self.progress.step)
-        self.scaler.update()
-        self.optimizer.zero_grad()
+    def count(self, result) -> None:
+        """One more step is done, with this `StepResult`."""
         self.progress.step += 1
-
-    def count(self, loss: Tensor) -> None:
-        """One more step is done, with this loss on this process's images."""
-        if self._taken:
-            self._losses, self._steps = self._losses + loss, self._steps + 1
-        self.clock.step()
-        self.bar.update(self.recipe.batch_size)
+        self.progress.skipped += not result.taken
+        if result.taken:
+            self._losses.add(result.loss)
+        self._clock.step()
+        self._bar.update(self.learner.recipe.batch_size)
 
     def report(self, **more) -> dict:
         """Write a row of the log: the mean loss since the last one, and where the run stands."""
-        now = self.progress
-        loss = float(self.processes.sum(torch.as_tensor(self._losses))) / (self._steps or 1) / self.processes.world
-        self.clock.finish()
-        self.health.check(loss)
-        self.processes.merge_corrupt(self.corrupt, self.train)
-        self._losses, self._steps = 0.0, 0
+        now, schedule = self.progress, self.learner.schedule
+        loss = self._losses.mean(self.processes)
+        self._clock.finish()
+        self.learner.guard.check(now.step, loss)
+        self.processes.merge_corrupt(self.corrupt, self.sets.train)
+        self._losses = Losses()
         row = {
-            "step": now.step, "epoch": now.step / self.per_epoch, "loss": loss,
-            "lr": learning_rate(self.recipe, now.step - 1, self.total, self.warmup), "seconds": now.seconds,
-            "images_per_s": self.clock.images_per_s(), **more,
+            "step": now.step, "epoch": now.step / schedule.per_epoch, "loss": loss, "lr": schedule.lr(now.step - 1),
+            "seconds": now.seconds, "images_per_s": self._clock.images_per_s(), **more,
         }  # fmt: skip
         row |= {"skipped": now.skipped} if now.skipped else {}
         row |= {"corrupt": len(self.corrupt)} if len(self.corrupt) else {}
         self.log.write(row)
         shown = {"loss": f"{loss:.3f}"} | ({"held_out": f"{now.best['accuracy']:.1%}"} if now.best else {})
-        self.bar.set_postfix(shown, refresh=False)
+        self._bar.set_postfix(shown, refresh=False)
         return row
 
-    def evaluate(self, asked: StopRequest | None = None) -> bool:
+    def evaluate(self, stop_request: StopRequest | None = None) -> bool:
         """Held-out accuracy and token norms; keep the weights where they are the best so far.
 
         Returns:
             Whether it was carried through: False where it was asked to stop, and is made up for when the run goes on.
         """
-        self.clock.finish()
+        self._clock.finish()
         with self._evaluated() as model:
             try:
-                found = evaluate(
-                    model, self.held_out, amp=self.recipe.amp, workers=self.workers, processes=self.processes,
-                    corrupt=self.corrupt, asked=asked,
-                ).to_dict()  # fmt: skip
+                values = self._measured(model, self.sets.held_out, self.corrupt, stop_request).to_dict()
             except EvaluationStopped:
                 self.progress.unevaluated = True
                 return False
             self.progress.unevaluated = False
-            found |= {"held_out_loss": found.pop("loss")}
-            found.pop("seconds")
-            self.clock.rest()
-            row = self.report(**found, norms=token_norms(model, self._sample))
+            values |= {"held_out_loss": values.pop("loss")}
+            values.pop("seconds")
+            self._clock.rest()
+            row = self.report(**values, norms=token_norms(model, self._sample))
             if not self.progress.best or row["accuracy"] > self.progress.best["accuracy"]:
                 self.progress.best = row
                 self._keep(model)
-        self.clock.rest()
+        self._clock.rest()
         return True
 
     def save(self) -> None:
         """The whole state, where there is a folder."""
         if self.folder:
-            self.clock.finish()
-            self.health.check()  # what is saved last is good
-            self.progress.losses, self.progress.counted = self.processes.gather(float(self._losses)), self._steps
-            tensors = state.gather(self.model, self.average, self.optimizer, self.processes.first)
+            self._clock.finish()
+            self.learner.guard.check(self.progress.step)  # what is saved last is good
+            self.progress.losses, self.progress.counted = self._losses.gathered(self.processes), self._losses.steps
+            tensors = state.gather(self.learner)
             if self.processes.first:
-                state.save(self.folder, tensors, self.scaler, self.progress, self.card)
-            self.clock.rest()
+                state.save(self.folder, tensors, self.learner.scaler, self.progress, self.card)
+            self._clock.rest()
 
-    def end(self, asked: StopRequest | None = None) -> FitResult:
+    def end(self, stop_request: StopRequest | None = None) -> FitResult:
         """Put the best weights into the model and measure them on the test images; `Stopped` where that is asked."""
-        stored = self.weights
+        model, stored = self.learner.model, self._best_weights
         if self.folder and self.processes.first:
             stored = checkpoint.read(self.folder / BEST)[0]
-        state.put(self.model.state_dict(), self.processes.broadcast_tensors(stored))
-        self.model.eval()
+        state.put(model.state_dict(), self.processes.broadcast_tensors(stored))
+        model.eval()
         corrupt = CorruptImages(self.corrupt.limit)
-        with self._evaluated(averaged=False) as model:
+        with self._evaluated(averaged=False):
             try:
-                test = evaluate(
-                    model, self.test, amp=self.recipe.amp, workers=self.workers, processes=self.processes,
-                    corrupt=corrupt, asked=asked,
-                )  # fmt: skip
+                test = self._measured(model, self.sets.test, corrupt, stop_request)
             except EvaluationStopped:
-                raise self.stopped(asked) from None
-            self.model.card = {**self.card, "held_out": self.progress.best, "test": test.to_dict()}
+                raise self.stopped(stop_request) from None
+            model.card = {**self.card, "held_out": self.progress.best, "test": test.to_dict()}
             if self.folder and self.processes.first:
-                checkpoint.save_model(self.folder / BEST, model, self.model.card, stored)
-        self.clock.rest()
-        now, rate = self.progress, self.clock.images_per_s()
+                checkpoint.save_model(self.folder / BEST, model, model.card, stored)
+        self._clock.rest()
+        now, rate = self.progress, self._clock.images_per_s()
         names = tuple(sorted({*self.corrupt.names, *corrupt.names}))
         return FitResult(self.log.rows, now.best, test, now.seconds, rate, self.folder, now.skipped, names)
 
-    def stopped(self, asked: StopRequest) -> Stopped:
+    def stopped(self, stop_request: StopRequest) -> Stopped:
         """What to raise once the state is saved."""
-        return Stopped(self.progress.step, self.total, self.folder, asked.status)
+        return Stopped(self.progress.step, self.learner.schedule.total, self.folder, stop_request.status)
+
+    def _measured(self, model, images, corrupt: CorruptImages, stop_request: StopRequest | None) -> Evaluation:
+        return evaluate(
+            model, images, amp=self.learner.recipe.amp, workers=self.workers, processes=self.processes,
+            corrupt=corrupt, stop_request=stop_request,
+        )  # fmt: skip
 
     @contextmanager
     def _evaluated(self, averaged: bool = True):
         """The model to look at: with the average's weights where there is one."""
-        average = self.average if averaged else None
+        model, average = self.learner.model, self.learner.average if averaged else None
         try:
-            with average.in_place(self.model) if average else nullcontext():
-                yield self.model
+            with average.in_place(model) if average else nullcontext():
+                yield model
         finally:
-            reshard(self.model)
+            reshard(model)
 
     def _keep(self, model) -> None:
-        weights, first = collect(model.state_dict(), self.processes.first), self.processes.first
+        first = self.processes.first
+        weights = collect(model.state_dict(), first)
         if not self.folder:
-            self.weights = {name: value.clone() for name, value in weights.items()}
+            self._best_weights = {name: value.clone() for name, value in weights.items()}
         elif first:
             checkpoint.save_model(self.folder / BEST, model, {**self.card, "held_out": self.progress.best}, weights)
 
-    def _share_of(self, losses: list[float]) -> float:
-        """This process's own of those saved; of another number of processes their mean."""
-        if len(losses) == self.processes.world:
-            return losses[self.processes.rank]
-        return sum(losses) / max(1, len(losses))
+
+def _about(learner, train) -> dict:
+    """What decides a run, as its files say it."""
+    about = {
+        "config": plain(learner.model.config.to_dict()), "recipe": plain(learner.recipe.to_dict()),
+        "seed": learner.recipe.seed, "data": {"name": train.name, "fingerprint": train.fingerprint()},
+        "library": __version__, "torch": torch.__version__, "device": device_name(learner.device),
+        "precision": precision(learner.device, learner.recipe.amp), "processes": learner.processes.world,
+    }  # fmt: skip
+    return about | ({"teacher": learner.teacher.card} if learner.teacher else {})
 
 
-def _divides(recipe: Recipe, world: int) -> None:
+def _row_about(about: Mapping) -> dict:
+    """What every row of the log carries: the plan stands for the whole configuration, which is on the cards."""
+    rest = {name: value for name, value in about.items() if name != "config"}
+    return {"plan": about["config"]["plan"], **rest}
+
+
+def _check_batch(recipe: Recipe, world: int) -> None:
     parts = world * recipe.accumulate
     if recipe.batch_size % parts:
         near = max(1, round(recipe.batch_size / parts)) * parts
@@ -281,14 +291,8 @@ def _divides(recipe: Recipe, world: int) -> None:
         )
 
 
-def _near(images, device: torch.device):
-    """The images, with those held in memory on the model's device."""
-    if device == images.device or not hasattr(images, "to"):
-        return images
-    return copy.copy(images).to(device)
-
-
-def _row_about(about: Mapping) -> dict:
-    """What every row of the log carries: the plan stands for the whole configuration, which is on the cards."""
-    rest = {name: value for name, value in about.items() if name != "config"}
-    return {"plan": about["config"]["plan"], **rest}
+def _on_device(sets, device: torch.device) -> Sets:
+    """The sets, with images that are held in memory on the model's device."""
+    parts = (sets.train, sets.held_out, sets.test)
+    moves = [hasattr(part, "to") and part.device != device for part in parts]
+    return Sets(*(copy.copy(part).to(device) if move else part for part, move in zip(parts, moves)))

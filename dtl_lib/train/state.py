@@ -13,7 +13,6 @@ from torch import Tensor
 
 from .. import checkpoint
 from ..checkpoint import CheckpointError
-from .distributed.processes import Processes
 from .distributed.sharding import collect, like
 from .optim import load_optimizer_state, optimizer_state
 
@@ -48,14 +47,18 @@ class Progress:
     counted: int = 0
 
 
-def gather(model, average, optimizer, first: bool = True) -> dict[str, Tensor]:
-    """Every tensor that the next step depends on, whole and on the CPU, for the first process alone (all call it)."""
+def gather(learner) -> dict[str, Tensor]:
+    """Every tensor that the next step of a `Learner` depends on, whole and on the CPU, for the first process alone.
+
+    All processes call it.
+    """
+    model, average = learner.model, learner.average
     tensors = {f"model/{name}": value for name, value in model.state_dict().items()}
     if average is not None:
         tensors |= {f"average/{name}": value for name, value in average.state_dict().items()}
-    found = optimizer_state(optimizer, dict(model.named_parameters()))
-    tensors |= {f"optimizer/{name}": value for name, value in found.items()}
-    return collect(tensors, first)
+    moments = optimizer_state(learner.optimizer, dict(model.named_parameters()))
+    tensors |= {f"optimizer/{name}": value for name, value in moments.items()}
+    return collect(tensors, learner.processes.first)
 
 
 def save(folder: Path, tensors: Mapping[str, Tensor], scaler, progress: Progress, card: Mapping) -> None:
@@ -111,18 +114,16 @@ def _checked(path: Path, card: dict) -> dict:
     return card
 
 
-def restore(
-    path: Path, tensors: Mapping[str, Tensor] | None, card: Mapping, model, average, optimizer, scaler,
-    processes: Processes,
-) -> Progress:  # fmt: skip
-    """Load what `gather` has found, a tensor at a time; a CheckpointError where it does not fit the run.
+def restore(path: Path, tensors: Mapping[str, Tensor] | None, card: Mapping, learner) -> Progress:
+    """Load what `gather` has collected into a `Learner`, a tensor at a time; a CheckpointError where it does not fit.
 
     Args:
         path: what is named where it does not fit.
         tensors: on the first process; the others are sent them.
         card: that of the state.
-        model, average, optimizer, scaler, processes: those of a `Run`.
+        learner: as it was built.
     """
+    model, average, processes = learner.model, learner.average, learner.processes
     named = dict(model.named_parameters())
     held = {"model": model.state_dict(), "average": average.state_dict() if average else None}
     processes.broadcast_object(lambda: _fits(path, tensors, held))
@@ -136,11 +137,11 @@ def restore(
         elif held[kind]:
             put(held[kind], [(rest, value)])
     try:
-        load_optimizer_state(optimizer, named, moments)
+        load_optimizer_state(learner.optimizer, named, moments)
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from None
     if card["scaler"]:
-        scaler.load_state_dict(card["scaler"])
+        learner.scaler.load_state_dict(card["scaler"])
     return Progress(**card["progress"])
 
 

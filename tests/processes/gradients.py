@@ -7,13 +7,12 @@ import torch
 
 from dtl_lib.data import InMemory
 from dtl_lib.data import loader as batches
-from dtl_lib.data.augment.mixing import mixer
 from dtl_lib.models import ViT, ViTConfig
 from dtl_lib.tokens import TokenPlan
 from dtl_lib.train import Recipe
-from dtl_lib.train.device import keyed_generators
 from dtl_lib.train.distributed.processes import joined
 from dtl_lib.train.distributed.sharding import whole
+from dtl_lib.train.loop import train_step
 from dtl_lib.train.run import Run
 
 PLAN = TokenPlan.of(3, cls_pos=1, reg_pos=2, num_reg=2)
@@ -47,16 +46,16 @@ def gradients(processes, shard: bool, dtype: torch.dtype, changes: dict) -> dict
         model, _Sets(), recipe, None, device="cpu", resume=False, card={}, tensorboard=False, progress=False,
         processes=processes, shard=shard, compiled=False, workers=None, max_corrupt=0.0,
     )  # fmt: skip
-    mix, step = mixer(recipe, 5), 1
-    x, y = next(batches.training(run.train, recipe, step, 2, rank=processes.rank, world=processes.world))
-    if mix:
-        with keyed_generators(run.device, 0, step):
-            x, y = mix(x, y, neighbour=processes.world > 1)
-    x, parts = x.to(dtype), recipe.accumulate
-    for number, (images, labels) in enumerate(zip(x.chunk(parts), y.chunk(parts)), 1):
-        with run.sync(last=number == parts):
-            (run.objective(images, labels) / parts).backward()
-    return {name: whole(value.grad) for name, value in model.named_parameters()}
+    learner, step, gradients = run.learner, 1, {}
+    x, y = next(batches.training(run.sets.train, recipe, step, 2, rank=processes.rank, world=processes.world))
+
+    def keep(_) -> float:
+        gradients.update((name, whole(value.grad).clone()) for name, value in model.named_parameters())
+        return torch.zeros(())
+
+    learner.guard.clip = keep
+    train_step(learner, x.to(dtype), y, step)
+    return gradients
 
 
 def main(folder: str) -> None:

@@ -14,12 +14,14 @@ from torch.utils._pytree import tree_leaves
 
 from dtl_lib.data import InMemory
 from dtl_lib.data import loader as batches
+from dtl_lib.data.keyed import keyed_generators
 from dtl_lib.models import ViT, ViTConfig
-from dtl_lib.train import Recipe, evaluate, state
-from dtl_lib.train.device import keyed_generators
+from dtl_lib.train import Recipe, evaluate
 from dtl_lib.train.distributed.processes import joined
+from dtl_lib.train.distributed.sharding import collect
 from dtl_lib.train.distributed.signals import StopRequest
 from dtl_lib.train.evaluation import EvaluationStopped
+from dtl_lib.train.loop import train_step
 from dtl_lib.train.run import Run
 
 CONFIG = ViTConfig(16, 8, dim=128, depth=5, heads=2, classes=5)
@@ -98,15 +100,9 @@ def begun(processes, folder: Path, resume: bool = False) -> Run:
 
 def steps(run: Run, number: int) -> None:
     """As the loop takes them."""
-    rank, world = run.processes.rank, run.processes.world
-    for x, y in batches.training(
-        run.train, RECIPE, run.progress.step, run.progress.step + number, 0, rank=rank, world=world
-    ):
-        loss = run.objective(x, y)
-        loss.backward()
-        run.set_learning_rate()
-        run.update()
-        run.count(loss.detach())
+    rank, world, begin = run.processes.rank, run.processes.world, run.progress.step
+    for x, y in batches.training(run.sets.train, RECIPE, begin, begin + number, 0, rank=rank, world=world):
+        run.count(train_step(run.learner, x, y, run.progress.step))
 
 
 def measured(processes, folder: Path, stack: ExitStack) -> dict[str, int]:
@@ -127,9 +123,9 @@ def measured(processes, folder: Path, stack: ExitStack) -> dict[str, int]:
 
 def _is_fresh(run: Run) -> bool:
     """Whether the run begins with the weights that one process would begin with, to the last bit."""
-    found = state.gather(run.model, None, run.optimizer, run.processes.first)
+    found = collect(run.learner.model.state_dict(), run.processes.first)
     expected = fresh().state_dict() if run.processes.first else {}
-    return len(found) == len(expected) and all(torch.equal(found[f"model/{name}"], expected[name]) for name in expected)
+    return len(found) == len(expected) and all(torch.equal(found[name], expected[name]) for name in expected)
 
 
 def _is_abandoned(run: Run) -> bool:
@@ -137,7 +133,7 @@ def _is_abandoned(run: Run) -> bool:
     asked = StopRequest()
     asked.stop = run.processes.rank == run.processes.world - 1
     try:
-        evaluate(run.model, Sets(24).test, 1, processes=run.processes, asked=asked)
+        evaluate(run.learner.model, Sets(24).test, 1, processes=run.processes, stop_request=asked)
     except EvaluationStopped:
         return True
     return False

@@ -8,9 +8,9 @@ from dtl_lib.data import InMemory
 from dtl_lib.data import loader as batches
 from dtl_lib.data.augment.mixing import mixer
 from dtl_lib.data.decoded import Decoded
+from dtl_lib.data.keyed import keyed_generators
 from dtl_lib.data.shapes.generator import Shapes
 from dtl_lib.train import Recipe
-from dtl_lib.train.device import keyed_generators
 from dtl_lib.train.distributed.processes import Processes
 
 WORLDS = (1, 2, 4)

@@ -11,10 +11,9 @@ from torch import nn
 from dtl_lib.config import ViTConfig
 from dtl_lib.lab import bench
 from dtl_lib.lab.bench import timing
-from dtl_lib.lab.bench.step import BenchConfig, build_inputs, make_step, training_step
+from dtl_lib.lab.bench.step import BenchConfig, build_inputs, make_step
 from dtl_lib.models import ViT
 from dtl_lib.train import Recipe
-from dtl_lib.train.loss import Objective
 from dtl_lib.train.optim import make_optimizer
 from tests.unit.pretended import pretended_gpu
 
@@ -86,7 +85,8 @@ class TestWork:
         models = [ViT(SMALL) for _ in range(2)]
         models[1].load_state_dict(models[0].state_dict())
         images = torch.randn(4, 3, 16, 16)
-        step = training_step(Objective(models[0], recipe), SMALL, BenchConfig(4, recipe=recipe, **CPU), lambda: images)
+        how = BenchConfig(4, recipe=recipe, **CPU)
+        step = make_step(SMALL, how, models[0], batch=lambda: images)
         optimizer = make_optimizer(models[1], recipe)
         for _ in range(3):
             step()

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from dtl_lib.data.keyed import keyed_generators
 from dtl_lib.host import find_device
-from dtl_lib.train.device import keyed_generators
 from tests.unit.pretended import pretended_gpu
 
 

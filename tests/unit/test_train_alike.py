@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 
+from dtl_lib.data import Sets
 from dtl_lib.train import Recipe
 from dtl_lib.train.distributed.agreement import check_ranks_agree
 from dtl_lib.train.distributed.heartbeat import RankError
@@ -29,7 +30,7 @@ def both(first, second) -> None:
     """Each is (configuration, recipe, images, shard)."""
     sent: list = []
     for rank, (config, recipe, images, shard) in ((1, second), (0, first)):
-        check_ranks_agree(Two(rank, sent), config, recipe, {"training": images}, shard=shard)
+        check_ranks_agree(Two(rank, sent), config, recipe, Sets(images, images, images), shard=shard)
 
 
 def test_processes_that_differ_are_named_with_host_and_field():

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from dtl_lib.train import clock, run, state
+from dtl_lib.train import log, loop, run, state
 from dtl_lib.train.distributed import processes as distributed
 from tests.unit.pretended import pretended_gpu
 from tests.unit.test_gpu_path import RECIPE, trained
@@ -30,13 +30,13 @@ def device(monkeypatch):
 
         return waits
 
-    def update(self, was=run.Run.update):
+    def step(*args, was=loop.train_step):
         now.queued += STEP
         now.time += 0 if next(steps) else COMPILING
-        was(self)
+        return was(*args)
 
-    monkeypatch.setattr(clock, "time", SimpleNamespace(perf_counter=lambda: now.time))
-    monkeypatch.setattr(run.Run, "update", update)
+    monkeypatch.setattr(log, "time", SimpleNamespace(perf_counter=lambda: now.time))
+    monkeypatch.setattr(loop, "train_step", step)
     monkeypatch.setattr(run, "evaluate", after(run.evaluate, LOOKING))
     monkeypatch.setattr(state, "gather", after(state.gather, SAVING))
     monkeypatch.setattr(distributed.Processes, "sum", after(distributed.Processes.sum, 0))

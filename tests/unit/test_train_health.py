@@ -7,8 +7,7 @@ import torch
 
 from dtl_lib import checkpoint
 from dtl_lib.train import fit, state
-from dtl_lib.train.health import IN_A_ROW
-from dtl_lib.train.run import Run
+from dtl_lib.train.optim import IN_A_ROW, Guard
 from tests.unit.disturbed import RECIPE, Poisoned, assert_same, poisoned, rows, small_sets, tensors, tiny
 
 
@@ -53,15 +52,15 @@ def test_a_skipped_step_is_left_out_and_counted(sets, tmp_path, monkeypatch, acc
     assert result.skipped == 1
     assert [row["skipped"] for row in rows(tmp_path) if row["step"] > 2] == [1, 1]
     assert all(0 < row["loss"] < 10 for row in rows(tmp_path))
-    update = Run.update
+    clip, steps = Guard.clip, iter(range(1, 100))
 
-    def without_the_third(run):
-        if run.progress.step == 2:
-            for value in run.parameters:
+    def without_the_third(guard, parameters):
+        if next(steps) == 3:
+            for value in parameters:
                 value.grad.fill_(float("nan"))
-        update(run)
+        return clip(guard, parameters)
 
-    monkeypatch.setattr(Run, "update", without_the_third)
+    monkeypatch.setattr(Guard, "clip", without_the_third)
     other = tiny()
     fit(other, sets, skip, progress=False)
     assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), other.state_dict().values()))

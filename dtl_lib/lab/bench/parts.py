@@ -14,7 +14,7 @@ from ...layers import Attention, DotProduct, Mlp, PatchEmbed, TalkingHeads
 from ...models import ViT
 from ...train.loss import Objective
 from .pairs import wait
-from .step import BenchConfig, augmented, build_inputs, trainable, training_step
+from .step import BenchConfig, augmented, build_inputs, make_bench_learner, trainable, training_step
 
 DATA, REST, PROJECTION, HEAD = "data: crop, flip, normalise", "tokens, positions, residuals", "projection", "head"
 KINDS = {
@@ -58,13 +58,10 @@ def profile_step(config: ViTConfig, batch_size: int, *, steps: int = 3, **how) -
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else the profiler reports on itself
     from torch.profiler import ProfilerActivity, profile, record_function
 
-    model, _ = build_inputs(config, how)
-    objective = Objective(model, how.recipe)
-    step = training_step(
-        objective, config, how, augmented(config, how), lambda part: record_function(MARK + NAMES[part])
-    )
+    learner = make_bench_learner(build_inputs(config, how)[0], how)
+    step = training_step(learner, config, how, augmented(config, how))
     gpu = how.place.type == "cuda"
-    with marked(objective, lambda name: record_function(MARK + name)):
+    with marked(learner.objective, lambda name: record_function(MARK + name)):
         for _ in range(WARM_UP):
             step()
         wait(how.device)
@@ -130,7 +127,10 @@ def by_part(events: Iterable, time: str = "self_cpu_time_total") -> dict[str, fl
 def _walk(events: Iterable, part: str | None, made: dict[int, str] | None = None):
     """Every event with the part it belongs to; with `made`, also those of the backward pass."""
     for event in events:
-        here = event.name.removeprefix(MARK) if event.name.startswith(MARK) else part
+        here = part
+        if event.name.startswith(MARK):
+            name = event.name.removeprefix(MARK)
+            here = NAMES.get(name, name)
         if event.name.startswith("autograd::engine::evaluate_function"):
             here = None if made is None else made[event.sequence_nr] + BACKWARD if event.sequence_nr in made else KEPT
         yield event, here

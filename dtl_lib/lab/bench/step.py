@@ -1,11 +1,12 @@
 """What is timed: a forward pass or a training step, on a batch of noise that lies on the device."""
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from itertools import count
 
 import torch
 from torch import Tensor, nn
+from torch.profiler import record_function
 
 from ...checks import whole
 from ...config import ViTConfig
@@ -14,11 +15,14 @@ from ...data.images import InMemory
 from ...host import find_device
 from ...models import ViT
 from ...train.device import HALVES, autocast, precision
-from ...train.loss import Objective, compile_once
-from ...train.optim import make_optimizer
+from ...train.learner import Learner, make_learner
+from ...train.loop import train_step
+from ...train.loss import compile_once
+from ...train.optim import Schedule
 from ...train.recipe import AMP, Recipe
 
 CLASSES = 1000
+ENDLESS = 2**40  # steps of a schedule that has not begun to fall
 
 
 @dataclass(frozen=True)
@@ -75,24 +79,28 @@ class BenchConfig:
         return ", ".join([f"batches of {self.batch_size:,}", *words])
 
 
-def make_step(config: ViTConfig, how: BenchConfig, model: nn.Module | None = None) -> Callable[[], Tensor]:
-    """A function that makes one step, or one forward pass, and gives its loss, or the logits.
+def make_step(
+    config: ViTConfig, how: BenchConfig, model: nn.Module | None = None, batch: Callable[[], Tensor] | None = None
+) -> Callable[[], Tensor]:
+    """A function that takes one training step, the loop's own `train_step`, or makes one forward pass.
+
+    It gives the loss, or the logits.
 
     Args:
         config: says what images the model takes, and of how many classes.
-        how: how it is run.
+        how: it is run.
         model: what is run; a `ViT` with fresh weights where None.
+        batch: gives the images of each training step; the same noise for all where None.
     """
     model, images = build_inputs(config, how, model)
-    runs = Objective(model, how.recipe) if how.training else model
-    if how.compiled:
-        compile_once(runs, backend=how.compiled if isinstance(how.compiled, str) else "inductor")
     if how.training:
-        return training_step(runs, config, how, lambda: images)
+        return training_step(make_bench_learner(model, how), config, how, batch or (lambda: images))
+    if how.compiled:
+        compile_once(model, backend=how.compiled if isinstance(how.compiled, str) else "inductor")
 
     def forward() -> Tensor:
         with torch.inference_mode(), autocast(how.place, how.amp):
-            return runs(images)
+            return model(images)
 
     return forward
 
@@ -105,36 +113,25 @@ def build_inputs(config: ViTConfig, how: BenchConfig, model: nn.Module | None = 
     return model, images.to(memory_format=layout)
 
 
-def training_step(
-    objective: Objective, config: ViTConfig, how: BenchConfig, batch: Callable[[], Tensor],
-    mark: Callable = lambda part: nullcontext(),
-) -> Callable[[], Tensor]:  # fmt: skip
-    """A function that makes one step as the training loop makes it, and gives its loss.
+def make_bench_learner(model: nn.Module, how: BenchConfig) -> Learner:
+    """What `train_step` works on; its learning rate stays the recipe's highest once it is warm."""
+    recipe = replace(how.recipe, batch_size=how.batch_size, amp=how.amp)
+    return make_learner(model, recipe, Schedule(recipe, ENDLESS, 1), how.place, compiled=how.compiled)
 
-    Args:
-        objective: the model with its loss.
-        config, how: as in `work`; the labels are the classes in turn.
-        batch: gives images.
-        mark: a context around "data" and "update".
+
+def training_step(
+    learner: Learner, config: ViTConfig, how: BenchConfig, batch: Callable[[], Tensor]
+) -> Callable[[], Tensor]:
+    """A function that takes one `train_step` on images that `batch` gives, and gives its loss.
+
+    The labels are the classes in turn.
     """
-    optimizer, parameters = make_optimizer(objective.model, how.recipe), list(objective.model.parameters())
-    scaler = torch.amp.GradScaler(how.place.type, enabled=how.precision == "fp16")
-    labels = torch.arange(how.batch_size, device=how.place) % config.classes
+    labels, steps = torch.arange(how.batch_size, device=how.place) % config.classes, count()
 
     def step() -> Tensor:
-        with mark("data"):
+        with record_function("part: data"):
             images = batch()
-        with autocast(how.place, how.amp):
-            loss = objective(images, labels)
-        scaler.scale(loss).backward()
-        with mark("update"):
-            scaler.unscale_(optimizer)
-            if how.recipe.clip is not None:
-                torch.nn.utils.clip_grad_norm_(parameters, how.recipe.clip)
-            scaler.step(optimizer)
-            scaler.update()
-            optimizer.zero_grad()
-        return loss.detach()
+        return train_step(learner, images, labels, next(steps)).loss
 
     return step
 

@@ -1,23 +1,22 @@
 """Whether all processes of a run were asked for the same."""
 
-from collections.abc import Mapping
-
 from ...config import ViTConfig
 from ..recipe import Recipe
 from .heartbeat import RankError
 from .processes import Processes
 
 
-def check_ranks_agree(processes: Processes, config: ViTConfig, recipe: Recipe, parts: Mapping, **more) -> None:
+def check_ranks_agree(processes: Processes, config: ViTConfig, recipe: Recipe, sets, **more) -> None:
     """A `RankError`, alike on all, that names the first process that was asked for something else than process 0.
 
     Args:
-        parts: images, by name of the part.
+        sets: a `data.Sets`.
         more: whatever else has to agree, as plain values.
     """
     if processes.world == 1:
         return
     asked = {**config.to_dict(), **recipe.to_dict(), **more}
+    parts = {"training": sets.train, "held-out": sets.held_out, "test": sets.test}
     for name, images in parts.items():
         asked |= {f"{name} images": len(images), f"{name} classes": images.classes}
         asked |= {f"{name} data": images.fingerprint() if len(images) else None}

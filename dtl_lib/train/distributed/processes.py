@@ -10,7 +10,7 @@ import socket
 import struct
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import timedelta
 
 import torch
@@ -150,6 +150,13 @@ class Processes:
             return shard(objective, device, self.world)
         ids = [device.index] if device.type == "cuda" else None
         return nn.parallel.DistributedDataParallel(objective, device_ids=ids, gradient_as_bucket_view=True)
+
+
+def gradient_sync(objective: nn.Module, last: bool):
+    """A context for a backward pass: gradients stay on this process, unless it is the last of a step's parts."""
+    if hasattr(objective, "model") and hasattr(objective.model, "set_requires_gradient_sync"):  # sharded
+        objective.model.set_requires_gradient_sync(last)
+    return objective.no_sync() if hasattr(objective, "no_sync") and not last else nullcontext()
 
 
 def launched() -> bool:
