@@ -8,12 +8,12 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from .. import __version__, checkpoint
 from ..data.corrupt import CorruptImages
 from ..hashing import plain
 from ..host import device_name, find_device
+from ..progress import progress_bar
 from . import resuming, state
 from .clock import Clock
 from .device import precision
@@ -118,10 +118,8 @@ class Run:
 
     def __enter__(self):
         images = self.recipe.batch_size
-        self.bar = tqdm(
-            total=self.total * images, initial=self.progress.step * images, unit="img", unit_scale=True,
-            disable=not self._shown, dynamic_ncols=True, smoothing=0.05,
-        )  # fmt: skip
+        counted = {"total": self.total * images, "initial": self.progress.step * images}
+        self.bar = progress_bar(**counted, unit="img", shown=self._shown, smoothing=0.05)
         self.clock.start()
         return self
 
