@@ -8,7 +8,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export OMP_NUM_THREADS := 1
 unexport MPLBACKEND
 
-.PHONY: help book test lint format bench clean setup notebooks-sync notebooks-outputs pytest
+.PHONY: help book test quick lint format budget bench clean setup notebooks-sync notebooks-outputs pytest
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "make %-18s %s\n", $$1, $$2 }'
 
@@ -28,7 +28,7 @@ test: lint book pytest  ## lint, book, and every test
 
 pytest: $(STAMP)
 	@$(BIN)/python -m pytest tests notebooks --ignore=tests/benchmarks -q -n 2 --dist loadscope \
-	    --nbval-lax --nbval-current-env --nbval-cell-timeout=120
+	    --nbval-lax --nbval-current-env --nbval-cell-timeout=600
 
 lint: $(STAMP)  ## ruff, and the book's own rules for notebooks
 	@$(BIN)/ruff check --quiet .
@@ -44,6 +44,9 @@ notebooks-sync: $(STAMP)  ## first cell, badge, ids and stored outputs of every 
 
 notebooks-outputs: $(STAMP)  ## run the notebooks and store the outputs of the tagged cells
 	@$(BIN)/python -m book.tools.sync --outputs
+
+budget: $(STAMP)  ## whether each chapter keeps its 30 seconds (run alone, on a quiet machine)
+	@$(BIN)/python -m book.tools.budget
 
 bench: $(STAMP)  ## speed against timm and torchvision (run alone)
 	@for bench in $(basename $(notdir $(wildcard tests/benchmarks/bench_*.py))); do \

@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-import statistics
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,10 +15,8 @@ from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernel
 from book.tools.meter import IN_KERNEL, Cost, Meter
 from book.tools.project import Project, read
 
-CELL_LIMIT = 120  # seconds; far above any budget: it only ends what hangs
-BUDGET, MEDIAN = 30.0, 15.0  # seconds, of one notebook and of the median notebook
+CELL_LIMIT = 600  # seconds; far above any budget: it only ends what hangs
 COLOURS = re.compile(r"\x1b\[[\d;]*m")
-NOISE = 1.5  # a busy machine also slows what waits for children or disks: the clock may show this many times the budget
 
 
 class NotebookFailed(Exception):
@@ -94,13 +91,8 @@ def execute(notebook: Path) -> tuple[object, Cost]:
     return fresh, meter.cost
 
 
-def over_budget(cost: Cost, budget: float = BUDGET) -> bool:
-    """Whether a run was too slow whatever else the machine was doing."""
-    return cost.cpu > budget or cost.seconds > NOISE * budget
-
-
-def refresh(project: Project, budget: float = BUDGET, say=print) -> list[str]:
-    """Run every notebook whose outputs are not at hand; returns what went wrong, one message a notebook."""
+def refresh(project: Project, say=print) -> list[str]:
+    """Run every notebook whose outputs are not at hand; returns which failed and how, one message a notebook."""
     cache = Cache(project)
     due = [notebook for notebook in project.notebooks if cache.executed(notebook) is None]
     problems = []
@@ -114,32 +106,4 @@ def refresh(project: Project, budget: float = BUDGET, say=print) -> list[str]:
                 continue
             cache.store(notebook, executed, Run(project.key(notebook), cost))
             say(f"{notebook.name}: {cost}")
-    return problems + slow(cache, budget)
-
-
-def slow(cache: Cache, budget: float = BUDGET) -> list[str]:
-    """Which notebooks are over budget, after a second chance alone; and whether the median is."""
-    problems = []
-    for notebook in cache.project.notebooks:
-        run = cache.runs().get(notebook.name)
-        if run is None or not over_budget(run.cost, budget):
-            continue
-        executed, cost = execute(notebook)
-        if cost.seconds < run.cost.seconds:
-            cache.store(notebook, executed, Run(run.key, cost))
-        if over_budget(cost, budget):
-            problems.append(
-                f"{notebook.name} took {cost.seconds:.0f} s ({cost.cpu:.0f} s of CPU time); it has {budget:.0f}: "
-                "compute less in it, or compute it by the command line and read the result from the ledger"
-            )
-    costs = [run.cost for run in cache.runs().values()]
-    if not problems and costs and over_budget(_median(costs), budget * MEDIAN / BUDGET):
-        problems.append(
-            f"the median notebook takes {_median(costs).seconds:.0f} s; it has {budget * MEDIAN / BUDGET:.0f} s"
-        )
     return problems
-
-
-def _median(costs: list[Cost]) -> Cost:
-    wall, cpu = (statistics.median(getattr(cost, name) for cost in costs) for name in ("seconds", "cpu"))
-    return Cost(wall, cpu, delayed=0, memory=0, downloaded=0)

@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from ..data import loader as batches
 from ..data.corrupt import CorruptImages
+from ..progress import progress_bar
 from .device import autocast, device_of
 from .distributed.processes import Processes
 from .distributed.sharding import is_sharded
@@ -94,7 +94,7 @@ def evaluate(
     if is_sharded(model):
         made = _as_often(made, -(-len(images) // processes.world), batch_size, model.config)
     sums = torch.zeros(4, device=device, dtype=torch.float64)
-    bar = tqdm(total=len(images), unit="img", unit_scale=True, disable=not progress, leave=False, dynamic_ncols=True)
+    bar = progress_bar(len(images), "img", shown=progress, leave=False)
     with _looking(model):
         for x, y in made:
             stop = stop_request is not None and stop_request.stop

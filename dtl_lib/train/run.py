@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from tqdm.auto import tqdm
 
 from .. import __version__, checkpoint
 from ..checkpoint import BEST
@@ -16,6 +15,7 @@ from ..data.corrupt import CorruptImages
 from ..data.images import Sets
 from ..hashing import plain
 from ..host import device_name, find_device
+from ..progress import progress_bar
 from . import resuming, state
 from .device import precision
 from .distributed.agreement import check_ranks_agree
@@ -130,10 +130,8 @@ class Run:
 
     def __enter__(self):
         images = self.learner.recipe.batch_size
-        self._bar = tqdm(
-            total=self.learner.schedule.total * images, initial=self.progress.step * images, unit="img",
-            unit_scale=True, disable=not self._shown, dynamic_ncols=True, smoothing=0.05,
-        )  # fmt: skip
+        counted = {"total": self.learner.schedule.total * images, "initial": self.progress.step * images}
+        self._bar = progress_bar(**counted, unit="img", shown=self._shown, smoothing=0.05)
         self._clock.start()
         return self
 

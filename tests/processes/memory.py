@@ -24,7 +24,7 @@ from dtl_lib.train.evaluation import EvaluationStopped
 from dtl_lib.train.loop import train_step
 from dtl_lib.train.run import Run
 
-CONFIG = ViTConfig(16, 8, dim=128, depth=5, heads=2, classes=5)
+CONFIG = ViTConfig(16, 8, dim=128, depth=12, heads=2, classes=5)
 RECIPE = Recipe(max_steps=4, batch_size=8, ema=0.9)
 SEED = 3
 

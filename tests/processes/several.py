@@ -9,6 +9,7 @@ import signal
 import sys
 from functools import partial
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
 
@@ -24,15 +25,16 @@ def main(path: str) -> None:
         for line in Path(path).read_text().splitlines():
             first, *flags = line.split() if line.startswith("S") else ("STOP:0", *line.split())
             what, _, step = first.partition(":")
-            train.fit = (
+            disturbed = (
                 partial(fit, on_step=partial(ask, int(step), processes)) if what == "STOP" else spoilt(int(step))
             )
             args = parser().parse_args(["train", *flags])
             args.line, args.quiet = " ".join(flags), True
-            try:
-                train._train(args, torch.device("cpu"), processes, print if processes.first else train._nothing)
-            except Stopped as stopped:
-                print(f"process {processes.rank}: {stopped} ({stopped.status})", flush=True)
+            with patch.object(train, "fit", disturbed):
+                try:
+                    train._train(args, torch.device("cpu"), processes, print if processes.first else train._nothing)
+                except Stopped as stopped:
+                    print(f"process {processes.rank}: {stopped} ({stopped.status})", flush=True)
 
 
 def ask(at: int, processes, step: int, loss, model) -> None:

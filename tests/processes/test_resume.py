@@ -16,13 +16,19 @@ def undisturbed(folder):
     return folder / "undisturbed"
 
 
-def test_copies_then_shards_then_one_process(folder, undisturbed):
-    place = folder / "chain"
-    out, error = runs(
-        2, folder / "lines", f"STOP:20 {TRAIN} --output-dir {place}", f"STOP:38 --resume {place} --shard",
+@pytest.fixture(scope="module")
+def two_processes(folder):
+    """What two processes print that begin the runs `chain`, `cut` and `spoilt`, and leave the first of them undone."""
+    return runs(
+        2, folder / "two", f"STOP:20 {TRAIN} --output-dir {folder / 'chain'}",
+        f"STOP:38 --resume {folder / 'chain'} --shard",
         f"STOP:30 {TRAIN} --shard --output-dir {folder / 'cut'}", f"--resume {folder / 'cut'}",
         f"SPOIL:20 {TRAIN} --on-nan skip --output-dir {folder / 'spoilt'}",
     )  # fmt: skip
+
+
+def test_copies_then_shards(folder, undisturbed, two_processes):
+    out, error = two_processes
     stops = re.findall(
         r"process (\d): stopped at step (\d+) of 60, saved; go on with: dtl train --resume .* \(0\)", out
     )
@@ -31,6 +37,7 @@ def test_copies_then_shards_then_one_process(folder, undisturbed):
     assert_near(folder / "cut", undisturbed)
 
 
+@pytest.mark.usefixtures("two_processes")
 def test_the_rest_on_one_process_says_so_once(folder, undisturbed, caplog):
     assert main(["train", "--resume", str(folder / "chain")]) == 0
     said = [record.getMessage() for record in caplog.records]
@@ -43,16 +50,17 @@ def test_one_process_then_four(folder, undisturbed):
     one = folder / "one"
     (folder / "alone").write_text(f"STOP:33 {TRAIN} --output-dir {one}")
     several.main(str(folder / "alone"))
-    out, error = runs(4, folder / "lines", f"--resume {one}")
+    out, error = runs(4, folder / "four", f"--resume {one}")
     assert error.count("saved by 1 process, goes on with 4: the same batches of 24 in the same order, 6 images ") == 1
     assert "60 steps of 24 images on 4 processes" in out and out.count("test accuracy") == 1
     assert_near(one, undisturbed)
     assert checkpoint.read(one / "state.safetensors")[1]["processes"] == 4
 
 
+@pytest.mark.usefixtures("two_processes")
 def test_what_is_no_number_on_one_process_is_skipped_by_all(folder, undisturbed):
-    (folder / "alone").write_text(f"SPOIL:20 {TRAIN} --on-nan skip --output-dir {folder / 'spoilt-alone'}")
-    several.main(str(folder / "alone"))
+    (folder / "spoil").write_text(f"SPOIL:20 {TRAIN} --on-nan skip --output-dir {folder / 'spoilt-alone'}")
+    several.main(str(folder / "spoil"))
     assert_near(folder / "spoilt", folder / "spoilt-alone")
     skipped = [[row.get("skipped", 0) for row in log(folder / name)] for name in ("spoilt", "spoilt-alone")]
     assert skipped[0] == skipped[1] and skipped[0][:3] == [0, 0, 1] and skipped[0][-1] == 3  # once in each epoch

@@ -90,7 +90,8 @@ class TestRun:
         assert capsys.readouterr().out.splitlines()[0].endswith(": 0 of 10 runs left")
 
     def test_a_bar_on_a_terminal(self, tmp_path, capsys, monkeypatch):
-        monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+        for stream in (sys.stdout, sys.stderr):
+            monkeypatch.setattr(stream, "isatty", lambda: True, raising=False)
         assert main(["atlas", "run", "--records", str(tmp_path)]) == 0
         found = capsys.readouterr()
         assert len(found.out.splitlines()) == 2 and "\r0 of 10 runs left: 100%" in found.err

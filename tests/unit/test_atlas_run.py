@@ -90,6 +90,7 @@ def test_killed_damaged_and_resumed_is_undisturbed(undisturbed, tmp_path):
 def test_a_signal_stops_between_two_looks(undisturbed, tmp_path, capsys, monkeypatch, number, status):
     (tmp_path / "tiny.jsonl").write_text("\n".join(lines(undisturbed)[:2]) + "\n")
     monkeypatch.setattr(RUN, "Workers", Here)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     before = signal.getsignal(number)
     running = atlas.run(tiny(), tmp_path, command="none")
     next(running)

@@ -5,12 +5,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from tqdm.auto import tqdm
-
 from ... import ledger
 from ...hashing import plain
 from ...host import find_device
 from ...ledger import Record
+from ...progress import progress_bar
 from ...train.distributed.signals import between_steps
 from .analysis import best, surface
 from .grid import Cell, Grid, Job
@@ -126,7 +125,7 @@ def run(
     if not todo:
         return
     device, steps = str(find_device(device)), grid.recipe.steps(len(grid.sets().train))
-    bar = tqdm(total=todo * steps, unit="step", unit_scale=True, disable=not progress, dynamic_ncols=True, smoothing=0)
+    bar = progress_bar(todo * steps, "step", shown=progress, smoothing=0)
     with between_steps() as asked, bar, Workers(min(jobs, todo), grid, weights, device) as workers:
         before = len(done)
         while ready := left(grid, done):
@@ -138,7 +137,6 @@ def run(
                 now_left = todo - len(done) + before
                 bar.set_description(f"{now_left} of {_runs(total)} left", refresh=False)
                 bar.update((len(done) - before) * steps + workers.steps - bar.n)
-                bar.refresh()
                 if asked.stop and now_left:
                     raise Interrupted(now_left, asked.status)
 
