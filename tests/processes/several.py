@@ -12,8 +12,9 @@ from pathlib import Path
 
 import torch
 
+from dtl_lib import train
 from dtl_lib.__main__ import parser
-from dtl_lib.cli import train
+from dtl_lib.cli.train import train_model
 from dtl_lib.train import Stopped, fit
 from dtl_lib.train.distributed.processes import joined
 from tests.unit.disturbed import poisoned
@@ -30,7 +31,7 @@ def main(path: str) -> None:
             args = parser().parse_args(["train", *flags])
             args.line, args.quiet = " ".join(flags), True
             try:
-                train._train(args, torch.device("cpu"), processes, print if processes.first else train._nothing)
+                train_model(args, torch.device("cpu"), processes)
             except Stopped as stopped:
                 print(f"process {processes.rank}: {stopped} ({stopped.status})", flush=True)
 

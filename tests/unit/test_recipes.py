@@ -7,7 +7,7 @@ import pytest
 
 from dtl_lib import ledger
 from dtl_lib.__main__ import parser
-from dtl_lib.cli.flags import alike
+from dtl_lib.cli.parser import hyphenated
 from dtl_lib.cli.train import _recipe
 from dtl_lib.config import named
 from dtl_lib.train import Recipe, recipes
@@ -63,7 +63,7 @@ def test_a_wrong_recipe_is_refused(wrong, message):
 
 def asked(line: str, images: str) -> Recipe:
     """The recipe that a command means."""
-    return _recipe(parser().parse_args(alike(shlex.split(line)[1:])), images, None)
+    return _recipe(parser().parse_args(hyphenated(shlex.split(line)[1:])), images, None)
 
 
 def test_a_recorded_command_still_means_the_recipe_it_was_recorded_with():

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from ...config import ViTConfig
 from ..recipe import Recipe
-from .heartbeat import RankError
+from .errors import RankError
 from .processes import Processes
 
 
