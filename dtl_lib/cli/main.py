@@ -38,9 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files are bytes, and not every terminal shows all
     args = None
     try:
-        words = hyphenated(sys.argv[1:] if arguments is None else arguments)
-        args = parser().parse_args(words)
-        args.line = shlex.join(["dtl", *words])
+        argv = hyphenated(sys.argv[1:] if arguments is None else arguments)
+        args = parser().parse_args(argv)
+        args.line = shlex.join(["dtl", *argv])
         COMMANDS[args.command].main(args)
     except (Exception, KeyboardInterrupt) as error:
         failure = failure_of(error)

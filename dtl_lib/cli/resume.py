@@ -25,10 +25,10 @@ def resume_point(args: Namespace, processes: Processes) -> tuple[Path | None, di
     from ..train import state
 
     resume, folder = args.resume, args.output_dir
-    if resume is None and _restarted(args, processes):
-        resume = True
     if resume is None:
-        return folder and Path(folder), None
+        if not _restarted(args, processes):
+            return folder and Path(folder), None
+        resume = True
     if resume is not True and folder and Path(folder) != Path(resume):
         raise ValueError("--resume goes on in the run's own folder: leave --output-dir out")
     folder = folder if resume is True else resume

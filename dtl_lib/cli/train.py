@@ -78,8 +78,7 @@ def flags(parser: Parser) -> None:
 
 def _add_recipe(parser: Parser) -> None:
     group = parser.add_argument_group("recipe", "Where a flag is left out, the recipe decides.")
-    usual = "one of those below (default: the data set's)"
-    group.add_argument("--recipe", choices=recipes(), help=usual)
+    group.add_argument("--recipe", choices=recipes(), help="one of those below (default: the data set's)")
     for field in fields(Recipe):
         add_field(group, field.name, field.type, field.metadata["help"], ALIASES.get(field.name))
     for flag, (name, value) in SHORTHANDS.items():
@@ -95,8 +94,8 @@ _INDENT = {"initial_indent": "  ", "subsequent_indent": "    ", "break_on_hyphen
 
 def _differences(recipe: Recipe) -> str:
     """The fields in which a recipe differs from the default."""
-    usual = Recipe().to_dict()
-    changed = {name: value for name, value in recipe.to_dict().items() if value != usual[name]}
+    default = Recipe().to_dict()
+    changed = {name: value for name, value in recipe.to_dict().items() if value != default[name]}
     if recipe.epochs is None:
         del changed["epochs"]
     return ", ".join(f"{name} {'none' if value is None else value}" for name, value in changed.items())
@@ -161,9 +160,9 @@ def _images(args: Namespace, before: dict | None) -> dict:
     if args.data_path and not (args.data or saved):
         names = ", ".join(name for name, row in SOURCES.items() if "path" in row.takes)
         raise ValueError(f"say what lies in {args.data_path}: --data NAME, such as {names}")
+    defaults = {"name": "shapes", "path": None, "level": 1, "samples": None}
     asked = {"name": args.data, "path": args.data_path, "level": args.level, "samples": args.samples}
-    usual = {"name": "shapes", "path": None, "level": 1, "samples": None}
-    return {name: saved.get(name, usual[name]) if value is None else value for name, value in asked.items()}
+    return {name: saved.get(name, defaults[name]) if value is None else value for name, value in asked.items()}
 
 
 def _absolute(images: dict) -> dict:
@@ -258,11 +257,11 @@ def _evaluation(args: Namespace) -> Namespace:
 
 def _unsaved(args: Namespace) -> str:
     """The flags to give again where the run goes on."""
-    usual, words = _defaults(flags), []
+    defaults, repeated = _defaults(flags), []
     for name in UNSAVED:
-        if (value := getattr(args, name)) != usual[name]:
-            words += [f"--{name.replace('_', '-')}"] + [str(value)] * (value is not True)
-    return shlex.join(words)
+        if (value := getattr(args, name)) != defaults[name]:
+            repeated += [f"--{name.replace('_', '-')}"] + [str(value)] * (value is not True)
+    return shlex.join(repeated)
 
 
 def _defaults(command_flags) -> dict:
