@@ -70,7 +70,8 @@ class CommandLine(SphinxDirective):
     """Every command with its flags, from the parser."""
 
     def run(self) -> list[nodes.Node]:
-        self.env.note_dependency(str(ROOT / "dtl_lib" / "__main__.py"))
+        for path in (*(ROOT / "dtl_lib" / "cli").glob("*.py"), ROOT / "dtl_lib" / "train" / "recipe.py"):
+            self.env.note_dependency(str(path))
         return self.parse_text_to_nodes(command_line.reference(), allow_section_headings=True)
 
 

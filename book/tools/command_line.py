@@ -2,13 +2,11 @@
 
 import argparse
 
+from dtl_lib.cli.main import parser
+
 
 def reference() -> str:
     """Every command of `dtl`, with its flags."""
-    try:
-        from dtl_lib.__main__ import parser
-    except ImportError:
-        return "The command line is not there yet.\n"
     return describe(parser())
 
 

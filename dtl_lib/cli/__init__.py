@@ -1,1 +1,1 @@
-"""One command a file: its flags, and what it does. Nothing heavy is imported before it is needed."""
+"""The command line: one command a file, with its flags. What needs torch is imported inside the functions that run."""

@@ -1,4 +1,6 @@
-"""`dtl atlas`: run a grid of places for the tokens, and say what came of it."""
+"""`dtl atlas`: train a grid of places for the tokens, and print what came of it."""
+
+from __future__ import annotations
 
 import math
 import shlex
@@ -7,19 +9,24 @@ from argparse import Namespace
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ..lab import atlas
-from ..lab.atlas import Cell, Findings, Grid
+from .parser import Parser, positive
+from .run_flags import add_device
 
+if TYPE_CHECKING:
+    from ..lab.atlas import Cell, Findings, Grid, Tested
+
+SUMMARY = "Train a ViT for every place in a grid at which tokens can enter, and show the results."
 RUN, SHOW = ("weights", "jobs", "device", "quiet"), ("value", "figure")
 FORMATS = (".png", ".pdf", ".svg")
-SHARES = {
+PERCENTAGES = {
     "accuracy": "test accuracy, %",
     "held_out": "held-out accuracy, %",
     "on_registers": "class token's attention on registers, %",
 }
-WORDS = {
-    **SHARES,
+LABELS = {
+    **PERCENTAGES,
     "entropy": "entropy of the class token's attention, nats",
     "norm_ratio": "98th percentile of patch norms over their median",
     "loss": "test loss, nats",
@@ -27,31 +34,52 @@ WORDS = {
 }
 
 
+def flags(parser: Parser) -> None:
+    """Run or show; which grid, and the flags of either."""
+    parser.add_argument("what", choices=("run", "show"), help="train what has no record yet, or print the records")
+    parser.add_argument("--grid", choices=("cpu", "gpu"), default="cpu", help="which grid (default: cpu)")
+    parser.add_argument("--records", metavar="DIR", help="folder of the records (default: the ledger's own)")
+    training = parser.add_argument_group("dtl atlas run")
+    training.add_argument("--weights", metavar="DIR", help="save the weights of every run there")
+    training.add_argument("--jobs", type=positive, metavar="N", help="runs at a time (default: 1)")
+    add_device(training)
+    training.add_argument("--quiet", action="store_true", help="print a line for each run instead of a progress bar")
+    shown = parser.add_argument_group("dtl atlas show")
+    shown.add_argument("--value", metavar="NAME", help="which number of the records (default: accuracy)")
+    shown.add_argument("--figure", metavar="FILE", help="also draw it, as .png, .pdf or .svg")
+
+
 def main(args: Namespace) -> None:
     """`dtl atlas run`, `dtl atlas show`."""
-    other, theirs = ("show", SHOW) if args.what == "run" else ("run", RUN)
-    for name in theirs:
+    from ..lab import atlas
+
+    other, unused = ("show", SHOW) if args.what == "run" else ("run", RUN)
+    for name in unused:
         if getattr(args, name):
             raise ValueError(f"--{name} belongs to dtl atlas {other}: leave it out")
     (_run if args.what == "run" else _show)(args, atlas.grids()[args.grid])
 
 
 def _run(args: Namespace, grid: Grid) -> None:
-    if said := atlas.mend(grid, args.records):
-        print(said)
+    from ..lab import atlas
+
+    if repaired := atlas.mend(grid, args.records):
+        print(repaired)
     left, total = atlas.count(grid, atlas.read(grid, args.records))
     print(f"{args.grid}: {_size(grid)}: {left} of {total} runs left", flush=True)
     progress = not args.quiet and sys.stdout.isatty()
-    about = {"jobs": args.jobs or 1, "weights": args.weights, "device": args.device, "progress": progress}
-    with closing(atlas.run(grid, args.records, command=f"dtl atlas run --grid {args.grid}", **about)) as records:
+    options = {"jobs": args.jobs or 1, "weights": args.weights, "device": args.device, "progress": progress}
+    with closing(atlas.run(grid, args.records, command=f"dtl atlas run --grid {args.grid}", **options)) as records:
         for count, record in enumerate(records, 1):
             if not progress:
                 what = f"{record.what}, seed {record.seed}: {record.get('accuracy'):.2%}"
                 print(f"{what}, {record.get('seconds'):.0f} s; {left - count} of {total} runs left", flush=True)
-    print(f"complete; what it says: {_command('show', args)}")
+    print(f"complete; for the results: {_command('show', args)}")
 
 
 def _show(args: Namespace, grid: Grid) -> None:
+    from ..lab import atlas
+
     if args.figure and Path(args.figure).suffix not in FORMATS:
         raise ValueError(f"--figure is a file that ends in {', '.join(FORMATS)}, not {args.figure!r}")
     records, value = atlas.read(grid, args.records), args.value or "accuracy"
@@ -60,29 +88,29 @@ def _show(args: Namespace, grid: Grid) -> None:
         raise ValueError(f"{path} holds no records yet: run {_command('run', args)}")
     if value not in (names := atlas.numbers(records.values())):
         raise ValueError(f"the records have no value {value!r}; they have {', '.join(names)}")
-    found = atlas.find(grid, records, value, 100.0 if value in SHARES else 1.0)
+    findings = atlas.find(grid, records, value, 100.0 if value in PERCENTAGES else 1.0)
     left, total = atlas.count(grid, records)
     print(f"{args.grid}: {_size(grid)}: {total - left} of {total} runs are recorded, {left} missing\n")
-    print("\n\n".join(_parts(grid, found, value)))
+    print("\n\n".join(_paragraphs(grid, findings, value)))
     if args.figure:
-        _draw(grid, found, value).savefig(args.figure)
-        print(f"\ndrawn in {args.figure}")
+        _draw(grid, findings, value).savefig(args.figure)
+        print(f"\nfigure saved in {args.figure}")
 
 
-def _parts(grid: Grid, found: Findings, value: str) -> Iterator[str]:
+def _paragraphs(grid: Grid, findings: Findings, value: str) -> Iterator[str]:
     """What is printed, a paragraph each."""
-    digits, name = _digits(found.mean.values(), value), WORDS.get(value, value)
-    spread = f"; ± {found.surface.half:.{digits + 1}f} a cell (95 %)" if found.surface else "; means of what there is"
-    yield f"{name}{spread}\n{_table(grid, found.mean, digits)}"
-    if found.effects:
-        yield _effects(found, digits + 1)
-    if found.tested:
-        yield _contrasts(found.tested)
-    if found.best:
-        yield f"best held-out accuracy, of cells with registers and a class token: {found.best}"
-    if found.sweep:
-        yield _sweep(found, name, digits)
-    yield f"M multiply–adds an image\n{_table(grid, {cell: cost / 1e6 for cell, cost in found.cost.items()}, 2)}"
+    digits, name = _digits(findings.mean.values(), value), LABELS.get(value, value)
+    half = findings.surface and f"± {findings.surface.half:.{digits + 1}f} a cell (95 %)"
+    yield f"{name}; {half or 'means over the runs so far'}\n{_table(grid, findings.mean, digits)}"
+    if findings.effects:
+        yield _effects(findings, digits + 1)
+    if findings.tested:
+        yield _contrasts(findings.tested)
+    if findings.best:
+        yield f"best held-out accuracy among cells with registers and a class token: {findings.best}"
+    if findings.sweep:
+        yield _sweep(findings, name, digits)
+    yield f"M multiply–adds an image\n{_table(grid, {cell: cost / 1e6 for cell, cost in findings.cost.items()}, 2)}"
 
 
 def _table(grid: Grid, values: Mapping[Cell, float], digits: int) -> str:
@@ -94,59 +122,61 @@ def _table(grid: Grid, values: Mapping[Cell, float], digits: int) -> str:
     return "\n".join([head, *_aligned(rows, [-21] + [11] * len(grid.reg))])
 
 
-def _effects(found: Findings, digits: int) -> str:
+def _effects(findings: Findings, digits: int) -> str:
     rows = []
-    for what, effects in zip(("class token at", "registers at"), found.effects):
+    for what, effects in zip(("class token at", "registers at"), findings.effects):
         for place, effect in effects.items():
             name = f"{what} {place}" if isinstance(place, int) else place or "no registers"
             rows.append([name, _signed(effect.value, digits), f" ± {effect.half:.{digits}f}"])
     return "\n".join(
-        ["main effects: a row's or column's mean less the mean of all cells (95 %)", *_aligned(rows, [-21, 11, 0])]
+        ["main effects: a row's or column's mean minus the mean of all cells (95 %)", *_aligned(rows, [-21, 11, 0])]
     )
 
 
-def _contrasts(tested: Sequence[atlas.Tested]) -> str:
+def _contrasts(tested: Sequence[Tested]) -> str:
+    from ..lab.atlas import verdict
+
     rows = [["contrast, percentage points", "estimate", "95 %", "p (Holm)", "   verdict"]]
     for one in tested:
         low, high = (_signed(one.estimate.value + side * one.estimate.half, 2) for side in (-1, 1))
         p = "< 0.001" if one.p < 0.001 else f"{one.p:.3f}"
-        rows.append([one.name, _signed(one.estimate.value, 2), f"{low} to {high}", p, f"   {atlas.verdict(one)}"])
+        rows.append([one.name, _signed(one.estimate.value, 2), f"{low} to {high}", p, f"   {verdict(one)}"])
     return "\n".join(_aligned(rows, [-max(len(row[0]) for row in rows), 11, 18, 11, 0]))
 
 
-def _sweep(found: Findings, name: str, digits: int) -> str:
+def _sweep(findings: Findings, name: str, digits: int) -> str:
     rows = [
-        ["registers", *(str(cell.num_reg) for cell in found.sweep)],
-        ["mean", *(f"{mean:,.{digits}f}" for mean in found.sweep.values())],
-        ["M multiply–adds", *(f"{found.cost[cell] / 1e6:,.2f}" for cell in found.sweep)],
+        ["registers", *(str(cell.num_reg) for cell in findings.sweep)],
+        ["mean", *(f"{mean:,.{digits}f}" for mean in findings.sweep.values())],
+        ["M multiply–adds", *(f"{findings.cost[cell] / 1e6:,.2f}" for cell in findings.sweep)],
     ]
-    lines = [f"{name}, by the number of registers there", *_aligned(rows, [-21] + [11] * len(found.sweep))]
-    if found.slope:
-        value, half = _signed(found.slope.value, digits + 1), f"{found.slope.half:.{digits + 1}f}"
-        tested = f", p = {found.slope.p:.3f}" if found.tested else ""
-        lines.append(f"± {found.sweep_surface.half:.{digits + 1}f} a cell (95 %)")
+    lines = [f"{name}, by the number of registers there", *_aligned(rows, [-21] + [11] * len(findings.sweep))]
+    if findings.slope:
+        value, half = _signed(findings.slope.value, digits + 1), f"{findings.slope.half:.{digits + 1}f}"
+        tested = f", p = {findings.slope.p:.3f}" if findings.tested else ""
+        lines.append(f"± {findings.sweep_surface.half:.{digits + 1}f} a cell (95 %)")
         lines.append(f"slope: {value} ± {half} a doubling of 1 + registers (95 %){tested}")
     return "\n".join(lines)
 
 
-def _draw(grid: Grid, found: Findings, value: str):
+def _draw(grid: Grid, findings: Findings, value: str):
     """The surface; for accuracies also what they cost."""
     from .. import figures
 
-    best = found.best
+    best = findings.best
     surface = {
-        "values": [[found.mean.get(cell, math.nan) for cell in cells] for cells in _by_row(grid)],
+        "values": [[findings.mean.get(cell, math.nan) for cell in cells] for cells in _by_row(grid)],
         "rows": _names(grid.cls),
         "columns": _names(grid.reg),
-        "half": found.surface.half if found.surface else None,
-        "label": WORDS.get(value, value),
+        "half": findings.surface.half if findings.surface else None,
+        "label": LABELS.get(value, value),
         "mark": (grid.cls.index(best.cls), grid.reg.index(best.reg)) if best else None,
-        "digits": _digits(found.mean.values(), value),
+        "digits": _digits(findings.mean.values(), value),
     }
     if value not in ("accuracy", "held_out"):
         return figures.show_surface(**surface)
-    kinds = {str(cell): "class token" if isinstance(cell.cls, int) else cell.cls for cell in found.mean}
-    cost = {"points": found.points(), "front": found.front(), "kinds": kinds, "y": WORDS[value]}
+    kinds = {str(cell): "class token" if isinstance(cell.cls, int) else cell.cls for cell in findings.mean}
+    cost = {"points": findings.points(), "front": findings.front(), "kinds": kinds, "y": LABELS[value]}
     return figures.show_atlas(surface, cost)
 
 
@@ -168,7 +198,7 @@ def _by_row(grid: Grid) -> list[list[Cell]]:
 def _digits(values: Iterable[float], value: str) -> int:
     """After the point: one for per cent, else three digits in all."""
     top = max(map(abs, values), default=0)
-    return 1 if value in SHARES else max(0, 2 - math.floor(math.log10(top or 1)))
+    return 1 if value in PERCENTAGES else max(0, 2 - math.floor(math.log10(top or 1)))
 
 
 def _aligned(rows: Iterable[Sequence[str]], widths: Sequence[int]) -> list[str]:

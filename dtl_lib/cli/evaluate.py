@@ -1,48 +1,75 @@
 """`dtl evaluate`: a trained model on images it has not seen."""
 
+from __future__ import annotations
+
 from argparse import Namespace
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from .. import data, ledger
-from ..checkpoint import load_model
-from ..data.corrupt import CorruptImages
+from .. import data, ledger, train
 from ..host import device_name, find_device
-from ..models import ViT
-from ..pretrained import load_pretrained
-from ..train import evaluate
-from ..train.distributed.processes import Processes, joined, local_device
+from ..train.recipe import AMP
+from .parser import Parser, positive
+from .run_flags import DATA, add_data, add_machine, add_processes, add_record
+
+if TYPE_CHECKING:
+    from ..models import ViT
+    from ..train.distributed.processes import Processes
+
+SUMMARY = "Evaluate a trained ViT."
+
+
+def flags(parser: Parser) -> None:
+    """Which model, on which images, and how."""
+    parser.add_argument("--model-path", metavar="FILE", help="a checkpoint, such as best.safetensors")
+    parser.add_argument("--model", metavar="NAME", help="a timm name with --pretrained, or zoo/…")
+    parser.add_argument("--pretrained", action="store_true", help="use the published weights of --model")
+    add_data(parser, "what to evaluate on (default: what the model was trained on)")
+    parts = ("test", "held_out", "train")
+    parser.add_argument("--part", choices=parts, default="test", help="which of its images (default: test)")
+    parser.add_argument("--batch-size", type=positive, default=256, metavar="N", help="images at a time (default: 256)")
+    parser.add_argument("--amp", choices=AMP, default="auto", help="mixed precision (default: auto)")
+    add_record(parser)
+    add_machine(parser)
+    add_processes(parser)
 
 
 def main(args: Namespace) -> None:
     """Print accuracy with its interval and n, time, images/s."""
+    from ..train.distributed.processes import joined, local_device
+
     device = find_device(local_device(args.device))
     with joined(device, args.timeout) as processes:
         _evaluate(args, device, processes)
 
 
 def _evaluate(args: Namespace, device, processes: Processes) -> None:
-    with processes.first_on_each_host():  # what has to be fetched is fetched once
+    from ..data.corrupt import CorruptImages
+
+    with processes.first_on_each_host():  # what has to be downloaded is downloaded once
         model = _model(args)
         images = getattr(_sets(args, model), args.part)
     images = images.to(device) if hasattr(images, "to") else images  # those in memory
-    shown = processes.first and not args.quiet
+    progress = processes.first and not args.quiet
     corrupt = CorruptImages(args.max_corrupt)
-    found = evaluate(
-        model.to(device), images, args.batch_size, args.amp, args.workers, shown, processes=processes, corrupt=corrupt
-    )
+    evaluation = train.evaluate(
+        model.to(device), images, args.batch_size, args.amp, args.workers, progress, processes=processes,
+        corrupt=corrupt,
+    )  # fmt: skip
     if not processes.first:
         return
     where = device_name(device)
     if processes.world > 1:
         where = f"{processes.world} processes, {where}"
-    print(f"{images.name}: {found}")
-    print(f"{found.seconds:.1f} s, {found.n / found.seconds:,.0f} images/s on {where}")
+    images_per_s = evaluation.n / evaluation.seconds
+    print(f"{images.name}: {evaluation}")
+    print(f"{evaluation.seconds:.1f} s, {images_per_s:,.0f} images/s on {where}")
     if corrupt.names:
         print(unreadable(corrupt.names))
     if args.record:
         what = f"{args.model_path or args.model} on {images.name}"
-        values = {**found.to_dict(), "images_per_s": found.n / found.seconds}
-        about = {"n": found.n, "seed": None, "config": model.config.to_dict()}
+        values = {**evaluation.to_dict(), "images_per_s": images_per_s}
+        about = {"n": evaluation.n, "seed": None, "config": model.config.to_dict()}
         ledger.add(args.record, what, args.line, device, values, **about)
         print(f"recorded in {ledger.path(args.record)}")
 
@@ -54,6 +81,9 @@ def unreadable(names: Sequence[str]) -> str:
 
 
 def _model(args: Namespace) -> ViT:
+    from ..checkpoint import load_model
+    from ..pretrained import load_pretrained
+
     if args.model_path and args.model:
         raise ValueError("--model-path and --model name two models: give one")
     if args.model_path:
@@ -62,14 +92,14 @@ def _model(args: Namespace) -> ViT:
         raise ValueError("say which model: --model-path best.safetensors, or --model NAME --pretrained")
     if args.model.startswith("zoo/") or args.model.endswith(".safetensors") or args.pretrained:
         return load_pretrained(args.model)
-    raise ValueError(f"--model {args.model} alone has fresh weights: add --pretrained, or give --model-path")
+    raise ValueError(f"--model {args.model} alone has random weights: add --pretrained, or give --model-path")
 
 
 def _sets(args: Namespace, model: ViT) -> data.Sets:
     trained_on = getattr(model, "card", {}).get("run", {}).get("data", {})
     name = args.data or trained_on.get("name")
     if name is None:
-        raise ValueError("say which images: --data shapes, cifar10, cifar100, imagenet, folder or wds")
+        raise ValueError(f"say which images: --data NAME, such as {DATA}")
     same = trained_on if name == trained_on.get("name") else {}
     level = args.level or same.get("level") or 1
     return data.load(

@@ -1,11 +1,15 @@
 """One run at a time in a folder."""
 
+from __future__ import annotations
+
 import errno
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ..train.distributed.processes import Processes
+if TYPE_CHECKING:
+    from ..train.distributed.processes import Processes
 
 try:
     import fcntl
@@ -16,10 +20,10 @@ NAME = ".lock"
 
 
 @contextmanager
-def held(folder: str | Path, processes: Processes) -> Iterator[None]:
-    """Inside, no other run can be at work in the folder; a ValueError where one is already.
+def exclusive(folder: str | Path, processes: Processes) -> Iterator[None]:
+    """Inside, no other run can use the folder; a ValueError where one does already.
 
-    The kernel gives the lock back when the first process ends, in whatever way; its loader's workers do not inherit it.
+    The kernel releases the lock when the first process ends, in whatever way; its loader's workers do not inherit it.
     """
     files = []
     processes.broadcast_object(lambda: files.extend(_locked(Path(folder))))
@@ -28,11 +32,11 @@ def held(folder: str | Path, processes: Processes) -> Iterator[None]:
     finally:
         for file in files:
             file.close()
-            _leave_no_trace(Path(folder))
+            _remove_if_empty(Path(folder))
 
 
-def _leave_no_trace(folder: Path) -> None:
-    """A folder in which nothing was written goes again."""
+def _remove_if_empty(folder: Path) -> None:
+    """Remove a folder in which nothing but the lock was written."""
     with suppress(OSError):
         if [path.name for path in folder.iterdir()] == [NAME]:
             (folder / NAME).unlink()
@@ -44,7 +48,7 @@ def _locked(folder: Path) -> list:
         folder.mkdir(parents=True, exist_ok=True)
         file = open(folder / NAME, "a")
     except OSError:
-        return []  # nothing can be written there: saving says so
+        return []  # nothing can be written there: saving will say so
     try:
         if fcntl:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -52,6 +56,6 @@ def _locked(folder: Path) -> list:
         if error.errno in (errno.EAGAIN, errno.EACCES):
             file.close()
             raise ValueError(
-                f"another process trains in {folder}: let it end, or choose another --output-dir"
+                f"another process is training in {folder}: let it end, or choose another --output-dir"
             ) from None
     return [file]  # also on a file system without locks

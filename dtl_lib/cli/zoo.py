@@ -5,14 +5,22 @@ from argparse import Namespace
 
 from .. import zoo
 from ..config import ViTConfig
+from .parser import Parser
+
+SUMMARY = "List the small trained models that come with the library, or show one."
+
+
+def flags(parser: Parser) -> None:
+    """Which model, if any."""
+    parser.add_argument("name", nargs="?", metavar="NAME", help="print the card of this model")
 
 
 def main(args: Namespace) -> None:
-    """A line a model, or all that the card of one says."""
+    """Print a line for each model, or what the card of one says."""
     if args.name:
         return _show(args.name)
     if not zoo.names():
-        print("The zoo is empty for now: train a model with dtl train, or take one of timm's by its name.")
+        print("The zoo is empty: train a model with dtl train, or use one of timm's by its name.")
         return
     rows = [("name", "tokens", "test images", "accuracy", "parameters", "kB")]
     rows += [_row(name, zoo.read_card(name)) for name in zoo.names()]

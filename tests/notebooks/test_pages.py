@@ -8,6 +8,7 @@ import pytest
 
 from book.tools import command_line, records
 from dtl_lib import ledger
+from dtl_lib.cli.commands import COMMANDS
 
 
 def record(seed, accuracy, what="plain | ViT"):
@@ -99,5 +100,5 @@ def test_a_parser_becomes_a_page():
 
 def test_the_command_line_page_has_every_command():
     page = command_line.reference()
-    for command in ("plan", "train", "evaluate", "zoo"):
-        assert f"## `dtl {command}`" in page
+    for name, command in COMMANDS.items():
+        assert f"## `dtl {name}`\n\n{command.SUMMARY}" in page

@@ -7,9 +7,8 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from dtl_lib import checkpoint
+from dtl_lib import checkpoint, train
 from dtl_lib.__main__ import main
-from dtl_lib.cli import train
 from dtl_lib.train import fit
 
 STEP = 3

@@ -13,8 +13,9 @@ from unittest.mock import patch
 
 import torch
 
+from dtl_lib import train
 from dtl_lib.__main__ import parser
-from dtl_lib.cli import train
+from dtl_lib.cli.train import train_model
 from dtl_lib.train import Stopped, fit
 from dtl_lib.train.distributed.processes import joined
 from tests.unit.disturbed import poisoned
@@ -32,7 +33,7 @@ def main(path: str) -> None:
             args.line, args.quiet = " ".join(flags), True
             with patch.object(train, "fit", disturbed):
                 try:
-                    train._train(args, torch.device("cpu"), processes, print if processes.first else train._nothing)
+                    train_model(args, torch.device("cpu"), processes)
                 except Stopped as stopped:
                     print(f"process {processes.rank}: {stopped} ({stopped.status})", flush=True)
 

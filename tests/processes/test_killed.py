@@ -62,7 +62,7 @@ def test_a_worker_killed_is_started_again_and_the_weights_are_the_same(folder, t
     os.kill(launch.worker(process, 1), signal.SIGKILL)
     status, out, error = launch.finished(process)
     assert status == 0, error
-    assert out.count(f"restart 1 of at most 1: going on with {place}") == 1 and out.count("test accuracy") == 1
+    assert out.count(f"restart 1 of at most 1: resuming {place}") == 1 and out.count("test accuracy") == 1
     assert_same(place, two[0])
 
 
@@ -76,7 +76,7 @@ def test_a_worker_killed_on_one_of_two_hosts_is_started_again_on_both(folder, tw
         os.kill(launch.worker(both[lost], lost), signal.SIGKILL)
         (status, out, error), (other, silent, said) = map(launch.finished, both)
     assert (status, other, silent) == (0, 0, ""), error + said
-    assert out.count(f"restart 1 of at most 3: going on with {place}") == 1 and out.count("test accuracy") == 1
+    assert out.count(f"restart 1 of at most 3: resuming {place}") == 1 and out.count("test accuracy") == 1
     assert_same(place, two[0])
 
 
@@ -111,5 +111,5 @@ def test_two_hosts_are_two_processes(folder, two):
         both = [pair.torchrun(host, 1, *DTL, *TRAIN.split(), "--output-dir", place) for host in (1, 0)]
         (quiet, silent, error), (status, out, _) = map(launch.finished, both)
     assert (status, quiet, silent) == (0, 0, ""), error
-    assert "60 steps of 24 images on 2 processes on host-a, host-b, 12 each" in out
+    assert "60 steps of 24 images on 2 processes on host-a, host-b, 12 images each" in out
     assert_same(place, two[0])

@@ -73,7 +73,7 @@ class TestRun:
         )  # fmt: skip
         assert lines[0] == "class token at 0, no registers, seed 0: 40.00%, 3 s; 9 of 10 runs left"
         assert lines[-1].startswith("class token at 0, 1 register at 1, seed 1: ") and len(lines) == 10
-        assert last == f"complete; what it says: dtl atlas show --grid cpu --records {tmp_path}" and found.err == ""
+        assert last == f"complete; for the results: dtl atlas show --grid cpu --records {tmp_path}" and found.err == ""
         assert {run.command for run in ledger.read("tiny", tmp_path)} == {"dtl atlas run --grid cpu"}
 
     def test_goes_on_where_it_was_and_says_what_was_cut_off(self, recorded, capsys):
@@ -160,7 +160,7 @@ class TestShow:
         lines = path.read_text().splitlines(keepends=True)
         path.write_text("".join(lines[:2] + lines[3:5]))
         out = show(recorded, capsys)
-        assert "4 of 10 runs are recorded, 6 missing" in out and "means of what there is" in out
+        assert "4 of 10 runs are recorded, 6 missing" in out and "means over the runs so far" in out
         assert re.search(r"^0 +41\.0 +44\.0$", out, re.M) and re.search(r"^average pooling +48\.0$", out, re.M)
         assert not any(word in out for word in ("±", "contrast", "slope", "main effects"))
         path.write_text("".join(lines[:9]))
@@ -180,7 +180,7 @@ class TestShow:
     def test_draws(self, recorded, capsys):
         for name, flags in {"both.png": [], "one.png": ["--value", "entropy"], "vector.svg": []}.items():
             out = show(recorded, capsys, "--figure", str(recorded / name), *flags)
-            assert out.endswith(f"drawn in {recorded / name}\n")
+            assert out.endswith(f"figure saved in {recorded / name}\n")
         both, one = (Image.open(recorded / name).size for name in ("both.png", "one.png"))
         assert both[1] > 1.5 * one[1]  # the surface alone is not as high
         assert (recorded / "vector.svg").read_text().count("<svg") == 1

@@ -6,8 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from dtl_lib import checkpoint
 from dtl_lib.__main__ import main
@@ -15,6 +17,7 @@ from dtl_lib.checkpoint import save_model
 from dtl_lib.config import ViTConfig
 from dtl_lib.models import ViT
 from dtl_lib.train import Stopped
+from dtl_lib.train.distributed.errors import PeerLost, RankError, SilentExit
 
 ROOT = Path(__file__).parents[2]
 TINY = "--image-size 16 --dim 16 --depth 2 --heads 2 --max-steps 2 --batch-size 16 --samples 64 --device cpu --quiet"
@@ -41,10 +44,13 @@ def refused(capsys, tmp_path, monkeypatch):
     [
         ("", "COMMAND"),
         ("trian", "no command 'trian' (choose from plan, train"),
-        ("train --lerning-rate 3", "train has no flag --lerning-rate"),
-        ("train --batchsize 3", "near it: --batch-size"),
+        ("train --lerning-rate 3", "train has no flag --lerning-rate; did you mean --lr?"),
+        ("train --learning_rate=3", "train has no flag --learning-rate=3; did you mean --lr?"),
+        ("plan --num_registers 4", "did you mean --num-reg"),
+        ("plan --learning-rate 3", "plan has no flag --learning-rate; see dtl plan --help"),
+        ("train --batchsize 3", "did you mean --batch-size"),
         ("train --batch 3", "--batch-size"),
-        ("train 3", "'3' belongs to no flag of train"),
+        ("train 3", "unexpected argument '3'; see dtl train --help"),
         ("train --lr", "--lr: expected one argument"),
         ("train --lr fast", "--lr: give a number, not 'fast'"),
         ("train --epochs 1.x", "--epochs: give a number or none, not '1.x'"),
@@ -71,28 +77,30 @@ def refused(capsys, tmp_path, monkeypatch):
         ("train --data mnist", "no data set 'mnist'; there are shapes, cifar10"),
         ("train --level 4", "level is 4; shapes come in levels 1, 2, 3"),
         ("train --data imagenet --data-path nowhere", "nowhere is not a folder"),
-        ("train --data-path somewhere", "say what lies in somewhere: --data cifar10"),
+        ("train --data-path somewhere", "say what lies in somewhere: --data NAME, such as cifar10"),
         ("train --samples 0", "--samples: give a whole number, 1 or more"),
         ("train --device abacus", "no device 'abacus' here"),
         ("train --device meta", "no device 'meta' here"),
-        ("train --dim 100000000 --heads 1", "the memory is full: lower --batch-size"),
+        ("train --dim 100000000 --heads 1", "out of memory: lower --batch-size"),
         ("train --resume", "say which run to resume: --resume DIR"),
         ("train --resume nowhere", "nowhere holds no state.safetensors to resume from"),
         ("train --resume a --output-dir b", "leave --output-dir out"),
-        ("train --resume a --finetune b", "--resume goes on with a run's own weights, --finetune begins with others"),
+        ("train --resume a --finetune b", "--resume goes on with a run's own weights, --finetune starts from others"),
+        ("train --epochs 1e308 --device cpu", "a number is too large (cannot convert float infinity to integer)"),
+        ("plan --mlp-ratio 1e308", "a number is too large"),
         ("plan --layer-scale -1", "layer_scale is 0 or more, or none, not -1"),
         ("train --finetune nowhere.safetensors", "nowhere.safetensors does not exist"),
         ("train --finetune zoo/nothing", "the zoo has no 'zoo/nothing'"),
         ("evaluate", "say which model: --model-path best.safetensors"),
-        ("evaluate --model deit_tiny_patch16_224", "has fresh weights: add --pretrained"),
+        ("evaluate --model deit_tiny_patch16_224", "has random weights: add --pretrained"),
         ("evaluate --model nonsense --pretrained", "'nonsense' is no timm model"),
         ("evaluate --model-path nowhere.safetensors", "nowhere.safetensors does not exist"),
         ("evaluate --model-path a --model b", "name two models: give one"),
         ("evaluate --part all", "--part: invalid choice: 'all' (choose from test, held_out, train)"),
         ("evaluate --batch-size 0", "1 or more, not '0'"),
-        ("train --eval", "--eval measures weights: give --resume DIR, or --finetune with a timm name"),
+        ("train --eval", "--eval evaluates weights: give --resume DIR, or --finetune with a timm name"),
         ("train --eval --resume nowhere", "nowhere/best.safetensors does not exist"),
-        ("train --eval --finetune zoo/x --depth 3 --cls_pos 1", "as they are: leave cls_pos, depth out"),
+        ("train --eval --finetune zoo/x --depth 3 --cls_pos 1", "as they are: leave --cls-pos, --depth out"),
         ("train --optimizer sgd", "optimizer is one of adamw, lamb, not 'sgd'"),
         ("train --distill soft", "distill='soft' needs a teacher: give distill_from"),
         ("train --recipe nothing", "--recipe: invalid choice: 'nothing' (choose from shapes, cifar10"),
@@ -185,8 +193,54 @@ def test_a_state_whose_card_has_been_changed(refused, tmp_path, part):
     assert "its progress has colour, which is not known" in refused(f"train --resume {tmp_path}/run")
 
 
+def test_a_card_that_is_nested_too_deeply(refused, tmp_path):
+    save_file({"x": torch.zeros(1)}, tmp_path / "deep.safetensors", metadata={"card": "[" * 100_000})
+    assert "nested too deeply" in refused("evaluate --model-path deep.safetensors --data shapes")
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (MemoryError(), "out of memory: lower --batch-size"),
+        (np.empty, "out of memory: lower --batch-size"),  # NumPy's own kind of MemoryError
+        (torch.OutOfMemoryError("CUDA out of memory"), "out of GPU memory: lower --batch-size"),
+        (RankError("process 1 of 2 on here: the tea is cold"), "process 1 of 2 on here: the tea is cold"),
+    ],
+)
+def test_errors_are_told_apart_by_their_class(refused, monkeypatch, error, said):
+    def fail(args):
+        if error is np.empty:
+            np.empty(1 << 55)
+        raise error
+
+    monkeypatch.setattr("dtl_lib.cli.plan.main", fail)
+    assert said in refused("plan")
+
+
+@pytest.mark.parametrize(
+    "error", [KeyError("surprise"), RuntimeError("PeerLost"), type("SilentExit", (Exception,), {})()]
+)
+def test_a_bug_keeps_its_traceback_whatever_it_is_called(monkeypatch, error):
+    def fail(args):
+        raise error
+
+    monkeypatch.setattr("dtl_lib.cli.plan.main", fail)
+    with pytest.raises(type(error)):
+        main(["plan"])
+
+
+@pytest.mark.parametrize(("error", "printed"), [(PeerLost("process 1 is gone"), 1), (SilentExit("it has"), 0)])
+def test_a_lost_process_is_one_line_and_who_ends_with_it_is_silent(monkeypatch, capsys, error, printed):
+    def fail(args):
+        raise error
+
+    monkeypatch.setattr("dtl_lib.cli.plan.main", fail)
+    assert main(["plan"]) == 1
+    assert capsys.readouterr().err.count("dtl: process 1 is gone\n") == printed
+
+
 def test_an_experiment_that_is_no_word_is_refused_before_the_work(refused):
-    assert "give a word" in refused("train --record two-words")
+    assert "give one word" in refused("train --record two-words")
 
 
 def test_the_command_to_go_on_with_is_quoted():

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from dtl_lib import train
 from dtl_lib.__main__ import main
 from dtl_lib.cli import evaluate as command
 from dtl_lib.data import InMemory
@@ -65,7 +66,7 @@ def test_dtl_evaluate_brings_images_in_memory_to_the_gpu_once(monkeypatch):
     model = ViT(ViTConfig(8, 4, dim=12, depth=1, heads=1, classes=256))
     monkeypatch.setattr(command, "_model", lambda args: model)
     monkeypatch.setattr(command, "_sets", lambda args, model: Sets(None, None, numbered(256)))
-    monkeypatch.setattr(command, "evaluate", lambda model, images, *rest, **how: seen.append(images) or result)
+    monkeypatch.setattr(train, "evaluate", lambda model, images, *rest, **how: seen.append(images) or result)
     with pretended_gpu() as gpu:
         assert main(["evaluate", "--model-path", "any", "--quiet"]) == 0
         assert seen[0].device == gpu and next(model.parameters()).is_cuda

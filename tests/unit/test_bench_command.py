@@ -107,7 +107,7 @@ class TestCommand:
         assert main(["bench", *SHORT, *more]) == 0
         out = capsys.readouterr().out
         assert out.count("times the speed of timm's model of the same function") == 2
-        assert "MLP, backward" in out and "a step, watched" in out
+        assert "MLP, backward" in out and "a step under the profiler" in out
         rows = [line.split() for line in out.splitlines() if line.endswith(("loader", "compute", "communication"))]
         assert [row[0] for row in rows] == ["1", "16"] and rows[1][-1] == "loader"
         assert "90 epochs" in out and "3 images/s a host" in out and re.search(r"[\d,]+ cores at 2 each", out)

@@ -8,7 +8,7 @@ import pytest
 from book.tools import readme
 from book.tools.project import Project
 from dtl_lib.__main__ import parser
-from dtl_lib.cli.flags import alike
+from dtl_lib.cli.parser import hyphenated
 from dtl_lib.config import named
 
 PROJECT = Project()
@@ -43,7 +43,7 @@ COMMANDS = [line.partition("-m dtl_lib ")[2] or line.removeprefix("dtl ") for li
 
 @pytest.mark.parametrize("line", COMMANDS)
 def test_the_commands_are_spelled_right(line):
-    args = parser().parse_args(alike(shlex.split(line)))
+    args = parser().parse_args(hyphenated(shlex.split(line)))
     if model := getattr(args, "model", None):
         named(model)
 

@@ -7,9 +7,10 @@ import pytest
 
 from dtl_lib import ledger
 from dtl_lib.__main__ import parser
-from dtl_lib.cli.flags import alike
-from dtl_lib.cli.train import _recipe
+from dtl_lib.cli.parser import hyphenated
+from dtl_lib.cli.train import _config, _recipe
 from dtl_lib.config import named
+from dtl_lib.data.sources import SOURCES, source
 from dtl_lib.train import Recipe, recipes
 
 ADDED = (
@@ -63,7 +64,7 @@ def test_a_wrong_recipe_is_refused(wrong, message):
 
 def asked(line: str, images: str) -> Recipe:
     """The recipe that a command means."""
-    return _recipe(parser().parse_args(alike(shlex.split(line)[1:])), images, None)
+    return _recipe(parser().parse_args(hyphenated(shlex.split(line)[1:])), images, None)
 
 
 def test_a_recorded_command_still_means_the_recipe_it_was_recorded_with():
@@ -71,6 +72,14 @@ def test_a_recorded_command_still_means_the_recipe_it_was_recorded_with():
     assert records
     for record in records:
         assert asked(record.command, "cifar10") == Recipe.from_dict(record.recipe)
+
+
+@pytest.mark.parametrize("name", [*SOURCES, "hfds/any"])
+def test_a_data_set_s_row_names_its_model_and_its_recipe(name):
+    row = source(name)
+    assert asked("dtl train", name) == recipes()[row.recipe]
+    assert _config(parser().parse_args(["train"]), name, None, None) == named(row.model)
+    assert ("cifar" in row.model, "shapes" in row.model) == ("cifar" in name, name == "shapes")
 
 
 def test_recipes_of_papers_say_what_the_papers_say():

@@ -7,7 +7,7 @@ import pytest
 from dtl_lib.data import Sets
 from dtl_lib.train import Recipe
 from dtl_lib.train.distributed.agreement import check_ranks_agree
-from dtl_lib.train.distributed.heartbeat import RankError
+from dtl_lib.train.distributed.errors import RankError
 from dtl_lib.train.distributed.processes import Processes
 from tests.unit.disturbed import TINY, small_sets
 

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from dtl_lib.checkpoint import write
-from dtl_lib.cli.train import _of_this_launch
+from dtl_lib.cli.resume import saved_by_this_launch
 from dtl_lib.data.corrupt import CorruptImages
 from dtl_lib.train import state
 from dtl_lib.train.distributed import processes as distributed
-from dtl_lib.train.distributed.heartbeat import PeerLost, RankError, SilentExit
+from dtl_lib.train.distributed.errors import PeerLost, RankError, SilentExit
 from dtl_lib.train.distributed.processes import Processes, joined, local_device
 from tests.unit.disturbed import small_sets
 
@@ -116,12 +116,12 @@ def test_nccl_leaves_it_to_the_library_to_say_who_is_lost(environment, monkeypat
 
 
 def test_what_torchrun_starts_again_goes_on(environment, tmp_path):
-    assert not _of_this_launch(tmp_path, 1)  # it had not saved anything
+    assert not saved_by_this_launch(tmp_path, 1)  # it had not saved anything
     card = {"config": {}, "recipe": {}, "data": {}, "progress": {}, "scaler": {}, "run": {"launch": "late"}}
     write(tmp_path / state.NAME, {"x": torch.zeros(1)}, card, "dtl_lib training state")
-    assert _of_this_launch(tmp_path, 1)
-    assert not _of_this_launch(tmp_path, 0)
+    assert saved_by_this_launch(tmp_path, 1)
+    assert not saved_by_this_launch(tmp_path, 0)
     environment("TORCHELASTIC_RUN_ID", "other")
-    assert not _of_this_launch(tmp_path, 0)
+    assert not saved_by_this_launch(tmp_path, 0)
     environment("TORCHELASTIC_RUN_ID", "late")  # a host has joined: no process has failed
-    assert _of_this_launch(tmp_path, 0)
+    assert saved_by_this_launch(tmp_path, 0)

@@ -109,7 +109,7 @@ def test_a_worker_that_is_killed_is_one_line(pictures, tmp_path):
     os.kill(launch.descendants(process.pid)[0], signal.SIGKILL)
     status, _, error = launch.finished(process)
     assert status == 1 and error.startswith("dtl: a process that reads images") and error.count("\n") == 1, error
-    assert "fewer --workers" in error
+    assert "lower --workers" in error
 
 
 def test_asking_workers_for_pictures_starts_no_thread_that_their_death_would_upset(pictures, monkeypatch):
@@ -171,14 +171,14 @@ def test_the_best_weights_of_another_run_are_not_taken_for_this_one_s(pictures, 
 def test_two_runs_in_one_folder_at_a_time_are_refused(pictures, tmp_path, capsys):
     line = [*map(str, TRAIN), "--data-path", "pictures", "--output-dir", "run"]
     assert main(line) == 0
-    hold = "import sys; from dtl_lib.cli.lock import held; from dtl_lib.train.distributed.processes import Processes\n"
-    hold += f"with held({str(tmp_path / 'run')!r}, Processes()): print('held', flush=True); sys.stdin.read()"
+    hold = "import sys; from dtl_lib.cli import lock; from dtl_lib.train.distributed.processes import Processes\n"
+    hold += f"with lock.exclusive({str(tmp_path / 'run')!r}, Processes()): print('held', flush=True); sys.stdin.read()"
     other = subprocess.Popen([sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         assert other.stdout.readline() == "held\n"
         capsys.readouterr()
         assert main(["train", "--resume", "run", "--quiet"]) == 2
-        assert capsys.readouterr().err.startswith("dtl: another process trains in run: let it end")
+        assert capsys.readouterr().err.startswith("dtl: another process is training in run: let it end")
     finally:
         other.kill()
         other.communicate()
@@ -190,5 +190,5 @@ def test_a_file_system_without_locks_will_do(tmp_path, monkeypatch):
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     monkeypatch.setattr(lock.fcntl, "lockf", lockf)
-    with lock.held(tmp_path / "run", Processes()):
+    with lock.exclusive(tmp_path / "run", Processes()):
         pass

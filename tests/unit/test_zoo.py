@@ -215,7 +215,7 @@ def test_the_zoo_is_listed_and_a_card_shown(mine, capsys, monkeypatch):
         assert all(part in shown for part in told)
     monkeypatch.setattr(zoo, "FOLDER", mine / "nothing")
     assert main(["zoo"]) == 0
-    assert "empty for now" in capsys.readouterr().out
+    assert "zoo is empty" in capsys.readouterr().out
 
 
 def test_a_model_of_the_zoo_is_evaluated_and_trained_on(mine, tmp_path, capsys):

@@ -2,7 +2,7 @@
 
 from ...config import ViTConfig
 from ..recipe import Recipe
-from .heartbeat import RankError
+from .errors import RankError
 from .processes import Processes
 
 

@@ -14,6 +14,7 @@ from collections.abc import Callable
 import torch.distributed as dist
 
 from ...checks import first_line
+from .errors import PeerLost, RankError, SilentExit
 
 BEAT = 1.0  # seconds between two signs of life
 SILENT = 5.0  # seconds without one, after which a process is lost
@@ -22,18 +23,6 @@ AFTER = 0.5  # seconds that the first process is given to say what all of them h
 GRACE = 3.0  # seconds to end in, once another process has failed
 FAILURE = "failure"
 _CONNECTION = re.compile("gloo|timed? ?out|closed by peer|reset by peer|broken pipe|refused", re.IGNORECASE)
-
-
-class RankError(ValueError):
-    """Wrong input or data that one of several processes has met; the message says which."""
-
-
-class PeerLost(RuntimeError):
-    """A process does not answer any more; the message names it and its host."""
-
-
-class SilentExit(RuntimeError):
-    """This process ends because of another, which has said why."""
 
 
 class Heartbeat:

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from ...checks import first_line
 from ...host import share_of_cores, usable_cores
-from .heartbeat import Heartbeat, PeerLost, RankError, SilentExit
+from .errors import PeerLost, RankError, SilentExit
+from .heartbeat import Heartbeat
 from .sharding import shard
 from .signals import Stopped
 
@@ -169,14 +170,14 @@ def launched() -> bool:
 def joined(device: torch.device, timeout: float = TIMEOUT) -> Iterator[Processes]:
     """The processes of this run, connected; one alone where nothing has started several.
 
-    An error in the body comes out as what this process should say: see `Watch.verdict`.
+    An error in the body comes out as what this process should say: see `Heartbeat.verdict`.
 
     Args:
         device: where this process computes; NCCL connects GPUs, gloo everything else.
         timeout: seconds that one waits for the others before it gives them up.
 
     Raises:
-        Lost: where the others do not come, or do not answer any more.
+        PeerLost: where the others do not come, or do not answer any more.
     """
     if not launched():
         yield Processes()

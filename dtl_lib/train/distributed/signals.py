@@ -8,7 +8,7 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
-from .heartbeat import SilentExit
+from .errors import SilentExit
 
 SAME = 1.0  # seconds: torchrun passes on a Ctrl-C that the terminal has sent to everyone already
 

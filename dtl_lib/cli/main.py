@@ -1,0 +1,124 @@
+"""Runs a command. What goes wrong becomes one line and an exit status; what should never happen stays a traceback."""
+
+import os
+import shlex
+import signal
+import sys
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..train.distributed.errors import PeerLost, RankError, SilentExit
+from ..train.distributed.signals import Stopped
+from .commands import COMMANDS
+from .parser import Parser, hyphenated
+
+HEAD_START = 3  # seconds: torchrun ends every process as soon as one has ended, and the first has to speak before
+OUT_OF_MEMORY = "out of memory: lower --batch-size, raise --accumulate, or make the model smaller"
+GPU_OUT_OF_MEMORY = "out of GPU memory: lower --batch-size, or raise --accumulate"
+WORKER_LOST = "a process that reads images was killed or hangs (memory or /dev/shm full?): lower --workers"
+
+
+def parser() -> Parser:
+    """Every command and flag, for `--help` and the book's reference page."""
+    top = Parser(prog="dtl", description="Vision Transformers whose tokens enter and leave where you say.")
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, command in COMMANDS.items():
+        command.flags(commands.add_parser(name, help=command.SUMMARY, description=command.SUMMARY))
+    return top
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status: 0, 2 for wrong input, 130 after Ctrl-C."""
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a lost process is one line of ours, not torch's fifty
+    # torch's signal about a dead worker may reach safetensors, which then takes torch for an old one and warns of it
+    warnings.filterwarnings("ignore", message="TypedStorage is deprecated")
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files are bytes, and not every terminal shows all
+    args = None
+    try:
+        argv = hyphenated(sys.argv[1:] if arguments is None else arguments)
+        args = parser().parse_args(argv)
+        args.line = shlex.join(["dtl", *argv])
+        COMMANDS[args.command].main(args)
+    except (Exception, KeyboardInterrupt) as error:
+        failure = failure_of(error)
+        if failure is None:
+            raise
+        _print(failure, everywhere=args is None)
+        return failure.status
+    return 0
+
+
+@dataclass(frozen=True)
+class Failure:
+    """How a command ends that fails.
+
+    Args:
+        message: for the user; where empty, nothing is printed.
+        status: the exit status.
+        own: whether it is this process's alone: where there are several, it does not leave it to the first to speak.
+    """
+
+    message: str
+    status: int
+    own: bool = False
+
+
+def failure_of(error: BaseException) -> Failure | None:
+    """What an error means to the user; None for a bug, whose traceback is wanted."""
+    match error:
+        case Stopped():
+            return Failure(str(error) if _rank() == "0" else "", error.status)
+        case KeyboardInterrupt():
+            return Failure(str(error) or "stopped", getattr(error, "status", 130))
+        case SilentExit():
+            return Failure("", 1)
+        case PeerLost():
+            return Failure(str(error), 1, own=True)
+        case OSError() if error.strerror:
+            return Failure(f"{error.filename}: {error.strerror}" if error.filename else error.strerror, 2)
+        case ValueError() | OSError():
+            return Failure(str(error) or type(error).__name__, 2, own=isinstance(error, RankError))
+        case MemoryError():
+            return Failure(OUT_OF_MEMORY, 2, own=True)
+        case OverflowError():
+            return Failure(f"a number is too large ({error})", 2)
+        case RecursionError():
+            return Failure("something is nested too deeply to be read: is a file damaged?", 2)
+        case RuntimeError():
+            return _failure_of_torch(error)
+    return None
+
+
+def _failure_of_torch(error: RuntimeError) -> Failure | None:
+    torch = sys.modules.get("torch")  # an error of torch's has not been raised where torch was not imported
+    if torch and isinstance(error, torch.OutOfMemoryError):
+        return Failure(GPU_OUT_OF_MEMORY, 2, own=True)
+    # by their text: torch raises both as bare RuntimeErrors
+    if "DefaultCPUAllocator" in str(error):
+        return Failure(OUT_OF_MEMORY, 2, own=True)
+    if "DataLoader worker" in str(error):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch would raise it again as the other workers end
+        return Failure(WORKER_LOST, 1)
+    return None
+
+
+def _print(failure: Failure, everywhere: bool) -> None:
+    """Print it once: of several processes the first speaks for all, unless the failure is one's own.
+
+    Args:
+        everywhere: whether every process is known to fail in the same way, as where a flag is wrong.
+    """
+    message, rank = failure.message, _rank()
+    if message and rank != "0" and not failure.own:
+        time.sleep(HEAD_START)
+        message = "" if everywhere else f"process {rank}: {message}"
+    if message:
+        below = "" if rank == "0" else "\n"  # the progress bar of the first
+        print(f"{below}dtl: {' '.join(message.split())}\n", end="", file=sys.stderr, flush=True)
+
+
+def _rank() -> str:
+    return os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))

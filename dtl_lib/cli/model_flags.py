@@ -1,0 +1,74 @@
+"""The flags that say which ViT: a named configuration, and what is changed in it."""
+
+from argparse import Namespace
+from dataclasses import fields, replace
+
+from ..config import ViTConfig, configurations
+from ..tokens import TokenPlan
+from .parser import Parser, add_field, given
+
+PLAN = {
+    "cls_pos": (int | None, "block before which the class token enters; none: no class token"),
+    "reg_pos": (int | None, "block before which the registers enter"),
+    "num_reg": (int, "number of registers"),
+    "dist": (bool, "add a distillation token, which enters with the class token"),
+    "class_blocks": (int, "number of class-attention blocks after the trunk"),
+}
+CONFIG = {
+    "depth": "number of blocks in the trunk",
+    "dim": "width of a token",
+    "heads": "number of attention heads, which has to divide dim",
+    "mlp_ratio": "hidden width of the MLP over dim",
+    "image_size": "image height and width in pixels; one number for a square",
+    "patch_size": "side of a patch in pixels",
+    "layer_scale": "initial value of LayerScale; none: no LayerScale",
+    "drop_path": "probability of dropping a residual branch (stochastic depth)",
+    "drop_path_schedule": "linear: it rises to --drop-path over the blocks; uniform: it is the same in all",
+    "talking_heads": "mix the heads before and after the softmax",
+    "pool": "what the head reads: cls or patches",
+    "norm_after_pool": "normalise after pooling instead of before",
+    "positions": "position embedding: learned or sincos",
+}
+
+
+def add_model(parser: Parser) -> None:
+    """`--model`, and a flag for each number of the plan and field of the configuration."""
+    names = ", ".join(sorted(configurations()))
+    parser.add_argument("--model", metavar="NAME", help=f"a named configuration: {names}")
+    tokens = parser.add_argument_group("tokens", "Where a flag is left out, the configuration decides.")
+    for name, (kind, text) in PLAN.items():
+        add_field(tokens, name, kind, text)
+    configuration = parser.add_argument_group("configuration")
+    kinds = {field.name: field.type for field in fields(ViTConfig)}
+    for name, text in CONFIG.items():
+        add_field(configuration, name, kinds[name], text, "--input-size" if name == "image_size" else None)
+
+
+def configured(base: ViTConfig, args: Namespace) -> ViTConfig:
+    """`base` with the tokens and fields that were given as flags."""
+    changed = given(args, CONFIG)
+    if (changed.get("layer_scale") or 0) < 0:  # a trained one may be negative, and is kept as the model's
+        raise ValueError(f"layer_scale is 0 or more, or none, not {changed['layer_scale']}")
+    depth = changed.get("depth", base.depth)
+    tokens = given(args, PLAN)
+    if tokens or depth != base.depth:
+        plan = TokenPlan.of(depth, **{**_numbers(base.plan, depth), **tokens})
+        changed |= {"plan": plan, "depth": depth}
+        if plan.group("cls") is None:
+            changed.setdefault("pool", "patches")
+        elif base.plan.group("cls") is None:
+            changed = {"pool": "cls", "norm_after_pool": False, **changed}
+    return replace(base, **changed)
+
+
+def _numbers(plan: TokenPlan, depth: int) -> dict:
+    """The five numbers of a plan that `TokenPlan.of` makes; what enters after the trunk still does."""
+    cls, reg = plan.group("cls"), plan.group("reg")
+
+    def enter(group):
+        return group and (depth if group.enter == plan.depth else group.enter)
+
+    return {
+        "cls_pos": enter(cls), "reg_pos": enter(reg), "num_reg": reg.tokens if reg else 0,
+        "dist": plan.group("dist") is not None, "class_blocks": plan.class_blocks,
+    }  # fmt: skip

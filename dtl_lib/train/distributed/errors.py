@@ -1,0 +1,13 @@
+"""How a process ends where one of several fails; free of torch, as the command line tells these classes apart."""
+
+
+class RankError(ValueError):
+    """Wrong input or data that one of several processes has met; the message says which."""
+
+
+class PeerLost(RuntimeError):
+    """A process does not answer any more; the message names it and its host."""
+
+
+class SilentExit(RuntimeError):
+    """This process ends because of another, which has printed why."""
