@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor
 
-from ..data import loader as batches
+from ..data import loader
 from ..data.corrupt import CorruptImages
 from ..progress import progress_bar
 from .device import autocast, device_of
@@ -89,14 +89,16 @@ def evaluate(
     was_training, device = model.training, device_of(model)
     model.eval()
     start = time.perf_counter()
-    share = {"rank": processes.rank, "world": processes.world, "cores": processes.cores, "corrupt": corrupt}
-    made = batches.evaluation_batches(as_expected(model, images), batch_size, workers, device=device, **share)
+    batches = loader.evaluation_batches(
+        as_expected(model, images), batch_size, workers, device=device, corrupt=corrupt, rank=processes.rank,
+        world=processes.world, cores=processes.cores,
+    )  # fmt: skip
     if is_sharded(model):
-        made = _as_often(made, -(-len(images) // processes.world), batch_size, model.config)
+        batches = _padded(batches, -(-len(images) // processes.world), batch_size, model.config)
     sums = torch.zeros(4, device=device, dtype=torch.float64)
     bar = progress_bar(len(images), "img", shown=progress, leave=False)
-    with _looking(model):
-        for x, y in made:
+    with _no_gradients(model):
+        for x, y in batches:
             stop = stop_request is not None and stop_request.stop
             if processes.any_rank(stop) if is_sharded(model) else stop:
                 break
@@ -121,28 +123,28 @@ def evaluate(
     return Evaluation(right / n, low, high, n, loss / n, time.perf_counter() - start, top5)
 
 
-def _looking(model):
-    """The context for a model that is only looked at."""
+def _no_gradients(model):
+    """The context for a model that is only evaluated."""
     if is_sharded(model):
-        return torch.no_grad()  # fully_shard keeps its buffers, and what inference_mode has made cannot be trained with
+        return torch.no_grad()  # fully_shard keeps its buffers, and tensors of inference_mode cannot be trained with
     return torch.inference_mode()
 
 
-def _as_often(made: Iterator, images: int, batch_size: int, config) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches, and after them images without labels, until there are as many as `images` take.
+def _padded(batches: Iterator, images: int, batch_size: int, config) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches, and after them images without labels, until there are as many batches as `images` take.
 
-    Every process has to call a model that is cut over them as often as the others, and some have fewer images.
+    Every process has to call a sharded model as often as the others, and some have fewer images.
     """
-    left = -(-images // batch_size)
-    for batch in made:
+    missing = -(-images // batch_size)
+    for batch in batches:
         yield batch
-        left -= 1
-    for _ in range(left):
+        missing -= 1
+    for _ in range(missing):
         yield torch.zeros(1, config.channels, *config.image_size), torch.zeros(0, dtype=torch.int64)
 
 
 def _sums(logits: Tensor, y: Tensor) -> Tensor:
-    """Of a batch: images, those right, those right among the best five where that is asked, and losses added up."""
+    """Sums over a batch: images, those classified right, those right in the top 5 (if counted), and losses."""
     loss = torch.nn.functional.cross_entropy(logits, y, reduction="sum")
     right, right5 = (logits.argmax(dim=1) == y).sum(), torch.zeros_like(loss)
     if logits.shape[1] >= TOP5_FROM:
@@ -183,7 +185,7 @@ def token_norms(model, x: Tensor) -> dict[str, float]:
     model.eval()
     if is_sharded(model):
         model.unshard()  # what lies outside of the blocks: `encode` does not ask for it
-    with _looking(model):
+    with _no_gradients(model):
         tokens, _ = model.encode(x)
         lengths = tokens.float().norm(dim=-1)
     model.train(was_training)

@@ -90,14 +90,14 @@ def optimizer_state(optimizer: torch.optim.Optimizer, named: Mapping[str, nn.Par
         named: the model's parameters by name. Averages come as the parameters are: sharded where those are.
     """
     packed, order = optimizer.state_dict(), _order(optimizer, named)
-    found = {}
+    moments_by_name = {}
     for index, moments in packed["state"].items():
-        found |= {f"{moment}/{order[index]}": tensor for moment, tensor in moments.items()}
+        moments_by_name |= {f"{moment}/{order[index]}": tensor for moment, tensor in moments.items()}
     for group in packed["param_groups"]:
         if "step" in group:  # LAMB counts once for a group
             moved = (order[index] for index in group["params"] if index in packed["state"])
-            found |= {f"step/{name}": torch.tensor(float(group["step"])) for name in moved}
-    return found
+            moments_by_name |= {f"step/{name}": torch.tensor(float(group["step"])) for name in moved}
+    return moments_by_name
 
 
 def load_optimizer_state(
@@ -198,7 +198,7 @@ class Average:
     """An exponential moving average of a model's weights, short-sighted at first: decay ≤ (1 + step) / (10 + step).
 
     Args:
-        model: in its first state, on its device, and cut over the processes if it is going to be.
+        model: in its first state, on its device, and sharded if it is going to be.
         decay: of what was, in a step.
 
     Attributes:

@@ -89,8 +89,8 @@ class Recipe:
     def _choose(self) -> None:
         for name, choices in _CHOICES.items():
             if (value := getattr(self, name)) not in choices:
-                words = ", ".join("none" if choice is None else choice for choice in choices)
-                raise ValueError(f"{name} is one of {words}, not {value!r}")
+                names = ", ".join("none" if choice is None else choice for choice in choices)
+                raise ValueError(f"{name} is one of {names}, not {value!r}")
         if self.distill and not self.distill_from:
             raise ValueError(f"distill={self.distill!r} needs a teacher: give distill_from, such as regnety_160")
         self.augment()  # whose fields may contradict each other

@@ -78,29 +78,31 @@ def read(folder: str | Path) -> tuple[dict[str, Tensor], dict]:
     Raises:
         CheckpointError: where there is none to resume from.
     """
-    return _one_of(Path(folder), checkpoint.read, lambda found: found[1], log.warning)
+    return _readable(Path(folder), checkpoint.read, log.warning)
 
 
 def read_card(folder: str | Path) -> dict:
-    """The card of what `read` finds, without its tensors; how far the run is may differ."""
-    return _one_of(Path(folder), checkpoint.read_card, lambda found: found, log.debug)
+    """The card of what `read` gives, without its tensors; how far the run is may differ."""
+    return _readable(Path(folder), lambda path: (None, checkpoint.read_card(path)), log.debug)[1]
 
 
-def _one_of(folder: Path, read: Callable, card: Callable, warn: Callable):
+def _readable(folder: Path, read: Callable, warn: Callable) -> tuple[dict[str, Tensor] | None, dict]:
+    """What `read` gives, tensors and card, of the state in a folder, or of the one before it."""
     if folder.is_file():
         _checked(folder, checkpoint.read_card(folder))
         raise CheckpointError(f"{folder} is one file of a run: resume from the folder it lies in, {folder.parent}")
     if not exists(folder):
         raise CheckpointError(f"{folder} holds no {NAME} to resume from: leave --resume out to start there")
     try:
-        found = read(folder / NAME)
+        tensors, card = read(folder / NAME)
     except CheckpointError as error:
         if not (folder / BEFORE).is_file():
             raise
-        found = read(folder / BEFORE)
-        warn("%s; the state before it is used, of step %d", error, _checked(folder, card(found))["progress"]["step"])
-    _checked(folder / NAME, card(found))
-    return found
+        tensors, card = read(folder / BEFORE)
+        step = _checked(folder, card)["progress"]["step"]
+        warn("%s; the state before it is used, of step %d", error, step)
+    _checked(folder / NAME, card)
+    return tensors, card
 
 
 def _checked(path: Path, card: dict) -> dict:
@@ -154,7 +156,7 @@ def _fits(path: Path, tensors: Mapping[str, Tensor], held: Mapping[str, Mapping 
 
 @torch.no_grad()
 def put(held: Mapping[str, Tensor], weights: Iterable[tuple[str, Tensor]]) -> None:
-    """Copy whole tensors, by name, into those of a model (or an average), which may be cut over the processes."""
+    """Copy whole tensors, by name, into those of a model (or an average), which may be sharded."""
     for name, value in weights:
         held[name].copy_(like(held[name], value))
 

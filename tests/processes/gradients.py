@@ -1,4 +1,4 @@
-"""Run under torchrun: the gradients of one step, of the whole batch cut over the processes, saved by the first."""
+"""Run under torchrun: the gradients of one step, of the whole batch shared by the processes, saved by the first."""
 
 import sys
 from pathlib import Path

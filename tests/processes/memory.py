@@ -1,4 +1,4 @@
-"""Run under torchrun: the bytes of tensors that each process of a model cut over them holds, saved by each."""
+"""Run under torchrun: the bytes of tensors that each process holds of a sharded model, saved by each."""
 
 import gc
 import json
@@ -91,7 +91,7 @@ def fresh() -> ViT:
 
 
 def begun(processes, folder: Path, resume: bool = False) -> Run:
-    """A run of the model cut over the processes."""
+    """A run of the sharded model."""
     return Run(
         fresh(), Sets(), RECIPE, folder, device="cpu", resume=resume, card={}, tensorboard=False, progress=False,
         processes=processes, shard=True, compiled=False, workers=0, max_corrupt=0.0,

@@ -14,7 +14,7 @@ from dtl_lib.lab.bench import timing
 from dtl_lib.lab.bench.step import BenchConfig, build_inputs, make_step
 from dtl_lib.models import ViT
 from dtl_lib.train import Recipe
-from dtl_lib.train.optim import make_optimizer
+from dtl_lib.train.optim import Guard, make_optimizer
 from tests.unit.pretended import pretended_gpu
 
 SMALL = ViTConfig(16, 8, dim=24, depth=2, heads=3, classes=5)
@@ -97,6 +97,16 @@ class TestWork:
             optimizer.zero_grad()
         for ours, other in zip(models[0].parameters(), models[1].parameters()):
             torch.testing.assert_close(ours, other, rtol=0, atol=0)
+
+    def test_what_stops_the_loop_stops_what_is_timed(self, monkeypatch):
+        """The guard, the schedule and the count of `train_step` are in the step that is timed."""
+        model, seen = ViT(SMALL), []
+        before = [value.clone() for value in model.parameters()]
+        monkeypatch.setattr(Guard, "should_step", lambda guard, norm, step, scaled: seen.append(step))
+        step = make_step(SMALL, BenchConfig(4, recipe=Recipe(lr=0.01), **CPU), model)
+        for _ in range(3):
+            step()
+        assert seen == [1, 2, 3] and all(torch.equal(*pair) for pair in zip(before, model.parameters()))
 
     def test_steps_learn_and_forward_passes_do_not(self):
         model = ViT(SMALL)

@@ -1,4 +1,4 @@
-"""What can be shown in one process of a model that is cut over several; `tests/processes` cuts real ones."""
+"""What can be shown in one process of a sharded model; `tests/processes` shards real ones."""
 
 import pytest
 import torch

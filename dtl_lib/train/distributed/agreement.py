@@ -1,4 +1,4 @@
-"""Whether all processes of a run were asked for the same."""
+"""Whether all processes of a run have the same settings and data."""
 
 from ...config import ViTConfig
 from ..recipe import Recipe
@@ -7,7 +7,7 @@ from .processes import Processes
 
 
 def check_ranks_agree(processes: Processes, config: ViTConfig, recipe: Recipe, sets, **more) -> None:
-    """A `RankError`, alike on all, that names the first process that was asked for something else than process 0.
+    """A `RankError`, alike on all, that names the first process whose settings or data differ from process 0's.
 
     Args:
         sets: a `data.Sets`.
@@ -15,12 +15,12 @@ def check_ranks_agree(processes: Processes, config: ViTConfig, recipe: Recipe, s
     """
     if processes.world == 1:
         return
-    asked = {**config.to_dict(), **recipe.to_dict(), **more}
+    settings = {**config.to_dict(), **recipe.to_dict(), **more}
     parts = {"training": sets.train, "held-out": sets.held_out, "test": sets.test}
     for name, images in parts.items():
-        asked |= {f"{name} images": len(images), f"{name} classes": images.classes}
-        asked |= {f"{name} data": images.fingerprint() if len(images) else None}
-    first, *others = processes.gather(asked)
+        settings |= {f"{name} images": len(images), f"{name} classes": images.classes}
+        settings |= {f"{name} data": images.fingerprint() if len(images) else None}
+    first, *others = processes.gather(settings)
     for rank, other in enumerate(others, 1):
         if differ := [name for name in first if other.get(name) != first[name]]:
             name = differ[0]

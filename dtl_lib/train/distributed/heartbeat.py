@@ -1,7 +1,7 @@
-"""What the processes of a run tell each other beside their work: that they live, and that one has failed.
+"""Heartbeats: the processes of a run tell each other that they are alive, and that one has failed.
 
-Who waits for a process that will never come cannot look up. A thread beside it does, and talks to the store of the
-first host, through which they have found each other.
+A process that waits in a collective operation cannot look up. A thread beside it does, and talks to the store of the
+first host, through which the processes found each other.
 """
 
 import os
@@ -16,17 +16,17 @@ import torch.distributed as dist
 from ...checks import first_line
 from .errors import PeerLost, RankError, SilentExit
 
-BEAT = 1.0  # seconds between two signs of life
-SILENT = 5.0  # seconds without one, after which a process is lost
+BEAT = 1.0  # seconds between two heartbeats
+SILENT = 5.0  # seconds without one, after which a process counts as lost
 REACH = 5.0  # seconds for one question to the first host
-AFTER = 0.5  # seconds that the first process is given to say what all of them have met
+AFTER = 0.5  # seconds that the first process is given to report an error that all of them have met
 GRACE = 3.0  # seconds to end in, once another process has failed
 FAILURE = "failure"
 _CONNECTION = re.compile("gloo|timed? ?out|closed by peer|reset by peer|broken pipe|refused", re.IGNORECASE)
 
 
 class Heartbeat:
-    """Signs of life of this process, and a look at those of the others.
+    """The heartbeat of this process, and a look at those of the others.
 
     Args:
         store: a connection of its own to the store that all processes share.
@@ -41,57 +41,57 @@ class Heartbeat:
     ):
         self._store, self._hosts, self._rank, self._local_rank = store, hosts, rank, local_rank
         self._world, self._timeout, self._holds_store = len(hosts), timeout, holds_store
-        self._ended, self._own = threading.Event(), False
-        self._thread = threading.Thread(target=self._beat, name="signs of life", daemon=True)
+        self._ended, self._reports = threading.Event(), False
+        self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
-        """No more signs of life; who has failed stays until the others have seen it, where the store ends with it."""
-        if self._holds_store and self._said():
+        """Stop; where the store ends with this process, a failure stays readable until the others have seen it."""
+        if self._holds_store and self._reported_failure():
             time.sleep(GRACE)
         self._ended.set()
         self._thread.join(BEAT)
 
     def verdict(self, error: Exception) -> Exception:
         """The error that this process should end with: its own, `SilentExit` or `PeerLost`."""
-        mine = f"process {self._rank} of {self._world} on {self._hosts[self._rank]}"
+        this_process = f"process {self._rank} of {self._world} on {self._hosts[self._rank]}"
         if isinstance(error, SilentExit):
             return error
-        if isinstance(error, RuntimeError) and (found := self._what_broke(error)):
-            return found
+        if isinstance(error, RuntimeError) and (cause := self._cause_elsewhere(error)):
+            return cause
         if self._rank:
-            time.sleep(AFTER)  # what all have met, the first one says
-        if not self._claim(f"{mine} has failed"):
+            time.sleep(AFTER)  # an error that all have met is reported by the first
+        if not self._claim_to_report(f"{this_process} has failed"):
             return SilentExit("another process has failed")
         if isinstance(error, RankError):
             return error  # it names the process itself
         if isinstance(error, ValueError | OSError):
-            words = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.strerror else error
-            return RankError(f"{mine}: {words}")
+            reason = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.strerror else error
+            return RankError(f"{this_process}: {reason}")
         return error
 
-    def _what_broke(self, error: RuntimeError) -> Exception | None:
+    def _cause_elsewhere(self, error: RuntimeError) -> Exception | None:
         """What another process has to do with this error, which gloo words in many ways; None where nothing."""
-        told = within(REACH, lambda: (self._store.set(f"here/{self._rank}", "yes"), True))
+        reachable = answer_within(REACH, lambda: (self._store.set(f"here/{self._rank}", "yes"), True))
         connection = isinstance(error, dist.DistError) or _CONNECTION.search(str(error))
-        found = told and within(SILENT + REACH, self._who_is_missing)
-        if not found:
-            return self._alone() if connection else None
-        said, silent, late = found
-        if said:
-            return SilentExit(said)
+        peers = reachable and answer_within(SILENT + REACH, self._look_at_peers)
+        if not peers:
+            return self._store_is_gone() if connection else None
+        failure, silent, late = peers
+        if failure:
+            return SilentExit(failure)
         if silent:
-            words = f"{self._named(silent)} answer any more: killed, stopped, or cut off"
+            message = f"{self._subject(silent)} answer any more: killed, stopped, or cut off"
         elif late and connection:
-            words = (
-                f"{self._named(late)} come to where the others have waited for {self._timeout:g} s: "
+            message = (
+                f"{self._subject(late)} come to where the others have waited for {self._timeout:g} s: "
                 "find out what takes so long there, or raise --timeout"
             )
         elif connection:
-            words = f"all {self._world} processes are there, but their connections broke: {first_line(error)}"
+            message = f"all {self._world} processes are there, but their connections broke: {first_line(error)}"
         else:
             return None
-        return PeerLost(words) if self._claim(words) else SilentExit(words)
+        return PeerLost(message) if self._claim_to_report(message) else SilentExit(message)
 
     def _beat(self) -> None:
         beats = 0
@@ -99,70 +99,70 @@ class Heartbeat:
             beats += 1
             try:
                 self._store.set(f"alive/{self._rank}", str(beats))
-                failed = self._said()
-            except RuntimeError:  # the first host is gone: whoever waits will notice, and say so
+                failed = self._reported_failure()
+            except RuntimeError:  # the first host is gone: a process that waits will notice, and report it
                 return
-            if failed and not self._ended.wait(GRACE) and not self._own:
+            if failed and not self._ended.wait(GRACE) and not self._reports:
                 sys.stdout.flush()
                 os._exit(1)  # it waits for what will not come, or works for nothing
 
-    def _claim(self, words: str) -> bool:
-        """Whether this process is the one to say something: the first to ask, or nobody can be asked."""
-        mine = f"{self._rank}: {words}"
-        said = within(REACH, lambda: self._store.compare_set(FAILURE, "", mine).decode())
-        self._own = said in (None, mine)
-        return self._own
+    def _claim_to_report(self, message: str) -> bool:
+        """Whether this process is the one to report a failure: the first to claim it, or the store does not answer."""
+        claim = f"{self._rank}: {message}"
+        winner = answer_within(REACH, lambda: self._store.compare_set(FAILURE, "", claim).decode())
+        self._reports = winner in (None, claim)
+        return self._reports
 
-    def _said(self) -> str:
-        """What the process that failed first has said; empty where none has failed."""
+    def _reported_failure(self) -> str:
+        """The message of the process that failed first; empty where none has failed."""
         return self._store.get(FAILURE).decode().partition(": ")[2] if self._store.check([FAILURE]) else ""
 
-    def _who_is_missing(self) -> tuple[str, list[int], list[int]]:
-        """What another has said already; who gives no sign of life; who does, but has met no error."""
-        before, end = self._signs(), time.monotonic() + SILENT
+    def _look_at_peers(self) -> tuple[str, list[int], list[int]]:
+        """The failure that another process has reported; ranks without a heartbeat; ranks that have met no error."""
+        before, end = self._heartbeats(), time.monotonic() + SILENT
         while time.monotonic() < end:
-            if said := self._said():
-                return said, [], []
+            if failure := self._reported_failure():
+                return failure, [], []
             time.sleep(BEAT / 5)
-        now = self._signs()
+        now = self._heartbeats()
         others = [rank for rank in range(self._world) if rank != self._rank]
         silent = [rank for rank in others if before[rank] == now[rank]]
         return "", silent, [rank for rank in others if not self._store.check([f"here/{rank}"])]
 
-    def _signs(self) -> list[str]:
+    def _heartbeats(self) -> list[str]:
         keys = [f"alive/{rank}" for rank in range(self._world)]
         return [self._store.get(key).decode() if self._store.check([key]) else "" for key in keys]
 
-    def _named(self, ranks: list[int]) -> str:
-        """The subject of a sentence that denies something."""
+    def _subject(self, ranks: list[int]) -> str:
+        """The subject of a sentence such as "process 3 of 4 on host-a does not …"."""
         hosts, several = ", ".join(dict.fromkeys(self._hosts[rank] for rank in ranks)), len(ranks) > 1
         return (
             f"process{'es' * several} {', '.join(map(str, ranks))} of {self._world} on {hosts} "
             f"{'do' if several else 'does'} not"
         )
 
-    def _alone(self) -> Exception:
-        """Where nobody can be asked, as the store is gone: one process of a host says so."""
+    def _store_is_gone(self) -> Exception:
+        """Where the store is gone, and with it the first host: one process of each host reports it."""
         here, first = self._hosts[self._rank], self._hosts[0]
-        words = (
+        message = (
             f"the host of process 0 ({first}) does not answer any more: process 0 or its launcher was killed there"
             + f", or {first} and {here} are cut off from each other" * (here != first)
         )
         speaker = 1 if here == first and self._rank else 0  # on the first host it is process 0 that is lost
-        return PeerLost(words) if self._local_rank == speaker else SilentExit(words)
+        return PeerLost(message) if self._local_rank == speaker else SilentExit(message)
 
 
-def within(seconds: float, ask: Callable):
-    """`ask()`, or None where it fails or takes longer: a host that is cut off never says no."""
-    found: list = []
+def answer_within(seconds: float, ask: Callable):
+    """`ask()`, or None where it fails or takes longer: a host that is cut off never refuses."""
+    answers: list = []
 
     def run():
         try:
-            found.append(ask())
+            answers.append(ask())
         except RuntimeError:
             pass
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
     thread.join(seconds)
-    return found[0] if found else None
+    return answers[0] if answers else None

@@ -1,6 +1,6 @@
-"""Several processes that train one model: which of them this is, what they agree on, and what is said when one is lost.
+"""Several processes that train one model: which of them this is, what they exchange, and how one that is lost ends.
 
-They are started by torchrun, or by Slurm's srun; nothing has to be said on the command line.
+torchrun starts them, or Slurm's srun; the command line needs no flag for it.
 """
 
 import json
@@ -29,7 +29,7 @@ TIMEOUT = 600.0  # seconds that the others are waited for
 
 
 class Processes:
-    """The processes of a run; by default one alone, for which everything here costs nothing.
+    """The processes of a run; by default one alone, for which every method is free.
 
     Attributes:
         rank: this one's number; the first, 0, is the one that writes and prints.
@@ -56,24 +56,26 @@ class Processes:
         """A plain value of every process, by rank."""
         if self.world == 1:
             return [value]
-        found = [None] * self.world
-        dist.all_gather_object(found, value, group=self._control)
-        return found
+        values = [None] * self.world
+        dist.all_gather_object(values, value, group=self._control)
+        return values
 
     def broadcast_object(self, make: Callable):
-        """What `make()` gives on the first process, on every process; a ValueError of its too."""
+        """What `make()` gives on the first process, on every process; a ValueError or OSError of its too."""
         if self.world == 1:
             return make()
-        found = [None, None]
+        value, error = None, None
         if self.first:
             try:
-                found[0] = make()
-            except (ValueError, OSError) as error:
-                found[1] = error
-        dist.broadcast_object_list(found, src=0, group=self._control)
-        if found[1] is not None:
-            raise found[1]
-        return found[0]
+                value = make()
+            except (ValueError, OSError) as raised:
+                error = raised
+        outcome = [value, error]
+        dist.broadcast_object_list(outcome, src=0, group=self._control)
+        value, error = outcome
+        if error is not None:
+            raise error
+        return value
 
     def broadcast_tensors(self, tensors: Mapping[str, Tensor] | None) -> Iterator[tuple[str, Tensor]]:
         """The first process's tensors, which lie on the CPU, on every process, one after the other."""
@@ -96,9 +98,10 @@ class Processes:
         return values
 
     def any_rank(self, flag: bool) -> bool:
-        """Whether any process had its flag up at the call before this one: what was sent then has arrived by now.
+        """Whether any process raised its flag at the call before this one, whose answer has arrived by now.
 
-        Every process has to call it at the same places, and gets the same answer there.
+        Waiting for this call's own answer would make every step wait. Every process has to call it at the same places,
+        and gets the same answer there.
         """
         if self.world == 1:
             return flag
@@ -111,25 +114,25 @@ class Processes:
 
     def merge_corrupt(self, corrupt, images) -> None:
         """Merge what the processes have counted of a part of the data: too many are too many over all of them."""
-        for found in self.gather(corrupt.of(images)) if self.world > 1 else ():
-            corrupt.add(images, found)
+        for names in self.gather(corrupt.of(images)) if self.world > 1 else ():
+            corrupt.add(images, names)
 
     def settle(self) -> None:
-        """Forget what was agreed on, once it has arrived: the next call of `agree` is a first one."""
+        """Wait for the last `any_rank`, and forget it: the next call is a first one."""
         if self._pending is not None:
             self._pending[1].wait()
         self._pending = None
 
     def leave(self) -> None:
-        """Part in good order."""
+        """Close the connections."""
         self.settle()
         dist.destroy_process_group()
 
     @contextmanager
     def first_on_each_host(self) -> Iterator[None]:
-        """The body runs on one process of every host, then on the others: what the one has fetched is there.
+        """The body runs on one process of every host, then on the others, which find there what the first has fetched.
 
-        Nothing in the body may wait for another process. Where it fails on the one, the others still get their turn.
+        Nothing in the body may wait for another process. Where it fails on the first, the others still run it.
         """
         if self.world > 1 and self.local_rank:
             dist.barrier(group=self._control)
@@ -142,7 +145,7 @@ class Processes:
     def wrap(self, objective: nn.Module, device: torch.device, sharded: bool) -> nn.Module:
         """`objective` so that its gradients are the mean over the processes.
 
-        Copies of the whole model (`DistributedDataParallel`), or the model's parameters cut over the processes
+        Copies of the whole model (`DistributedDataParallel`), or the model's parameters sharded over the processes
         (`fully_shard`), in which case they are replaced in place, and may come from the CPU.
         """
         if self.world == 1:
@@ -170,7 +173,7 @@ def launched() -> bool:
 def joined(device: torch.device, timeout: float = TIMEOUT) -> Iterator[Processes]:
     """The processes of this run, connected; one alone where nothing has started several.
 
-    An error in the body comes out as what this process should say: see `Heartbeat.verdict`.
+    An error in the body comes out as the one that this process should end with: see `Heartbeat.verdict`.
 
     Args:
         device: where this process computes; NCCL connects GPUs, gloo everything else.
@@ -185,10 +188,10 @@ def joined(device: torch.device, timeout: float = TIMEOUT) -> Iterator[Processes
     rank, world, local = (int(os.environ.get(name, "0")) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
     where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
     try:
-        processes, watch = _connected(rank, world, local, device, timeout)
+        processes, heartbeat = _connected(rank, world, local, device, timeout)
     except RuntimeError as error:
-        words = f"the processes do not find each other at {where} within {timeout:g} s: {first_line(error)}"
-        raise (SilentExit if local else PeerLost)(words) from None
+        message = f"the processes do not find each other at {where} within {timeout:g} s: {first_line(error)}"
+        raise (SilentExit if local else PeerLost)(message) from None
     try:
         yield processes
         processes.leave()
@@ -196,13 +199,13 @@ def joined(device: torch.device, timeout: float = TIMEOUT) -> Iterator[Processes
         processes.leave()
         raise
     except Exception as error:
-        found = watch.verdict(error)
-        _tell_torchrun(found)
-        if found is error:
+        verdict = heartbeat.verdict(error)
+        _report_to_torchrun(verdict)
+        if verdict is error:
             raise
-        raise found from None
+        raise verdict from None
     finally:
-        watch.close()
+        heartbeat.close()
 
 
 def _connected(rank: int, world: int, local: int, device: torch.device, timeout: float) -> tuple[Processes, Heartbeat]:
@@ -213,9 +216,9 @@ def _connected(rank: int, world: int, local: int, device: torch.device, timeout:
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     if interface := _interface(address):
         os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
-    before = f"attempt {attempt} of {world}"  # torchrun keeps its store when it starts the processes again
-    store = dist.PrefixStore(before, next(dist.rendezvous("env://", rank, world, timeout=wait))[0])
-    # what the CPU waits for gives up first, and can say who is lost; NCCL would end the process with a trace of its own
+    attempt_name = f"attempt {attempt} of {world}"  # torchrun keeps its store when it starts the processes again
+    store = dist.PrefixStore(attempt_name, next(dist.rendezvous("env://", rank, world, timeout=wait))[0])
+    # gloo's collectives time out first, and we can report who is lost; NCCL would end the process with its own trace
     if gpu:
         os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "0")
     dist.init_process_group(
@@ -224,24 +227,24 @@ def _connected(rank: int, world: int, local: int, device: torch.device, timeout:
     )  # fmt: skip
     processes = Processes(rank, world, local, dist.new_group(backend="gloo", timeout=wait))
     os.environ["LOCAL_WORLD_SIZE"] = str(processes.hosts.count(processes.hosts[rank]))  # srun does not say so
-    beside = dist.TCPStore(address, port, is_master=False, timeout=wait, wait_for_workers=False)
-    said = dist.PrefixStore(f"{before}/said", beside)
+    own_connection = dist.TCPStore(address, port, is_master=False, timeout=wait, wait_for_workers=False)
+    signs = dist.PrefixStore(f"{attempt_name}/heartbeat", own_connection)
     return processes, Heartbeat(
-        said, processes.hosts, rank, local, timeout, holds_store=not rank and by_agent != "True"
+        signs, processes.hosts, rank, local, timeout, holds_store=not rank and by_agent != "True"
     )
 
 
 def _interface(address: str) -> str | None:
-    """The network that leads to an address; gloo would go by the host's name, which often means the host alone."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
+    """The network interface that leads to an address; gloo would go by the host's name, often its loopback address."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             import fcntl
 
-            one.connect((address, 1))  # sends nothing
+            probe.connect((address, 1))  # sends nothing
             for _, name in socket.if_nameindex():
                 with suppress(OSError):  # one without an address
-                    found = fcntl.ioctl(one, SIOCGIFADDR, struct.pack("256s", name.encode()))
-                    if socket.inet_ntoa(found[20:24]) == one.getsockname()[0]:
+                    reply = fcntl.ioctl(probe, SIOCGIFADDR, struct.pack("256s", name.encode()))
+                    if socket.inet_ntoa(reply[20:24]) == probe.getsockname()[0]:
                         return name
         except (OSError, ImportError):  # no IPv4, or no Linux: left to gloo
             pass
@@ -277,15 +280,15 @@ def _from_slurm() -> None:
     given.setdefault("MASTER_PORT", str(20_000 + int(given.get("SLURM_JOB_ID", "0")) % 20_000))
 
 
-def _tell_torchrun(error: BaseException) -> None:
+def _report_to_torchrun(error: BaseException) -> None:
     """The message where torchrun looks for it, so that its own report says it too."""
     path = os.environ.get("TORCHELASTIC_ERROR_FILE")
     if not path or isinstance(error, SilentExit):
         return
-    words = str(error) if isinstance(error, RankError | PeerLost) else f"{type(error).__name__}: {error}"
-    said = {"message": {"message": words, "extraInfo": {"timestamp": str(int(time.time()))}}}
+    message = str(error) if isinstance(error, RankError | PeerLost) else f"{type(error).__name__}: {error}"
+    report = {"message": {"message": message, "extraInfo": {"timestamp": str(int(time.time()))}}}
     try:
         with open(path, "w", encoding="utf-8") as file:
-            json.dump(said, file)
+            json.dump(report, file)
     except OSError:
         pass  # the report is a courtesy

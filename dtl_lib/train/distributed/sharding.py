@@ -1,4 +1,4 @@
-"""A model that is cut over the processes: of every parameter, its gradient and its averages each holds one part."""
+"""A model that is sharded: of every parameter, its gradient and its averages each process holds one shard."""
 
 from collections.abc import Mapping
 
@@ -8,7 +8,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 
 def shard(objective: nn.Module, device: torch.device, world: int) -> nn.Module:
-    """`objective` with its model cut in place (`fully_shard`), which comes to `device` a block at a time."""
+    """`objective` with its model sharded in place (`fully_shard`), which comes to `device` a block at a time."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
@@ -22,29 +22,29 @@ def shard(objective: nn.Module, device: torch.device, world: int) -> nn.Module:
 
 
 def is_sharded(model: nn.Module) -> bool:
-    """Whether a model is cut: every process then has to call it, and as often as the others."""
+    """Whether a model is sharded: every process then has to call it, and as often as the others."""
     return hasattr(model, "reshard")
 
 
 def reshard(model: nn.Module) -> None:
-    """Of a model that is cut, keep this process's part alone: what a forward pass has put together goes out of date."""
+    """Let a sharded model keep this process's shard alone: what a forward pass has gathered goes out of date."""
     for module in model.modules() if is_sharded(model) else ():
         if is_sharded(module):
             module.reshard()
 
 
 def whole(value: Tensor) -> Tensor:
-    """A tensor without its gradient, put together again where it is cut over the processes (all of them call it)."""
+    """A tensor without its gradient, gathered where it is sharded (all processes call it)."""
     value = value.detach()
     return value.full_tensor() if isinstance(value, DTensor) else value
 
 
 def like(value: Tensor, full: Tensor) -> Tensor:
-    """`full` on the device of `value`, and where that is cut this process's part of it."""
+    """`full` on the device of `value`, and where that is sharded this process's shard of it."""
     full = full.to(value.device)
     if isinstance(value, DTensor):
-        part = distribute_tensor(full, value.device_mesh, value.placements, src_data_rank=None)
-        return part.clone()  # it was a view: the whole would stay in memory with it
+        shard = distribute_tensor(full, value.device_mesh, value.placements, src_data_rank=None)
+        return shard.clone()  # it was a view: the whole would stay in memory with it
     return full
 
 
@@ -54,8 +54,8 @@ def collect(tensors: Mapping[str, Tensor], first: bool) -> dict[str, Tensor]:
     All call it. `get_optimizer_state_dict` of torch's would do the same, but takes a step of its own where the
     optimiser has taken none, and does not know LAMB's.
     """
-    found = {name: _whole_on_cpu(value, first) for name, value in tensors.items()}
-    return found if first else {}
+    collected = {name: _whole_on_cpu(value, first) for name, value in tensors.items()}
+    return collected if first else {}
 
 
 def _whole_on_cpu(value: Tensor, wanted: bool) -> Tensor | None:

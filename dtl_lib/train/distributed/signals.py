@@ -34,10 +34,10 @@ class Stopped(KeyboardInterrupt):
 
 
 class StopRequest:
-    """Whether a signal to stop has come, and which."""
+    """Whether a signal has asked the run to stop, and which."""
 
     stop = False
-    signal = signal.SIGTERM  # who was not asked stops with those that were, and has not failed
+    signal = signal.SIGTERM  # a process that got no signal stops with those that did, and has not failed
 
     @property
     def status(self) -> int:
@@ -47,14 +47,14 @@ class StopRequest:
 
 @contextmanager
 def between_steps(enabled: bool = True):
-    """Inside, the first of SIGINT, SIGTERM and SIGHUP only sets `stop` on what is yielded; a later one acts as ever.
+    """Inside, the first SIGINT, SIGTERM or SIGHUP only sets `stop` on the `StopRequest` yielded; a second one acts.
 
-    One that is ignored stays so: nohup has a run go on when the terminal closes, and a shell what it starts in the
-    background when Ctrl-C is meant for what is in front.
+    A signal that is ignored stays ignored: nohup keeps a run going when the terminal closes, and a shell keeps Ctrl-C
+    from what it started in the background.
     """
-    asked = StopRequest()
+    request = StopRequest()
     if not enabled or threading.current_thread() is not threading.main_thread():
-        yield asked
+        yield request
         return
     stops = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
     before = {number: handler for number in stops if (handler := signal.getsignal(number)) != signal.SIG_IGN}
@@ -68,7 +68,7 @@ def between_steps(enabled: bool = True):
             signal.raise_signal(number)
             return
         if first is None:
-            first, asked.stop, asked.signal = now, True, number
+            first, request.stop, request.signal = now, True, number
 
     def restore():
         for number, handler in before.items():
@@ -77,9 +77,9 @@ def between_steps(enabled: bool = True):
     for number in before:
         signal.signal(number, ask)
     try:
-        yield asked
+        yield request
     except RuntimeError as error:
-        if asked.stop and "TORCHELASTIC_RUN_ID" in os.environ:
+        if request.stop and "TORCHELASTIC_RUN_ID" in os.environ:
             raise SilentExit("torchrun ends every process, as one has failed") from error
         raise
     finally:
