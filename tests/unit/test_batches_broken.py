@@ -48,7 +48,7 @@ def file_of(images, sample: int):
 
 
 def read(images, corrupt, workers, steps=8, **more):
-    return list(batches.training(images, RECIPE, 0, steps, workers, corrupt=corrupt, **more))
+    return list(batches.training_batches(images, RECIPE, 0, steps, workers, corrupt=corrupt, **more))
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
@@ -114,7 +114,7 @@ def test_evaluation_leaves_broken_pictures_out(folder, workers):
 @both
 def test_a_folder_that_vanishes_stops_the_run_with_one_line(folder, workers):
     images, corrupt = load(folder), CorruptImages(0.05)
-    steps = batches.training(images, RECIPE, 0, 10_000, workers, corrupt=corrupt)
+    steps = batches.training_batches(images, RECIPE, 0, 10_000, workers, corrupt=corrupt)
     next(steps)
     shutil.rmtree(folder)
     with pytest.raises(

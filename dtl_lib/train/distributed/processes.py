@@ -110,8 +110,8 @@ class Processes:
 
     def merge_corrupt(self, corrupt, images) -> None:
         """Merge what the processes have counted of a part of the data: too many are too many over all of them."""
-        for found in self.gather(corrupt.of(images)) if self.world > 1 else ():
-            corrupt.add(images, found)
+        for found in self.gather(corrupt.names_of(images)) if self.world > 1 else ():
+            corrupt.record(images, found)
 
     def settle(self) -> None:
         """Forget what was agreed on, once it has arrived: the next call of `agree` is a first one."""
