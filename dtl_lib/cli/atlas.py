@@ -37,9 +37,9 @@ def main(args: Namespace) -> None:
 
 
 def _run(args: Namespace, grid: Grid) -> None:
-    if said := atlas.mend(grid, args.records):
-        print(said)
-    left, total = atlas.count(grid, atlas.read(grid, args.records))
+    if note := atlas.drop_partial_record(grid, args.records):
+        print(note)
+    left, total = atlas.count_runs(grid, atlas.read(grid, args.records))
     print(f"{args.grid}: {_size(grid)}: {left} of {total} runs left", flush=True)
     progress = not args.quiet and sys.stdout.isatty()
     about = {"jobs": args.jobs or 1, "weights": args.weights, "device": args.device, "progress": progress}
@@ -58,10 +58,10 @@ def _show(args: Namespace, grid: Grid) -> None:
     if not records:
         path = atlas.records_file(grid, args.records)
         raise ValueError(f"{path} holds no records yet: run {_command('run', args)}")
-    if value not in (names := atlas.numbers(records.values())):
+    if value not in (names := atlas.value_names(records.values())):
         raise ValueError(f"the records have no value {value!r}; they have {', '.join(names)}")
     found = atlas.find(grid, records, value, 100.0 if value in SHARES else 1.0)
-    left, total = atlas.count(grid, records)
+    left, total = atlas.count_runs(grid, records)
     print(f"{args.grid}: {_size(grid)}: {total - left} of {total} runs are recorded, {left} missing\n")
     print("\n\n".join(_parts(grid, found, value)))
     if args.figure:
@@ -105,7 +105,7 @@ def _effects(found: Findings, digits: int) -> str:
     )
 
 
-def _contrasts(tested: Sequence[atlas.Tested]) -> str:
+def _contrasts(tested: Sequence[atlas.TestedContrast]) -> str:
     rows = [["contrast, percentage points", "estimate", "95 %", "p (Holm)", "   verdict"]]
     for one in tested:
         low, high = (_signed(one.estimate.value + side * one.estimate.half, 2) for side in (-1, 1))
