@@ -1,4 +1,4 @@
-"""Runs the notebooks whose outputs are not at hand, two at a time, into the cache that the book is rendered from."""
+"""Runs the notebooks whose outputs are missing or stale, two at a time, into the cache the book is rendered from."""
 
 import json
 import re
