@@ -23,6 +23,7 @@ from dtl_lib.data import Shapes
 from dtl_lib.data.shapes import generator as shapes
 from dtl_lib.host import device_name
 from dtl_lib.lab.atlas import ATTENTION, Cell, Grid, grids, missing
+from dtl_lib.lab.atlas.grid import weights_name
 from dtl_lib.lab.atlas.train_cell import fresh, train_cell
 from dtl_lib.models import ViT
 from dtl_lib.probes import objects
@@ -120,8 +121,7 @@ def run(grid: Grid, cell: Cell, seed: int, sets: data.Sets, folder: str | None, 
             "recipe": about["recipe"], "seed": seed, "accuracy": values["accuracy"], "n": n, "command": command,
             "device": device_name("cpu"), "minutes": values["seconds"] / 60,
         }  # fmt: skip
-        name = f"shapes_{cell}_seed{seed}".replace(",", "").replace(" ", "_")
-        checkpoint.save_model(f"{weights}/{name}{checkpoint.SUFFIX}", model, card)
+        checkpoint.save_model(f"{weights}/shapes_{weights_name(cell, seed)}", model, card)
     ledger.add(EXPERIMENT, str(cell), command, "cpu", values, n=n, seed=seed, folder=folder, **about)
     points = ", ".join(f"{what} {values[f'pointing_{what}']:.0%}" for what in ("elsewhere", "untrained", "chance"))
     print(f"{cell}, seed {seed}: {values['accuracy']:.1%}; points at {values['pointing']:.0%} ({points})", flush=True)

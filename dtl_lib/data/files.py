@@ -4,19 +4,16 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from types import SimpleNamespace
 
 import torch
 from PIL import Image
 
-from ..config import IMAGENET_MEAN, IMAGENET_STD
 from . import keyed
 from .images import CorruptImage, Images, size_of
-from .photos import centre, decode, resampling
+from .photos import centre, decode, preprocessing, resampling
 
 ATTEMPTS = 10
 ASPECT = 3 / 4, 4 / 3
-PREPROCESSING = SimpleNamespace(image_size=224, crop=0.9, interpolation="bicubic", mean=IMAGENET_MEAN, std=IMAGENET_STD)
 
 
 class ImageFiles(Images):
@@ -34,9 +31,9 @@ class ImageFiles(Images):
     def __init__(
         self, name: str, classes: Sequence[str], source: Callable, members: torch.Tensor, config=None, image_size=None
     ):
-        settings = {key: getattr(config, key, value) for key, value in vars(PREPROCESSING).items()}
+        settings = preprocessing(config, image_size=image_size)
         self.name, self.classes, self.source, self.members = name, tuple(classes), source, members
-        self.image_size = size_of(image_size or settings["image_size"])
+        self.image_size = size_of(settings["image_size"])
         self.mean, self.std = tuple(settings["mean"]), tuple(settings["std"])
         self.crop, self.interpolation = settings["crop"], settings["interpolation"]
         self._targets = torch.full((len(members),), -1)

@@ -13,6 +13,8 @@ from ..config import IMAGENET_MEAN, IMAGENET_STD
 from .images import CorruptImage, size_of
 
 PUBLIC_DOMAIN = "public domain"
+# of ImageNet, as timm has them
+PREPROCESSING = {"image_size": 224, "crop": 0.9, "interpolation": "bicubic", "mean": IMAGENET_MEAN, "std": IMAGENET_STD}
 # what Pillow raises; RuntimeError: of AVIF's and DDS's decoders
 _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, RuntimeError, struct.error, Image.DecompressionBombError)
 
@@ -127,6 +129,12 @@ def decode(file, name, upright: bool = False) -> Image.Image:
         raise CorruptImage(name, f"is damaged or cut short ({error}); save or fetch it again") from None
 
 
+def preprocessing(config=None, **given) -> dict:
+    """Each of `PREPROCESSING`'s settings: as given, where None the config's, ImageNet's where it has none."""
+    given = {name: value for name, value in given.items() if value is not None}
+    return {name: getattr(config, name, default) for name, default in PREPROCESSING.items()} | given
+
+
 def prepare(picture, size=None, crop=None, mean=None, std=None, interpolation=None, config=None) -> torch.Tensor:
     """A picture preprocessed for a model: timm's evaluation transform (shorter side to size/crop, centre, normalised).
 
@@ -145,9 +153,7 @@ def prepare(picture, size=None, crop=None, mean=None, std=None, interpolation=No
     Raises:
         ValueError: for an array of another shape or type, or an unknown interpolation.
     """
-    given = {"image_size": size, "crop": crop, "mean": mean, "std": std, "interpolation": interpolation}
-    default = {"image_size": 224, "crop": 0.9, "mean": IMAGENET_MEAN, "std": IMAGENET_STD, "interpolation": "bicubic"}
-    settings = {key: value if value is not None else getattr(config, key, default[key]) for key, value in given.items()}
+    settings = preprocessing(config, image_size=size, crop=crop, mean=mean, std=std, interpolation=interpolation)
     pixels = centre(picture, settings["image_size"], settings["crop"], settings["interpolation"])
     mean, std = (torch.tensor(settings[key], dtype=torch.float32).view(3, 1, 1) for key in ("mean", "std"))
     return ((pixels.float() / 255 - mean) / std)[None]

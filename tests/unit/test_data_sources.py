@@ -29,6 +29,7 @@ def test_a_row_names_a_file_with_a_load_function_like_the_others(name):
     order = [parameter for parameter in inspect.signature(sources.load).parameters if parameter in parameters]
     assert parameters == order, "the parameters of data.load, in its order"
     assert {"samples", "image_size"} <= set(parameters)
+    assert ROWS[name].in_files == ("path" in parameters)
     assert ROWS[name].model in configurations() and ROWS[name].recipe in recipes()
 
 

@@ -22,15 +22,17 @@ class Source:
         module: the file here whose function `load` gives its parts.
         model: the configuration that `dtl train` uses where none is named.
         recipe: the recipe that it uses.
+        in_files: whether its images lie in files, below a path.
     """
 
     module: str
     model: str = LARGE
     recipe: str = "imagenet"
+    in_files: bool = True
 
 
 SOURCES = {
-    "shapes": Source("shapes", "vit_shapes_patch8_32", "shapes"),
+    "shapes": Source("shapes", "vit_shapes_patch8_32", "shapes", in_files=False),
     "cifar10": Source("cifar", "vit_cifar_patch4_32", "cifar10"),
     "cifar100": Source("cifar", "vit_cifar_patch4_32", "cifar10"),
     "imagenet": Source("folder"),

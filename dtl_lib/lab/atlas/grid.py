@@ -61,6 +61,11 @@ class Cell:
 Job = tuple[Cell, int]  # a run: its cell and its seed
 
 
+def weights_name(cell: Cell | str, seed: int) -> str:
+    """The file that a run's weights are kept in; "*" stands for any cell."""
+    return f"{cell}_seed{seed}.safetensors".replace(",", "").replace(" ", "_")
+
+
 @dataclass(frozen=True)
 class Grid:
     """The runs to make: `cls` × `reg` at `num_reg` registers, then the other numbers of registers at its best cell.

@@ -15,7 +15,7 @@ from ...data.photos import PHOTOS, photo, prepare
 from ...models import ViT
 from ...stored import quantise
 from ...tape import record
-from . import Cell
+from .grid import Cell, weights_name
 
 FOLDER = ledger.FOLDER / "maps"
 PHOTOGRAPHS = ("chelsea", "rocket", "coffee")
@@ -46,7 +46,7 @@ def trained(folder: str | Path, seed: int = 0) -> dict[Cell, ViT]:
     Raises:
         ValueError: where there is none.
     """
-    files = sorted(Path(folder).glob(f"*_seed{seed}{checkpoint.SUFFIX}"))
+    files = sorted(Path(folder).glob(weights_name("*", seed)))
     if not files:
         raise ValueError(
             f"{folder} holds no weights of seed {seed}: give the folder that the atlas's run wrote them to"

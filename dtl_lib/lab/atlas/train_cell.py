@@ -15,7 +15,7 @@ from ...tape import record
 from ...tokens import TokenPlan
 from ...train import fit
 from ...train.evaluation import as_expected
-from .grid import Cell, Grid
+from .grid import Cell, Grid, weights_name
 
 INSPECTED = 500  # test images that maps and norms are measured on
 QUANTILES = {"norm_50": 0.5, "norm_98": 0.98}
@@ -62,9 +62,7 @@ def train_cell(
         **look_inside(model, sets.test),
     }
     if folder:
-        checkpoint.save_model(
-            Path(folder) / f"{_file_name(cell)}_seed{seed}.safetensors", model, {"recipe": recipe.to_dict()}
-        )
+        checkpoint.save_model(Path(folder) / weights_name(cell, seed), model, {"recipe": recipe.to_dict()})
     return model, values
 
 
@@ -89,7 +87,3 @@ def look_inside(model: ViT, images) -> dict:
         if "reg" in model.plan.layout(last):
             values["on_registers"] = share(tape, last, "reg").mean().item()
     return values
-
-
-def _file_name(cell: Cell) -> str:
-    return str(cell).replace(",", "").replace(" ", "_")
