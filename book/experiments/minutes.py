@@ -153,7 +153,7 @@ def _our_steps():
 
 
 def run(which: str, minutes: int, seed: int) -> None:
-    """One run of as many steps as fit into so many minutes; its record."""
+    """One run of as many steps as fit into the minutes, and its record."""
     label, plan = TOKENS.get(which, (which, CONFIG.plan))
     name, config = f"{label}, {minutes} minutes", replace(CONFIG, plan=plan)
     if any((record.what, record.seed) == (name, seed) for record in ledger.read(EXPERIMENT, missing_ok=True)):

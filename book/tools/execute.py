@@ -92,7 +92,7 @@ def execute(notebook: Path) -> tuple[object, Cost]:
 
 
 def refresh(project: Project, say=print) -> list[str]:
-    """Run every notebook whose outputs are not at hand; returns which failed and how, one message a notebook."""
+    """Run every notebook whose outputs are missing or stale; returns which failed and how, one message a notebook."""
     cache = Cache(project)
     due = [notebook for notebook in project.notebooks if cache.executed(notebook) is None]
     problems = []

@@ -32,7 +32,7 @@ Problems = Iterator[tuple[int, str]]
 
 @dataclass(frozen=True)
 class Chapter:
-    """A notebook to check; `executed` is the same notebook with outputs, where they are at hand."""
+    """A notebook to check; `executed` is the same notebook with outputs, where it has been run."""
 
     project: Project
     path: Path

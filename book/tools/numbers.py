@@ -36,7 +36,7 @@ SOURCES = {"references.md": records.references, LEDGER: records.ledger}
 
 
 def backed(chapter):
-    """The rule: what is not backed, with the three ways to back it; links that lead nowhere."""
+    """The rule: numbers that are not backed, with the three ways to back them, and dead links."""
     root = chapter.project.root
     known = {page: targets(root) for page, targets in SOURCES.items()}
     for n, cell in chapter.cells("markdown"):
@@ -53,7 +53,7 @@ def backed(chapter):
 
 
 def pages(root: Path) -> list[str]:
-    """Links of the pages under book/ to records that there are not, and numbers beside them that are not in those."""
+    """Dead links to records in the pages under book/, and numbers beside links that their records do not hold."""
     known, problems = {page: targets(root) for page, targets in SOURCES.items()}, []
     for path in sorted((root / "book").rglob("*.md")):
         for block in _blocks(path.read_text("utf8")):
@@ -135,7 +135,7 @@ def _outputs(notebook, n: int) -> str:
 
 
 def _blocks(source: str) -> list[str]:
-    """Paragraphs, list items and whole tables; fenced code has none of the numbers that count."""
+    """Paragraphs, list items and whole tables; fenced code is left out."""
     text = re.sub(r"^(```+|~~~+).*?^\1[ \t]*$", "", source, flags=re.M | re.S)
     return [block for part in re.split(r"\n\s*\n", text) for block in re.split(r"\n(?=\s*(?:[-*]|\d+\.)\s)", part)]
 

@@ -1,4 +1,4 @@
-"""What every data set is: images asked for by index."""
+"""The interface of every data set: images by index."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ class CorruptImage(ValueError):
 
 
 class Images:
-    """Images and their classes, asked for by index; a data set defines `raw`, `labels`, `__len__` and `identity`.
+    """Images and their classes, by index; a data set defines `raw`, `labels`, `__len__` and `identity`.
 
     Attributes:
         name: of data set and part, such as `cifar10 train`.

@@ -1,4 +1,4 @@
-"""Which augmentation training images get, as one value. Imports no torch: recipes check themselves with it."""
+"""The settings of augmentation, as one value. Imports no torch: recipes are checked with it."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""What happens to a training image before the model sees it, keyed by (seed, epoch, sample)."""
+"""The augmentation of training images, keyed by (seed, epoch, sample)."""
 
 import math
 from collections.abc import Sequence
@@ -87,7 +87,7 @@ def erase(images: torch.Tensor, probability: float, key: Sequence[int], indices)
 
 
 def _noisy_inside(images: torch.Tensor, rows: torch.Tensor, inside: torch.Tensor, key, samples: torch.Tensor) -> None:
-    """Noise for the boxes alone: drawing it costs more than all else here."""
+    """Noise for the boxes alone: drawing it is the slowest part of erasing."""
     size = inside[0].numel()
     row, place = inside.flatten(1).nonzero().unbind(1)
     images.view(len(images), size)[rows[row], place] = _normal(place, size, key, samples[row]).to(images.dtype)
@@ -111,7 +111,7 @@ def _span(start, length, whole: int) -> torch.Tensor:
 
 
 def _normal(places: torch.Tensor, size: int, key: Sequence[int], indices) -> torch.Tensor:
-    """A number at a place of each sample's `size` normal ones: Box and Muller's transform of two keyed uniforms."""
+    """One of each sample's `size` standard normal numbers, by place: Box and Muller's transform of keyed uniforms."""
     radius, angle = (keyed.uniform_at(places + start, key, indices, "noise") for start in (0, size))
     return (-2 * torch.log1p(-radius)).sqrt() * torch.cos(2 * math.pi * angle)
 

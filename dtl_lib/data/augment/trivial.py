@@ -72,7 +72,7 @@ def _moved(pixels: torch.Tensor, operations: torch.Tensor, strengths: torch.Tens
 
 
 def _blended(pixels: torch.Tensor, operations: torch.Tensor, strengths: torch.Tensor) -> torch.Tensor:
-    """Away from a plainer copy, or towards it: a black one, the grey one, one of its mean, a blurred one."""
+    """Towards a plainer copy of the image, or away from it: black, grey, of its mean, or blurred."""
     from torchvision.transforms.v2.functional import rgb_to_grayscale
 
     _, color, contrast, sharpness = (_per_image(pixels, operations == OPERATIONS.index(name)) for name in BLENDS)

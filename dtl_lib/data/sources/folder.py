@@ -68,7 +68,7 @@ def load(name: str, path=None, image_size=None, samples: int | None = None, conf
 
 
 def pictures_by_class(root: Path) -> dict[str, list[str]]:
-    """Paths of the pictures under each folder in `root`, sorted, without what is hidden.
+    """Paths of the pictures under each folder in `root`, sorted, hidden ones left out.
 
     Raises:
         ValueError: where there are none.
@@ -118,7 +118,7 @@ def _imagenet_classes(folders: dict[str, Path], pictures: dict[str, dict]) -> tu
 
 
 def _folder_classes(folders: dict[str, Path], pictures: dict[str, dict]) -> tuple[dict[str, int], tuple[str, ...]]:
-    """Class index by folder name, and those names; a test folder may lack classes, not bring new ones."""
+    """Class index by folder name, and those names; the test folder may lack classes, but not have others."""
     names = tuple(pictures.get("train") or pictures["test"])
     if stray := sorted(set(pictures.get("test", ())) - set(names)):
         raise ValueError(

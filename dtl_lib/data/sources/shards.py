@@ -1,4 +1,4 @@
-"""WebDataset shards, read by an index: tar files of pictures and their classes whose samples have numbers."""
+"""WebDataset shards with random access: tar files of images and their classes, read through an index."""
 
 import io
 import json
@@ -67,8 +67,8 @@ def load(path=None, image_size=None, samples: int | None = None, config=None) ->
     """WebDataset shards: `train/*.tar` and `val/*.tar`, or tar files with these words in their names.
 
     Without either word all shards train. What is held out, and what is missing, is cut from the training samples as for
-    a folder. Classes are the lines of `classes.txt` where it lies there, else numbers. Samples are read by place, one
-    by one, in any order: shards want a disk that does not mind; nothing is written beside them.
+    a folder. Classes are the lines of `classes.txt` where it lies there, else numbers. Samples are read one by one, in
+    any order, so shards belong on a disk with fast random access; nothing is written beside them.
 
     Args:
         path: the folder; `wds` under `DTL_DATA` where None.

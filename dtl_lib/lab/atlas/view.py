@@ -1,4 +1,4 @@
-"""The location atlas as a reader handles it: records and maps → a plain state, a state → one HTML fragment."""
+"""The interactive view of the location atlas: records and maps → a plain state, the state → one HTML fragment."""
 
 import base64
 import html
@@ -55,7 +55,7 @@ class Measure:
 
 @dataclass(frozen=True)
 class Html:
-    """A fragment that a notebook shows as it is."""
+    """A fragment that a notebook displays."""
 
     text: str = field(repr=False)
 
