@@ -1,4 +1,4 @@
-"""Experiment records: what was run, on what, what came out. One JSON line each, in `ledger/<experiment>.jsonl`."""
+"""Experiment records: what was run, on which device, with which values; one JSON line each in `<experiment>.jsonl`."""
 
 import json
 import math
@@ -22,19 +22,19 @@ class Record:
 
     Args:
         experiment: the file it belongs to: a word.
-        what: one line: what was measured.
-        command: what to type to get it again.
+        what: what was measured, in one line.
+        command: what to type to repeat it.
         date: ISO 8601, UTC.
-        device: as `device_name` says it.
+        device: its name, from `device_name`.
         library, torch: versions.
         seed: of the run; None where nothing is random.
-        n: what each value is over: images, pairs, ….
+        n: how many images, pairs, … each value is over.
         values: name → number, or a list of numbers.
-        config, recipe: `to_dict` of those that were used; the plan is in the configuration.
-        id: a hash of the rest; made where left out.
+        config, recipe: `to_dict` of those used; the plan is in the configuration.
+        id: a hash of the rest; computed where left out.
 
     Raises:
-        ValueError: naming the first field that is not as it should be.
+        ValueError: naming the first field that is wrong.
     """
 
     experiment: str
@@ -53,20 +53,20 @@ class Record:
 
     def __post_init__(self):
         for name in ("what", "command", "date", "device", "library", "torch"):
-            _need(name, isinstance(getattr(self, name), str) and getattr(self, name).strip(), "a line of text")
-        _need("experiment", isinstance(self.experiment, str) and self.experiment.isidentifier(), "a word")
-        _need("date", _is_date(self.date), "an ISO 8601 date such as 2026-01-31T12:00:00+00:00")
-        _need("seed", self.seed is None or is_whole(self.seed), "a whole number, or null")
-        _need("n", is_whole(self.n) and self.n > 0, "a whole number above 0")
-        _need("values", isinstance(self.values, Mapping) and self.values, "a dictionary of numbers, and not empty")
+            _require(name, isinstance(getattr(self, name), str) and getattr(self, name).strip(), "a line of text")
+        _require("experiment", isinstance(self.experiment, str) and self.experiment.isidentifier(), "a word")
+        _require("date", _is_date(self.date), "an ISO 8601 date such as 2026-01-31T12:00:00+00:00")
+        _require("seed", self.seed is None or is_whole(self.seed), "a whole number, or null")
+        _require("n", is_whole(self.n) and self.n > 0, "a whole number above 0")
+        _require("values", isinstance(self.values, Mapping) and self.values, "a dictionary of numbers, and not empty")
         for name, value in self.values.items():
-            good = all(map(_is_number, value)) if isinstance(value, list) else _is_number(value)
-            _need(f"values.{name}", good, "a finite number, or a list of them")
+            valid = all(map(_is_number, value)) if isinstance(value, list) else _is_number(value)
+            _require(f"values.{name}", valid, "a finite number, or a list of them")
         for name in ("config", "recipe"):
             value = getattr(self, name)
-            _need(name, value is None or isinstance(value, Mapping), "a dictionary, or null")
+            _require(name, value is None or isinstance(value, Mapping), "a dictionary, or null")
         digest = of_values({name: value for name, value in asdict(self).items() if name != "id"})
-        _need("id", self.id in ("", digest), f"{digest} for this record: it has been changed by hand")
+        _require("id", self.id in ("", digest), f"{digest} for this record: it has been changed by hand")
         object.__setattr__(self, "id", digest)
 
     def to_dict(self) -> dict:
@@ -90,21 +90,21 @@ class Record:
         head, _, rest = name.partition(".")
         for place in places:
             if head in place:
-                found = place[head]
+                value = place[head]
                 for part in rest.split(".") if rest else ():
-                    if not isinstance(found, Mapping) or part not in found:
+                    if not isinstance(value, Mapping) or part not in value:
                         raise ValueError(f"record {self.id} has no {name}")
-                    found = found[part]
-                return found
+                    value = value[part]
+                return value
         raise ValueError(f"record {self.id} has no {name}; its values are {', '.join(self.values)}")
 
 
 @dataclass(frozen=True)
 class Aggregate:
-    """Records of one kind taken together.
+    """Mean and spread of a value over records of one kind.
 
     Attributes:
-        by: what they have in common.
+        by: the values they have in common.
         mean: of the value.
         half: half of the 95 % interval of the mean, Student's t over runs; None for one run.
         deviation: standard deviation over runs; None for one run.
@@ -124,7 +124,7 @@ class Aggregate:
 
 def path(experiment: str, folder: str | Path | None = None) -> Path:
     """The file that holds an experiment's records; in the ledger's own folder where None."""
-    _need("experiment", isinstance(experiment, str) and experiment.isidentifier(), "a word")
+    _require("experiment", isinstance(experiment, str) and experiment.isidentifier(), "a word")
     return Path(folder or FOLDER) / f"{experiment}.jsonl"
 
 
@@ -137,7 +137,7 @@ def read(experiment: str, folder: str | Path | None = None, *, missing_ok: bool 
         missing_ok: whether an experiment without a file has no records, rather than being an error.
 
     Raises:
-        ValueError: where there is no such experiment, or a line is no record: which line, which field.
+        ValueError: where there is no such experiment, or a line is not a record: which line, which field.
     """
     file = path(experiment, folder)
     if not file.is_file():
@@ -149,14 +149,14 @@ def read(experiment: str, folder: str | Path | None = None, *, missing_ok: bool 
     for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
         try:
             records.append(Record.from_dict(json.loads(line)))
-            _need("experiment", records[-1].experiment == experiment, f"{experiment!r}, as the file is called")
+            _require("experiment", records[-1].experiment == experiment, f"{experiment!r}, as the file is called")
         except (ValueError, TypeError) as error:
             raise ValueError(f"{file}, line {number}: {error}") from None
     return records
 
 
 def measured(experiment: str, device="cpu", folder: str | Path | None = None) -> set[str]:
-    """What an experiment's records of a device say was measured; empty where there are none."""
+    """The `what` of every record that an experiment has of a device; empty where there are none."""
     name = device_name(device)
     return {record.what for record in read(experiment, folder, missing_ok=True) if record.device == name}
 
@@ -167,21 +167,21 @@ def find(experiment: str, folder: str | Path | None = None, **where) -> list[Rec
     Args:
         experiment: its name.
         folder: where its file is; the ledger's own where None.
-        where: by names that `Record.get` finds: `what="mixup"`, `seed=0`, `**{"recipe.lr": 1e-3}`.
+        where: by names that `Record.get` knows: `what="mixup"`, `seed=0`, `**{"recipe.lr": 1e-3}`.
 
     Raises:
-        ValueError: where there is none, with the values that there are.
+        ValueError: where there is none; the message lists the values that there are.
     """
-    found = read(experiment, folder)
+    records = read(experiment, folder)
     for name, value in where.items():
-        have = list(dict.fromkeys(json.dumps(record.get(name), ensure_ascii=False) for record in found))
-        found = [record for record in found if record.get(name) == value]
-        if not found:
+        have = list(dict.fromkeys(json.dumps(record.get(name), ensure_ascii=False) for record in records))
+        records = [record for record in records if record.get(name) == value]
+        if not records:
             more = f" and {len(have) - MENTIONED} more" if len(have) > MENTIONED else ""
             raise ValueError(
                 f"{experiment} has no record with {name}={value!r}; it has {', '.join(have[:MENTIONED])}{more}"
             )
-    return found
+    return records
 
 
 def value(experiment: str, what: str, name: str, folder: str | Path | None = None, **where) -> Aggregate:
@@ -189,19 +189,19 @@ def value(experiment: str, what: str, name: str, folder: str | Path | None = Non
 
     Args:
         experiment: its name.
-        what: what was measured, as the records say it.
+        what: what was measured, as in the records.
         name: of the value.
-        folder, where: as in `find`, which runs of it.
+        folder, where: which of its runs, as in `find`.
 
     Raises:
-        ValueError: where there is no such record, or it has no such number, with those that there are.
+        ValueError: where there is no such record, or it has no such number; the message lists what there is.
     """
-    (found,) = aggregate(find(experiment, folder, what=what, **where), "what", name)
-    return found
+    (over_runs,) = aggregate(find(experiment, folder, what=what, **where), "what", name)
+    return over_runs
 
 
 def append(record: Record | Mapping, folder: str | Path | None = None) -> Path:
-    """Add one record to its experiment's file; a ValueError where it is wrong or there already."""
+    """Append one record to its experiment's file; a ValueError where it is invalid or there already."""
     record = record if isinstance(record, Record) else Record.from_dict(record)
     file = path(record.experiment, folder)
     if file.is_file() and any(record.id == other.id for other in read(record.experiment, folder)):
@@ -232,17 +232,17 @@ def aggregate(records: Iterable[Record], by: str | Sequence[str], value: str) ->
 
     Args:
         records: of one experiment, one a run.
-        by: names that `Record.get` finds, such as "what" or ("recipe.mixup", "recipe.ema").
-        value: a name that it finds, such as "accuracy".
+        by: names that `Record.get` knows, such as "what" or ("recipe.mixup", "recipe.ema").
+        value: a name that it knows, such as "accuracy".
     """
     names = (by,) if isinstance(by, str) else tuple(by)
     groups: dict[str, tuple[dict, list[float]]] = {}
     for record in records:
         key = {name: record.get(name) for name in names}
-        found = record.get(value)
-        if not _is_number(found):
-            raise ValueError(f"{value} of record {record.id} is not a number: {found!r}")
-        groups.setdefault(json.dumps(key, sort_keys=True), (key, []))[1].append(float(found))
+        number = record.get(value)
+        if not _is_number(number):
+            raise ValueError(f"{value} of record {record.id} is not a number: {number!r}")
+        groups.setdefault(json.dumps(key, sort_keys=True), (key, []))[1].append(float(number))
     return [_aggregate(key, numbers) for key, numbers in groups.values()]
 
 
@@ -257,9 +257,9 @@ def _aggregate(key: dict, numbers: list[float]) -> Aggregate:
     return Aggregate(key, mean, float(t.ppf(0.975, n - 1)) * deviation / math.sqrt(n), deviation, n)
 
 
-def _need(name: str, good, what: str) -> None:
-    if not good:
-        raise ValueError(f"{name} has to be {what}")
+def _require(name: str, valid, expected: str) -> None:
+    if not valid:
+        raise ValueError(f"{name} has to be {expected}")
 
 
 def _is_number(value) -> bool:

@@ -106,7 +106,7 @@ def _checkpoint(name: str) -> ViT:
         return load_model(name)
     card, model = zoo.read_card(name), load_model(zoo.path(name))
     if model.card != card:
-        raise ValueError(f"{zoo.path(name)} and the card beside it do not belong together: {zoo.AGAIN}")
+        raise ValueError(f"{zoo.path(name)} and the card beside it do not belong together: {zoo.REMEDY}")
     return model
 
 

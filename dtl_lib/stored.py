@@ -1,6 +1,6 @@
-"""Results of real weights on a bundled photo, kept with the library for a reader who has no weights.
+"""Results of pretrained weights on a bundled photo, stored with the library for readers without the weights.
 
-`python -m dtl_lib.stored make` computes them again where the weights are, under DTL_DATA or on the hub.
+`python -m dtl_lib.stored make` recomputes them with weights from under DTL_DATA or the hub.
 """
 
 import json
@@ -40,13 +40,13 @@ ORIGINS = {
 
 @dataclass(frozen=True)
 class Stored:
-    """What one model makes of one photo, float32.
+    """One model's attention, norms and prediction on one photo, float32.
 
     Attributes:
-        class_maps: what the class token takes from each patch, `(blocks, heads, rows, columns)`; the rest of 1 is what
-            it takes from itself.
-        patch_maps: what each patch takes from each patch, mean over heads, `(blocks, query, rows, columns)`.
-        eye_maps: what the patch on the cat's eye, `EYE`, takes from each patch, `(blocks, heads, rows, columns)`.
+        class_maps: attention of the class token to each patch, `(blocks, heads, rows, columns)`; the rest of 1 goes to
+            itself.
+        patch_maps: attention of each patch to each patch, mean over heads, `(blocks, query, rows, columns)`.
+        eye_maps: attention of the patch on the cat's eye, `EYE`, to each patch, `(blocks, heads, rows, columns)`.
         patch_norms: length of each patch token after each block, `(blocks, rows, columns)`.
         class_norms: length of the class token after each block, `(blocks,)`.
         position_similarity: cosine of every two learned positions, `(rows, columns, rows, columns)`.
@@ -74,8 +74,8 @@ class Stored:
 def load(name: str = "vit_tiny_chelsea", folder: Path = FOLDER) -> Stored:
     """A stored result.
 
-    The square root of each map is exact to half of 1/255 of its largest value, so that what is small is not lost beside
-    what is large; norms are float16.
+    The square root of each map is exact to half of 1/255 of its largest value, so that small values survive beside
+    large ones; norms are float16.
 
     Raises:
         ValueError: for a name that is not stored, or a file that is damaged.
@@ -89,14 +89,14 @@ def load(name: str = "vit_tiny_chelsea", folder: Path = FOLDER) -> Stored:
             tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
             card = json.loads(opened.metadata()["card"])
         maps = {key: (tensors[key] * tensors[f"{key}_scale"]).square() for key in MAPS}
-        rest = {key: tensors[key].float() for key in (*HALVES, "probabilities")}
-        return Stored(**maps, **rest, names=tuple(card["names"]), source=card["source"])
+        others = {key: tensors[key].float() for key in (*HALVES, "probabilities")}
+        return Stored(**maps, **others, names=tuple(card["names"]), source=card["source"])
     except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise ValueError(f"{file} is damaged ({error}): `python -m dtl_lib.stored make` writes it again") from None
 
 
 def compute(name: str = "vit_tiny_chelsea") -> Stored:
-    """The result itself, from the weights and the photo, not quantised.
+    """The result computed from the weights and the photo, not quantised.
 
     Raises:
         ValueError: for a name of unknown origin, or where the weights cannot be had.
@@ -111,12 +111,12 @@ def compute(name: str = "vit_tiny_chelsea") -> Stored:
     with record(model) as tape, torch.no_grad():
         logits = model(prepare(photo(origin.photo), config=model.config))
     likeliest = logits.softmax(dim=-1)[0].topk(5)
-    shown = PHOTOS[origin.photo]
+    about_photo = PHOTOS[origin.photo]
     source = {
         "weights": origin.weights,
         "weights_licence": origin.licence,
-        "photo": f"scikit-image's {shown.file}, {shown.source}",
-        "photo_licence": shown.licence,
+        "photo": f"scikit-image's {about_photo.file}, {about_photo.source}",
+        "photo_licence": about_photo.licence,
         "library": f"dtl_lib {__version__}",
         "command": f"python -m dtl_lib.stored make {name}",
     }
@@ -151,8 +151,8 @@ def quantise(maps: Tensor) -> tuple[Tensor, Tensor]:
 def _measure(tape) -> dict[str, Tensor]:
     rows, _ = tape.grid
     blocks = range(tape.plan.depth)
-    patches = [tape.attention(block)[0].mean(dim=0)[tape.plan.layout(block)["patches"]] for block in blocks]
-    patches = [rows_of[:, tape.plan.layout(block)["patches"]] for block, rows_of in enumerate(patches)]
+    slices = [tape.plan.layout(block)["patches"] for block in blocks]
+    patches = [tape.attention(block)[0].mean(dim=0)[part, part] for block, part in zip(blocks, slices)]
     norms = [tape.norms(block) for block in blocks]
     return {
         "class_maps": torch.cat([tape.maps(block) for block in blocks]),
@@ -176,7 +176,7 @@ def _class_names(indices: Tensor) -> tuple[str, ...]:
 
 
 def main(arguments: list[str]) -> int:
-    """`make [NAME …]`: compute results again and write them; all where no name is given."""
+    """`make [NAME …]`: recompute results and write them; all of them where no name is given."""
     if not arguments or arguments[0] != "make":
         print(f"usage: python -m dtl_lib.stored make [{' '.join(ORIGINS)}]", file=sys.stderr)
         return 2

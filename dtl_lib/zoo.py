@@ -1,4 +1,4 @@
-"""The zoo: small trained models that come with the library, each with a card that says where it is from.
+"""The zoo: small trained models that come with the library, each with a card about its origin and its accuracy.
 
 `load_pretrained("zoo/NAME")` gives one; `dtl zoo` lists them; `python -m book.experiments.zoo` adds one.
 """
@@ -14,12 +14,12 @@ from .tokens import PATCHES, READ_BY_HEAD, Group, TokenPlan
 
 FOLDER = Path(__file__).parent / "zoo"
 PREFIX = "zoo/"
-AGAIN = "install the library again"
+REMEDY = "install the library again"
 LIMIT = 25_000_000  # bytes of all files together: they are part of every install
-ROUNDING = 0.05  # what float16 may move a logit by
-SAMPLE = 300  # first test images that a card states the right answers of, so that a test can count them again
+ROUNDING = 0.05  # the most that float16 may change a logit
+SAMPLE = 300  # first test images whose right answers a card states, so that a test can count them again
 NUMBER = (int, float)
-CARD = {  # what a card holds, and of which type; a dotted name is inside another
+CARD = {  # a card's fields and their types; a dotted name is inside another
     "zoo": str,  # its name
     "plan": str,  # in words
     "config": dict,
@@ -36,10 +36,10 @@ CARD = {  # what a card holds, and of which type; a dotted name is inside anothe
     "test.high": NUMBER,
     "test.n": int,
     "test.loss": NUMBER,
-    "sample.n": int,  # the first so many test images …
-    "sample.right": int,  # … of which so many are classified right
+    "sample.n": int,  # how many of the first test images were classified …
+    "sample.right": int,  # … and how many of them rightly
     "before_rounding.accuracy": NUMBER,  # of the float32 weights that were trained, on the same test images
-    "before_rounding.logits": NUMBER,  # the farthest that rounding moves a logit on the sample
+    "before_rounding.logits": NUMBER,  # the largest change of a logit by rounding, on the sample
     "device": str,  # that trained it
     "minutes": NUMBER,  # wall time of the training
     "date": str,
@@ -51,7 +51,7 @@ CARD = {  # what a card holds, and of which type; a dotted name is inside anothe
 
 
 def names() -> list[str]:
-    """Every model there is, as `load_pretrained` takes it."""
+    """Every model's name, as `load_pretrained` takes it."""
     return sorted(f"{PREFIX}{file.stem}" for file in FOLDER.glob("*.safetensors"))
 
 
@@ -62,7 +62,7 @@ def path(name: str) -> Path:
         name: such as `zoo/shapes_depth12_cls3`.
 
     Raises:
-        ValueError: where there is none of that name, with those near it.
+        ValueError: where there is none of that name; the message lists similar ones.
     """
     stem = name.removeprefix(PREFIX).removesuffix(".safetensors")
     have = [known.removeprefix(PREFIX) for known in names()]
@@ -80,21 +80,21 @@ def read_card(name: str) -> dict:
         ValueError: where there is no such model, or its card is missing, damaged, incomplete or another model's.
     """
     file = path(name)
-    beside = file.with_name(f"{file.stem}.json")
+    card_file = file.with_name(f"{file.stem}.json")
     try:
-        card = json.loads(beside.read_text(encoding="utf-8"))
+        card = json.loads(card_file.read_text(encoding="utf-8"))
     except OSError:
-        raise ValueError(f"{beside} is missing: a model of the zoo has its card beside it; {AGAIN}") from None
+        raise ValueError(f"{card_file} is missing: a model of the zoo has its card beside it; {REMEDY}") from None
     except ValueError:
         card = None
     if not isinstance(card, Mapping) or not card.get("seal") or not seal_holds(card):
-        raise ValueError(f"{beside} is damaged: the card is not the one that was saved; {AGAIN}")
+        raise ValueError(f"{card_file} is damaged: the card is not the one that was saved; {REMEDY}")
     check(card, file.stem)
     return card
 
 
 def check(card: Mapping, name: str) -> None:
-    """A ValueError that names the first thing a card of the zoo should say and does not."""
+    """A ValueError that names the first field a card of the zoo lacks or contradicts."""
     for field, kind in CARD.items():
         value = card
         for part in field.split("."):
@@ -102,25 +102,25 @@ def check(card: Mapping, name: str) -> None:
         if not isinstance(value, kind) or isinstance(value, bool) or value == "":
             raise ValueError(f"the card of {PREFIX}{name} does not say its {field}: add it again")
     if card["zoo"] != name:
-        raise ValueError(f"{PREFIX}{name} holds the model {PREFIX}{card['zoo']}: {AGAIN}")
-    if card["plan"] != (told := words(ViTConfig.from_dict(card["config"]).plan)):
-        raise ValueError(f"the card of {PREFIX}{name} says {card['plan']!r}, and its configuration {told!r}")
+        raise ValueError(f"{PREFIX}{name} holds the model {PREFIX}{card['zoo']}: {REMEDY}")
+    if card["plan"] != (plan := describe(ViTConfig.from_dict(card["config"]).plan)):
+        raise ValueError(f"the card of {PREFIX}{name} says {card['plan']!r}, and its configuration {plan!r}")
 
 
-def words(plan: TokenPlan) -> str:
+def describe(plan: TokenPlan) -> str:
     """A plan in one line: `class token at 3, 4 registers at 0`."""
-    told = [_told(group) for group in plan.groups]
+    parts = [_describe_group(group) for group in plan.groups]
     if plan.group("cls") is None:
-        told.insert(0, f"no class token: the mean of the {PATCHES} is read")
+        parts.insert(0, f"no class token: the mean of the {PATCHES} is read")
     if not set(group.name for group in plan.groups) - set(READ_BY_HEAD):
-        told.append("no registers")
+        parts.append("no registers")
     if plan.class_blocks:
-        told.append(f"{plan.class_blocks} class-attention block{'s' * (plan.class_blocks > 1)}")
-    return ", ".join(told)
+        parts.append(f"{plan.class_blocks} class-attention block{'s' * (plan.class_blocks > 1)}")
+    return ", ".join(parts)
 
 
-def _told(group: Group) -> str:
-    what = {"cls": "class token", "dist": "distillation token"}.get(group.name)
-    what = what or f"{group.tokens} register{'s' * (group.tokens > 1)}"
+def _describe_group(group: Group) -> str:
+    tokens = {"cls": "class token", "dist": "distillation token"}.get(group.name)
+    tokens = tokens or f"{group.tokens} register{'s' * (group.tokens > 1)}"
     until = "" if group.leave is None else f" until {group.leave}"
-    return f"{what} at {group.enter}{until}"
+    return f"{tokens} at {group.enter}{until}"

@@ -1,4 +1,4 @@
-"""What the atlas's class tokens look at, from the weights that its run kept: the library carries the maps.
+"""The class token's attention maps of the atlas's cells, from the weights that its run kept: the library stores them.
 
     python -m book.experiments.atlas_maps --weights runs/atlas/weights
 
@@ -25,16 +25,16 @@ def main(arguments: Sequence[str]) -> int:
     try:
         models = maps.trained(options.weights, options.seed)
         cells = grid.cells()
-        if lacking := [cell for cell in cells if cell not in models]:
+        if missing := [cell for cell in cells if cell not in models]:
             raise ValueError(
-                f"{options.weights} lacks {len(lacking)} cells of seed {options.seed}, such as {lacking[0]}"
+                f"{options.weights} lacks {len(missing)} cells of seed {options.seed}, such as {missing[0]}"
             )
-        found = maps.maps_of({cell: models[cell] for cell in cells}, seed=options.seed)
-        file = maps.save(found, grid.experiment, options.folder)
+        class_maps = maps.maps_of({cell: models[cell] for cell in cells}, seed=options.seed)
+        file = maps.save(class_maps, grid.experiment, options.folder)
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
-    print(f"{file}: maps of {len(found.of)} cells, {file.stat().st_size / 1000:.0f} kB")
+    print(f"{file}: maps of {len(class_maps.by_cell)} cells, {file.stat().st_size / 1000:.0f} kB")
     return 0
 
 

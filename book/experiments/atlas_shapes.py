@@ -8,7 +8,7 @@ from 0, on `shapes` level 1, and measures the class token's map in the last bloc
 a flat map gets (`chance`), the same maps on other images' objects (`elsewhere`), the model before it was trained
 (`untrained`), the patches' brightness taken as a map (`bright`; at level 1 the object is the brighter thing), and how
 much of each patch the object covers (`cover`): about the best that a map can do.
-A run that has its record is not run again, so an interrupted command goes on where it stopped. One thread: the numbers
+A run that has a record is not repeated, so an interrupted command continues where it stopped. One thread: the numbers
 do not depend on the cores.
 """
 
@@ -23,6 +23,7 @@ from dtl_lib.data import Shapes
 from dtl_lib.data.shapes import generator as shapes
 from dtl_lib.host import device_name
 from dtl_lib.lab.atlas import ATTENTION, Cell, Grid, grids, missing
+from dtl_lib.lab.atlas.grid import weights_name
 from dtl_lib.lab.atlas.train_cell import fresh, train_cell
 from dtl_lib.models import ViT
 from dtl_lib.probes import objects
@@ -53,36 +54,38 @@ def shapes_sets() -> data.Sets:
 
 
 def look(model: ViT, untrained: ViT, sets: data.Sets) -> dict:
-    """What the class token does in the last block, and how well its map covers the object, beside what that is worth.
+    """What the class token does in the last block, and how well its map covers the object, beside baselines.
 
     Args:
         model: trained.
         untrained: the same before its first step.
         sets: of shapes; the head is chosen on `held_out`, all values are of `test`.
     """
-    chosen, _ = class_maps(model, sets.held_out)
-    head = objects.iou(chosen, masks(sets.held_out)).mean(dim=0).argmax().item()
+    held_out_maps, _ = class_maps(model, sets.held_out)
+    head = objects.iou(held_out_maps, masks(sets.held_out)).mean(dim=0).argmax().item()
     maps, tape = class_maps(model, sets.test)
     before, _ = class_maps(untrained, sets.test)
-    last, there, patch = model.plan.blocks - 1, masks(sets.test), model.config.patch_size
-    bright, cover = (by_patch(pixels, patch) for pixels in (sets.test.raw(torch.arange(len(sets.test))), there))
+    last, test_masks, patch = model.plan.blocks - 1, masks(sets.test), model.config.patch_size
+    pixels = sets.test.raw(torch.arange(len(sets.test)))
+    bright, cover = by_patch(pixels, patch), by_patch(test_masks, patch)
     values = {"head": head, "norm_ratio": norm_ratio(tape, model.plan.depth - 1)}
     values["entropy"] = entropy(attention_row(tape, last)).mean().item()
     if "reg" in model.plan.layout(last):
         values["on_registers"] = share(tape, last, "reg").mean().item()
-    looks = {"": maps.mean(dim=1), "_head": maps[:, head], "_untrained": before.mean(dim=1)}
-    looks |= {"_bright": bright, "_cover": cover}
-    return values | scores(looks, there) | scores({"_heads": maps}, there)
+    by_name = {"": maps.mean(dim=1), "_head": maps[:, head], "_untrained": before.mean(dim=1)}
+    by_name |= {"_bright": bright, "_cover": cover}
+    return values | scores(by_name, test_masks) | scores({"_heads": maps}, test_masks)
 
 
-def scores(looks: dict[str, torch.Tensor], there: torch.Tensor) -> dict:
+def scores(by_name: dict[str, torch.Tensor], object_masks: torch.Tensor) -> dict:
     """Mean scores of maps by name; of the first also by chance and elsewhere; maps with heads give a list."""
-    values, first = {}, next(iter(looks.values()))
-    for name, score in SCORES.items():
-        found = {what: score(maps, there) for what, maps in looks.items()}
+    values, first = {}, next(iter(by_name.values()))
+    for score_name, score in SCORES.items():
+        results = {name: score(maps, object_masks) for name, maps in by_name.items()}
         if first.ndim == 3:
-            found |= {f"_{f.__name__}": f(score, first, there) for f in (objects.chance, objects.elsewhere)}
-        values |= {name + what: value.double().mean(dim=0).tolist() for what, value in found.items()}
+            baselines = (objects.chance, objects.elsewhere)
+            results |= {f"_{baseline.__name__}": baseline(score, first, object_masks) for baseline in baselines}
+        values |= {score_name + name: result.double().mean(dim=0).tolist() for name, result in results.items()}
     return values
 
 
@@ -102,7 +105,7 @@ def class_maps(model: ViT, images: Shapes) -> tuple[torch.Tensor, Tape]:
 
 
 def masks(images: Shapes) -> torch.Tensor:
-    """The objects' pixels: those that they cover by more than half."""
+    """The objects' pixels: those covered by more than half."""
     return images.masks(torch.arange(len(images))) > 0.5
 
 
@@ -118,21 +121,16 @@ def run(grid: Grid, cell: Cell, seed: int, sets: data.Sets, folder: str | None, 
             "recipe": about["recipe"], "seed": seed, "accuracy": values["accuracy"], "n": n, "command": command,
             "device": device_name("cpu"), "minutes": values["seconds"] / 60,
         }  # fmt: skip
-        name = f"shapes_{cell}_seed{seed}".replace(",", "").replace(" ", "_")
-        checkpoint.save_model(f"{weights}/{name}{checkpoint.SUFFIX}", model, card)
+        checkpoint.save_model(f"{weights}/shapes_{weights_name(cell, seed)}", model, card)
     ledger.add(EXPERIMENT, str(cell), command, "cpu", values, n=n, seed=seed, folder=folder, **about)
     points = ", ".join(f"{what} {values[f'pointing_{what}']:.0%}" for what in ("elsewhere", "untrained", "chance"))
     print(f"{cell}, seed {seed}: {values['accuracy']:.1%}; points at {values['pointing']:.0%} ({points})", flush=True)
 
 
 def done(folder: str | None) -> set[tuple[Cell, int]]:
-    """The runs that have their record."""
-    try:
-        return {(Cell.of(record.config), record.seed) for record in ledger.read(EXPERIMENT, folder)}
-    except ValueError as error:
-        if "no experiment" not in str(error):
-            raise
-        return set()
+    """The runs that have a record."""
+    records = ledger.read(EXPERIMENT, folder, missing_ok=True)
+    return {(Cell.from_config(record.config), record.seed) for record in records}
 
 
 def main(arguments: list[str] | None = None) -> None:

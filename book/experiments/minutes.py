@@ -8,7 +8,7 @@
 that record the steps that fit into so many minutes and makes them, however long it takes on a machine that is busy:
 what is compared is the accuracy after the same minutes of a quiet machine. Both train the same architecture with the
 same recipe (`RECIPE`); they differ in the code of the model, of the loop, and in how images are loaded. A run that is
-killed goes on where it stopped (ours), or starts again (timm's). `late` and `registers` are ours with other tokens:
+killed continues where it stopped (ours), or starts again (timm's). `late` and `registers` are ours with other tokens:
 the steps that they make in the same time follow from their multiply–adds.
 """
 
@@ -30,7 +30,7 @@ from dtl_lib.train.evaluation import wilson
 
 CONFIG = ViTConfig(32, 4, dim=96, depth=6, heads=3, classes=10, mean=MEAN, std=STD, crop=1.0)
 RECIPE = Recipe(max_steps=1, batch_size=64, lr=2e-3, warmup_steps=200, crop=4, flip=True, smoothing=0.1)
-TOKENS = {  # what else is trained for the same minutes, and what it is called
+TOKENS = {  # plans that are trained for the same minutes, with their names in the ledger
     "late": ("class token from 3", TokenPlan.of(CONFIG.depth, 3, None, 0)),
     "registers": ("4 registers", TokenPlan.of(CONFIG.depth, 0, 0, 4)),
 }
@@ -92,18 +92,18 @@ def timm_steps(seed: int, total: int, workers: int = WORKERS):
 
 
 def rate() -> None:
-    """Steps a minute of each, three times in turn; the fastest counts, as other work can only slow.
+    """Steps a minute of each, three times in turn; the fastest counts, since other work can only slow them down.
 
     The first record of each sets how many steps a run makes; later ones, "again", say how well it was measured.
     """
     rates = {"ours": [], "timm": []}
     for _ in range(3):
-        for which, found in rates.items():
-            found.append(_rate(which))
-            print(f"{which}: {found[-1]:.0f} steps a minute", flush=True)
-    for which, found in rates.items():
-        values = {"steps_a_minute": max(found), "all": found, "batch_size": RECIPE.batch_size}
-        about = {"n": len(found), "seed": None, "config": CONFIG.to_dict(), "recipe": RECIPE.to_dict()}
+        for which, measured in rates.items():
+            measured.append(_rate(which))
+            print(f"{which}: {measured[-1]:.0f} steps a minute", flush=True)
+    for which, measured in rates.items():
+        values = {"steps_a_minute": max(measured), "all": measured, "batch_size": RECIPE.batch_size}
+        about = {"n": len(measured), "seed": None, "config": CONFIG.to_dict(), "recipe": RECIPE.to_dict()}
         again = ", again" * any(record.what == which for record in ledger.read(RATES, missing_ok=True))
         ledger.add(RATES, which + again, "python -m book.experiments.minutes rate", "cpu", values, **about)
 
@@ -119,43 +119,43 @@ def _rate(which: str) -> float:
 
 
 def _our_steps():
-    """Steps of the library's loop, as they are made."""
+    """The numbers of the library's steps, as they are made."""
     import queue
     import threading
 
-    made: queue.Queue = queue.Queue()
+    steps: queue.Queue = queue.Queue()
     stop = threading.Event()
 
-    class Enough(Exception):
+    class TimeIsUp(Exception):
         pass
 
     def on_step(step, loss, model):
-        made.put(step)
+        steps.put(step)
         if stop.is_set():
-            raise Enough
+            raise TimeIsUp
 
     def train():
         torch.manual_seed(0)
         try:
             fit(ViT(CONFIG), data.load("cifar10"), replace(RECIPE, max_steps=10**6, eval_every=10**6), None,
                 on_step=on_step, progress=False)  # fmt: skip
-        except Enough:
+        except TimeIsUp:
             pass
 
     thread = threading.Thread(target=train)
     thread.start()
     try:
         while True:
-            yield made.get(timeout=120)
+            yield steps.get(timeout=120)
     finally:
         stop.set()
         thread.join()
 
 
 def run(which: str, minutes: int, seed: int) -> None:
-    """One run of as many steps as fit into so many minutes; its record."""
-    called, plan = TOKENS.get(which, (which, CONFIG.plan))
-    name, config = f"{called}, {minutes} minutes", replace(CONFIG, plan=plan)
+    """One run of as many steps as fit into the minutes, and its record."""
+    label, plan = TOKENS.get(which, (which, CONFIG.plan))
+    name, config = f"{label}, {minutes} minutes", replace(CONFIG, plan=plan)
     if any((record.what, record.seed) == (name, seed) for record in ledger.read(EXPERIMENT, missing_ok=True)):
         return
     rates = {record.what: record.get("steps_a_minute") for record in ledger.read(RATES)}
@@ -176,10 +176,10 @@ def _ours(config: ViTConfig, total: int, seed: int, name: str) -> tuple[float, i
     recipe = replace(RECIPE, max_steps=total, seed=seed, eval_every=total, log_every=500)
     folder = data_folder() / "runs" / f"{name.replace(', ', '-').replace(' ', '-')}-{seed}"
     resume = (folder / "state.safetensors").exists()
-    found = fit(
+    test = fit(
         ViT(config), data.load("cifar10"), recipe, folder, resume=resume, progress=False, checkpoint_every=1000
     ).test
-    return found.accuracy, round(found.accuracy * found.n), found.n
+    return test.accuracy, round(test.accuracy * test.n), test.n
 
 
 def _timm(total: int, seed: int) -> tuple[float, int, int]:
@@ -195,7 +195,7 @@ def _timm(total: int, seed: int) -> tuple[float, int, int]:
 
 
 def _training_samples() -> list[int]:
-    """The samples that our split trains on: the held-out 5,000 stay out here too."""
+    """The samples that our split trains on; timm's run leaves the held-out 5,000 out too."""
     from dtl_lib.data.splits import held_out_of, split
 
     return split(50_000, held_out_of(50_000, "cifar10"))[0].tolist()
@@ -206,10 +206,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     kinds = parser.add_subparsers(dest="kind", required=True)
     kinds.add_parser("rate")
-    one = kinds.add_parser("run")
-    one.add_argument("which", choices=("ours", "timm", *TOKENS))
-    one.add_argument("minutes", type=int)
-    one.add_argument("--seed", type=int, default=0)
+    run_parser = kinds.add_parser("run")
+    run_parser.add_argument("which", choices=("ours", "timm", *TOKENS))
+    run_parser.add_argument("minutes", type=int)
+    run_parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     rate() if args.kind == "rate" else run(args.which, args.minutes, args.seed)
 

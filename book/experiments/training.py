@@ -3,8 +3,8 @@
     python -m book.experiments.training plateau
     python -m book.experiments.training ingredients
 
-attains what the records in dtl_lib/ledger/training_plateau.jsonl and training_ingredients.jsonl say, three seeds each.
-A run that has its record is not run again, so an interrupted command goes on where it stopped. One thread: the
+attain what the records of `training_plateau` and `training_ingredients` say, three seeds each. A run that has a record
+is not repeated, so an interrupted command continues where it stopped. One thread: the
 numbers do not depend on how many cores there are.
 """
 
@@ -15,14 +15,15 @@ import torch
 
 from dtl_lib import data, ledger
 from dtl_lib.data import Shapes
+from dtl_lib.data.shapes.generator import PARTS
 from dtl_lib.models import ViT
 from dtl_lib.train import Recipe, fit
 
 SEEDS = (0, 1, 2)
-LOOK = 500  # held-out images that the curves are measured on
+CURVE_IMAGES = 500  # held-out images that the curves are measured on
 PLATEAU = Recipe(max_steps=1500, batch_size=32, lr=2e-3, warmup_steps=50, eval_every=100, log_every=100)
 INGREDIENTS = replace(PLATEAU, max_steps=800, eval_every=200, log_every=200)
-FEW = 300  # training images of the ingredients' runs: few enough to be learned by heart
+FEW = 300  # training images of the ingredients' runs: few enough to be memorised
 
 # name → level, training images, changes to the recipe, changes to the model
 PLATEAUS = {
@@ -69,8 +70,8 @@ def run(part: str, name: str, seed: int, level: int, samples: int | None, recipe
     torch.manual_seed(seed)
     model = ViT.build("vit_shapes_patch8_32", **changes)
     sets = data.load("shapes", level=level, samples=samples)
-    start = 10**9  # where held-out shapes begin
-    sets = replace(sets, held_out=Shapes(32, level, 0, start, LOOK, "shapes held out"))
+    start = PARTS["held_out"]
+    sets = replace(sets, held_out=Shapes(32, level, 0, start, CURVE_IMAGES, "shapes held out"))
     result = fit(model, sets, recipe, progress=False)
     rows = [row for row in result.history if "accuracy" in row]
     values = {
@@ -88,7 +89,7 @@ def run(part: str, name: str, seed: int, level: int, samples: int | None, recipe
 
 
 def done(experiment: str) -> set[tuple[str, int]]:
-    """(name, seed) of the runs in the ledger."""
+    """(name, seed) of the runs that have a record."""
     return {(record.what, record.seed) for record in ledger.read(experiment, missing_ok=True)}
 
 
@@ -96,5 +97,5 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     parts = {"plateau": plateau, "ingredients": ingredients}
     if len(sys.argv) != 2 or sys.argv[1] not in parts:
-        sys.exit(f"say which: {' or '.join(parts)}")
+        sys.exit(f"give one of: {' or '.join(parts)}")
     parts[sys.argv[1]]()

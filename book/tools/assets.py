@@ -26,7 +26,7 @@ HEAVY = 40_000  # bytes; below this an image is not worth converting
 
 
 def is_foreign(item) -> bool:
-    """Whether a script or style sheet of a page's context comes from another host, or serves what does."""
+    """Whether a script or style sheet of a page's context comes from another host, or serves one that does."""
     return any(mark in _name(item) for mark in FOREIGN) or "thebe" in _inline(item)
 
 

@@ -32,7 +32,7 @@ def count_downloads() -> None:
     plain = socket.socket
     plain.recv, plain.recv_into = counted(plain.recv, len), counted(plain.recv_into, int)
     secure = ssl.SSLSocket  # its recv and recv_into both end in read, below the plain socket's methods
-    secure.read = counted(secure.read, lambda got: got if isinstance(got, int) else len(got))
+    secure.read = counted(secure.read, lambda result: result if isinstance(result, int) else len(result))
 
 
 count_downloads()

@@ -1,4 +1,4 @@
-"""The definition lock: what a reader has typed is what the library holds.
+"""The definition lock: a definition the reader types is the library's.
 
 A cell tagged `lock:dtl_lib.layers.Block` contains one definition, and it is the library's `Block`: the same syntax
 tree, docstrings aside, and the same numbers.
@@ -31,7 +31,7 @@ def locked(notebook) -> list[tuple[int, str, ast.AST]]:
         Drift: where a locked cell holds anything but imports and one definition of that name, or the notebook defines
             the name again.
     """
-    found = []
+    definitions = []
     for n, cell in enumerate(notebook.cells, 1):
         names = [tag.removeprefix(LOCK) for tag in tags(cell) if tag.startswith(LOCK)]
         if cell.cell_type != "code" or not names:
@@ -39,12 +39,10 @@ def locked(notebook) -> list[tuple[int, str, ast.AST]]:
         body = [node for node in parse(cell.source).body if not _is_import(node)]
         name = names[0].rpartition(".")[2]
         if len(body) != 1 or not isinstance(body[0], DEFINITIONS) or body[0].name != name:
-            raise Drift(
-                f"cell {n} is locked to {names[0]}: it holds one definition, {name}, and nothing beside imports"
-            )
-        found.append((n, names[0], body[0]))
-    _refuse_duplicates(notebook, {dotted.rpartition(".")[2] for _, dotted, _ in found})
-    return found
+            raise Drift(f"cell {n} is locked to {names[0]}: it holds imports and one definition, {name}")
+        definitions.append((n, names[0], body[0]))
+    _refuse_duplicates(notebook, {dotted.rpartition(".")[2] for _, dotted, _ in definitions})
+    return definitions
 
 
 def same_syntax(dotted: str, definition: ast.AST) -> None:
@@ -53,10 +51,10 @@ def same_syntax(dotted: str, definition: ast.AST) -> None:
     Raises:
         Drift: with both definitions, where they differ.
     """
-    theirs = ast.parse(textwrap.dedent(inspect.getsource(library(dotted)))).body[0]
-    mine, theirs = _bare(definition), _bare(theirs)
-    if ast.dump(mine) != ast.dump(theirs):
-        raise Drift(f"{dotted} differs.\nnotebook:\n{ast.unparse(mine)}\n\nlibrary:\n{ast.unparse(theirs)}")
+    source = ast.parse(textwrap.dedent(inspect.getsource(library(dotted)))).body[0]
+    notebooks, librarys = _without_docstrings(definition), _without_docstrings(source)
+    if ast.dump(notebooks) != ast.dump(librarys):
+        raise Drift(f"{dotted} differs.\nnotebook:\n{ast.unparse(notebooks)}\n\nlibrary:\n{ast.unparse(librarys)}")
 
 
 def library(dotted: str):
@@ -86,14 +84,15 @@ def same_numbers(dotted: str, mine, case) -> None:
     Raises:
         Drift: with the largest difference, or with the error that only the notebook's raises.
     """
-    wanted = _seeded(case, library(dotted))
+    expected = _seeded(case, library(dotted))
     try:
-        got = _seeded(case, mine)
+        actual = _seeded(case, mine)
     except Exception as error:
         raise Drift(f"{dotted}: the notebook's stops with {type(error).__name__}: {error}") from error
-    if got.shape != wanted.shape or not torch.allclose(got, wanted, rtol=1e-6, atol=1e-7):
-        apart = f"{(got - wanted).abs().max():.2g}" if got.shape == wanted.shape else f"{got.shape} for {wanted.shape}"
-        raise Drift(f"{dotted}: same inputs, other numbers ({apart}): do its globals mean the same?")
+    if actual.shape != expected.shape or not torch.allclose(actual, expected, rtol=1e-6, atol=1e-7):
+        shapes = f"{actual.shape} for {expected.shape}"
+        difference = f"{(actual - expected).abs().max():.2g}" if actual.shape == expected.shape else shapes
+        raise Drift(f"{dotted}: same inputs, other numbers ({difference}): do its globals mean the same?")
 
 
 def namespace(notebook, upto: int) -> dict:
@@ -143,7 +142,7 @@ def _refuse_duplicates(notebook, names: set[str]) -> None:
                 raise Drift(f"cell {n} defines {name} again, after cell {seen[name]}: keep the locked one")
 
 
-def _bare(tree: ast.AST) -> ast.AST:
+def _without_docstrings(tree: ast.AST) -> ast.AST:
     tree = ast.parse(ast.unparse(tree)).body[0]
     for node in ast.walk(tree):
         if isinstance(node, DEFINITIONS) and ast.get_docstring(node, clean=False) is not None:

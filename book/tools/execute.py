@@ -1,4 +1,4 @@
-"""Runs the notebooks whose outputs are not at hand, two at a time, into the cache that the book is rendered from."""
+"""Runs the notebooks whose outputs are missing or stale, two at a time, into the cache the book is rendered from."""
 
 import json
 import re
@@ -92,7 +92,7 @@ def execute(notebook: Path) -> tuple[object, Cost]:
 
 
 def refresh(project: Project, say=print) -> list[str]:
-    """Run every notebook whose outputs are not at hand; returns which failed and how, one message a notebook."""
+    """Run every notebook whose outputs are missing or stale; returns which failed and how, one message a notebook."""
     cache = Cache(project)
     due = [notebook for notebook in project.notebooks if cache.executed(notebook) is None]
     problems = []

@@ -32,15 +32,15 @@ class Exercise:
 
 def find(notebook) -> list[Exercise]:
     """Every exercise, in order: one for each call of a checker."""
-    found = []
+    exercises = []
     for n, cell in enumerate(notebook.cells, 1):
         if cell.cell_type == "code":
             calls = [node for node in ast.walk(parse(cell.source)) if _is_check(node)]
-            found += [_exercise(notebook, n, call) for call in calls]
-    return found
+            exercises += [_exercise(notebook, n, call) for call in calls]
+    return exercises
 
 
-def complete(chapter) -> "Found":  # noqa: F821
+def complete(chapter) -> "Problems":  # noqa: F821
     """Three to five exercises, each with heading, difficulty and minutes, stub and folded solution."""
     exercises = find(chapter.notebook)
     if not FEWEST <= len(exercises) <= MOST:

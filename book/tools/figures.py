@@ -8,11 +8,11 @@ import ast
 from book.tools.definitions import parse
 
 DRAWN = ("image/png", "image/jpeg", "image/svg+xml")
-LEAST_ALT = 20  # characters: "figure" or "attention map" says nothing to who cannot see it
+LEAST_ALT = 20  # characters: "figure" or "attention map" tells nothing to somebody who cannot see it
 
 
 def described(chapter):
-    """Alt text and caption on every cell that draws: seen in the code, and in the outputs where they are at hand."""
+    """Alt text and caption on every cell that draws: seen in the code, and in the outputs where there are some."""
     for n, cell in chapter.cells("code"):
         executed = chapter.executed.cells[n - 1] if chapter.executed else cell
         if not (_draws(cell.source) or _has_image(executed)):

@@ -27,12 +27,12 @@ MYST = re.compile(
 )
 FENCE = re.compile(r"^(```+|~~~+).*?^\1", re.MULTILINE | re.DOTALL)
 
-Found = Iterator[tuple[int, str]]
+Problems = Iterator[tuple[int, str]]
 
 
 @dataclass(frozen=True)
 class Chapter:
-    """A notebook to check; `executed` is the same notebook with outputs, where they are at hand."""
+    """A notebook to check; `executed` is the same notebook with outputs, where it has been run."""
 
     project: Project
     path: Path
@@ -44,7 +44,7 @@ class Chapter:
         return ((n, cell) for n, cell in enumerate(self.notebook.cells, 1) if cell.cell_type == kind)
 
 
-def one_title(chapter: Chapter) -> Found:
+def one_title(chapter: Chapter) -> Problems:
     """The first cell opens with the only h1, and the badge follows it."""
     titles = [
         (n, line)
@@ -58,21 +58,21 @@ def one_title(chapter: Chapter) -> Found:
         yield n, f"a second h1, {line!r}: a chapter has one; sections are '##'"
 
 
-def badge(chapter: Chapter) -> Found:
+def badge(chapter: Chapter) -> Problems:
     """The first cell holds the link to Colab, at the address that `_config.yml` gives."""
-    found = re.findall(r"https://colab[^)\s\"]*", "\n".join(cell.source for _, cell in chapter.cells("markdown")))
-    if found != [chapter.project.colab(chapter.path)]:
+    links = re.findall(r"https://colab[^)\s\"]*", "\n".join(cell.source for _, cell in chapter.cells("markdown")))
+    if links != [chapter.project.colab(chapter.path)]:
         yield 1, f"needs one link to Colab, {chapter.project.badge(chapter.path)}: run 'make notebooks-sync'"
 
 
-def first_cell(chapter: Chapter) -> Found:
+def first_cell(chapter: Chapter) -> Problems:
     """The first code cell is the book's, with the address from `_config.yml`."""
     n, cell = next(chapter.cells("code"), (1, None))
     if cell is None or cell.source != chapter.project.first_cell:
         yield n, "the first code cell is not the book's: run 'make notebooks-sync'"
 
 
-def plain_markdown(chapter: Chapter) -> Found:
+def plain_markdown(chapter: Chapter) -> Problems:
     """No MyST: Colab shows it raw."""
     for n, cell in chapter.cells("markdown"):
         for match in MYST.finditer(cell.source):
@@ -80,7 +80,7 @@ def plain_markdown(chapter: Chapter) -> Found:
             yield n, f"MyST ({text[:40]!r}) shows raw in Colab: use plain Markdown, a link, a block quote or <details>"
 
 
-def outputs(chapter: Chapter) -> Found:
+def outputs(chapter: Chapter) -> Problems:
     """Outputs are stored for the tagged cells alone, and no cell tells when it ran."""
     for n, cell in chapter.cells("code"):
         checked = CHECKED in tags(cell)
@@ -93,7 +93,7 @@ def outputs(chapter: Chapter) -> Found:
             yield n, "has an execution count that depends on how it was run: run 'make notebooks-sync'"
 
 
-def short_cells(chapter: Chapter) -> Found:
+def short_cells(chapter: Chapter) -> Problems:
     """One idea a cell; a whole library definition is exempt."""
     for n, cell in chapter.cells("code"):
         lines = len(cell.source.splitlines())
@@ -101,7 +101,7 @@ def short_cells(chapter: Chapter) -> Found:
             yield n, f"{lines} lines: a cell has at most {LINES}, one idea each (a cell tagged 'lock:…' is exempt)"
 
 
-def kernel(chapter: Chapter) -> Found:
+def kernel(chapter: Chapter) -> Problems:
     """The kernel is python3, cells have ids, and no metadata that changes from machine to machine."""
     spec = chapter.notebook.metadata.get("kernelspec", {})
     if spec.get("name") != "python3":
@@ -117,7 +117,7 @@ def kernel(chapter: Chapter) -> Found:
             yield n, f"the id {name!r} is missing or taken: run 'make notebooks-sync'"
 
 
-def parses(chapter: Chapter) -> Found:
+def parses(chapter: Chapter) -> Problems:
     """Every code cell is Python, `%` and `!` lines aside."""
     for n, cell in chapter.cells("code"):
         try:
@@ -126,7 +126,7 @@ def parses(chapter: Chapter) -> Found:
             yield n, f"is not Python: {error.msg} in line {error.lineno}"
 
 
-def locks(chapter: Chapter) -> Found:
+def locks(chapter: Chapter) -> Problems:
     """A locked cell names one definition of the library."""
     for n, cell in chapter.cells("code"):
         names = [tag for tag in tags(cell) if tag.split(":")[0] == LOCK.rstrip(":")]
@@ -134,7 +134,7 @@ def locks(chapter: Chapter) -> Found:
             yield n, f"the tags {names}: a locked cell has one, such as 'lock:dtl_lib.layers.Block'"
 
 
-def alt_text(chapter: Chapter) -> Found:
+def alt_text(chapter: Chapter) -> Problems:
     """Images in Markdown say what they show."""
     for n, cell in chapter.cells("markdown"):
         text = FENCE.sub("", cell.source)
@@ -170,10 +170,10 @@ def contents(project: Project) -> list[str]:
     """Whether the table of contents lists exactly the notebooks there are."""
     text = (project.root / "_toc.yml").read_text("utf8")
     listed = {entry for entry in re.findall(r"file:\s*(\S+)", text) if entry.startswith("notebooks/")}
-    there = {f"notebooks/{path.stem}" for path in project.notebooks}
+    existing = {f"notebooks/{path.stem}" for path in project.notebooks}
     yaml.safe_load(text)
-    return [f"_toc.yml: {name} is not listed: add it to its part" for name in sorted(there - listed)] + [
-        f"_toc.yml: {name} is listed but does not exist" for name in sorted(listed - there)
+    return [f"_toc.yml: {name} is not listed: add it to its part" for name in sorted(existing - listed)] + [
+        f"_toc.yml: {name} is listed but does not exist" for name in sorted(listed - existing)
     ]
 
 

@@ -37,8 +37,8 @@ class Cost:
 
     def __str__(self) -> str:
         """The line under a chapter's title."""
-        got = f"downloads {size(self.downloaded)}" if self.downloaded else "downloads nothing"
-        return f"Ran in {self.seconds:.0f} s on one CPU core · {size(self.memory)} of memory · {got}"
+        downloads = f"downloads {size(self.downloaded)}" if self.downloaded else "downloads nothing"
+        return f"Ran in {self.seconds:.0f} s on one CPU core · {size(self.memory)} of memory · {downloads}"
 
 
 class Meter:

@@ -36,7 +36,7 @@ SOURCES = {"references.md": records.references, LEDGER: records.ledger}
 
 
 def backed(chapter):
-    """The rule: what is not backed, with the three ways to back it; links that lead nowhere."""
+    """The rule: numbers that are not backed, with the three ways to back them, and dead links."""
     root = chapter.project.root
     known = {page: targets(root) for page, targets in SOURCES.items()}
     for n, cell in chapter.cells("markdown"):
@@ -44,7 +44,7 @@ def backed(chapter):
         for block in _blocks(cell.source):
             for sentence in _sentences(block):
                 links = _links(sentence)
-                yield from ((n, message) for message in _nowhere(links, known))
+                yield from ((n, message) for message in _dead_links(links, known))
                 if ESCAPE.search(block) or shown is None:  # not run yet: the build looks again
                     continue
                 if not links:
@@ -53,20 +53,20 @@ def backed(chapter):
 
 
 def pages(root: Path) -> list[str]:
-    """Links of the pages under book/ to records that there are not, and numbers beside them that are not in those."""
-    known, found = {page: targets(root) for page, targets in SOURCES.items()}, []
+    """Dead links to records in the pages under book/, and numbers beside links that their records do not hold."""
+    known, problems = {page: targets(root) for page, targets in SOURCES.items()}, []
     for path in sorted((root / "book").rglob("*.md")):
         for block in _blocks(path.read_text("utf8")):
             for sentence in _sentences(block):
                 links = _links(sentence)
-                messages = [*_nowhere([link for link in links if link[0] == LEDGER], known)]
+                messages = [*_dead_links([link for link in links if link[0] == LEDGER], known)]
                 if not ESCAPE.search(block):
                     messages += _not_recorded(root, sentence, links, known, "")
-                found += [f"{path.relative_to(root)}: {message}" for message in messages]
-    return found
+                problems += [f"{path.relative_to(root)}: {message}" for message in messages]
+    return problems
 
 
-def _nowhere(links, known) -> Iterator[str]:
+def _dead_links(links, known) -> Iterator[str]:
     for page, key in links:
         if key not in known[page]:
             yield f"links to {page}#{key}, but there is no {key!r}: one of {_near(key, known[page])}"
@@ -77,12 +77,12 @@ def _not_recorded(root: Path, sentence: str, links, known, shown: str) -> Iterat
     keys = [key for page, key in links if page == LEDGER and key in known[page]]
     if not keys or any(page != LEDGER for page, _ in links):
         return
-    held = {key: records.stated(root, key) for key in keys}
-    values = [abs(value) for found in held.values() for numbers_ in found.values() for value in numbers_]
+    recorded = {key: records.stated(root, key) for key in keys}
+    values = [abs(value) for by_name in recorded.values() for values in by_name.values() for value in values]
     for text, value in numbers(sentence):
         if not (_shown(value, shown) or _among(value, _scaled(text, values))):
-            names = ", ".join(dict.fromkeys(name for found in held.values() for name in found if " over " not in name))
-            yield f"{text!r} is not in {LEDGER}#{', #'.join(keys)}, which has {names}: {DERIVED}"
+            names = dict.fromkeys(name for by_name in recorded.values() for name in by_name if " over " not in name)
+            yield f"{text!r} is not in {LEDGER}#{', #'.join(keys)}, which has {', '.join(names)}: {DERIVED}"
 
 
 def _scaled(text: str, values: Iterable[float]) -> list[float]:
@@ -109,20 +109,20 @@ def _near(key: str, known: dict) -> str:
 def numbers(sentence: str) -> list[tuple[str, str]]:
     """The measured numbers of a sentence: as written, and the digits alone."""
     prose = NAMED.sub(" ", LINK.sub(r"\1", NOT_PROSE.sub(" ", sentence)))
-    found = (match for match in NUMBER.finditer(prose) if match[2] or match[3])
-    return [(match.group(), match[1].replace(",", "") + (match[2] or "")) for match in found]
+    matches = (match for match in NUMBER.finditer(prose) if match[2] or match[3])
+    return [(match.group(), match[1].replace(",", "") + (match[2] or "")) for match in matches]
 
 
 def _shown(value: str, text: str) -> bool:
     """Whether the text holds the number, or one that rounds to it; a percentage may be shown as a fraction."""
-    seen = (float(seen.replace(",", "")) for seen in re.findall(r"\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?", text))
-    return _among(value, (scaled for number in seen for scaled in (number, 100 * number)))
+    shown = (float(number.replace(",", "")) for number in re.findall(r"\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?", text))
+    return _among(value, (scaled for number in shown for scaled in (number, 100 * number)))
 
 
-def _among(value: str, found: Iterable[float]) -> bool:
+def _among(value: str, numbers: Iterable[float]) -> bool:
     """Whether one of the numbers rounds to the one that is written."""
     digits = len(value.partition(".")[2])
-    return any(f"{number:.{digits}f}" == value for number in found)
+    return any(f"{number:.{digits}f}" == value for number in numbers)
 
 
 def _outputs(notebook, n: int) -> str:
@@ -135,7 +135,7 @@ def _outputs(notebook, n: int) -> str:
 
 
 def _blocks(source: str) -> list[str]:
-    """Paragraphs, list items and whole tables; fenced code has none of the numbers that count."""
+    """Paragraphs, list items and whole tables; fenced code is left out."""
     text = re.sub(r"^(```+|~~~+).*?^\1[ \t]*$", "", source, flags=re.M | re.S)
     return [block for part in re.split(r"\n\s*\n", text) for block in re.split(r"\n(?=\s*(?:[-*]|\d+\.)\s)", part)]
 

@@ -8,7 +8,7 @@ from book.tools.project import Project, read
 from dtl_lib import ledger
 from dtl_lib.lab import atlas
 
-# experiment, what its records begin with, value, how to say it
+# experiment, how its records' `what` begins, how README.md describes it
 TRAINED = (
     ("training_plateau", "level 1, patches of 8", "test accuracy of a ViT of 0.2 M parameters on `shapes`, level 1"),
     ("cifar10_minutes", "training on cifar10", "test accuracy of the same, patches of 4, on CIFAR-10, two epochs"),
@@ -39,7 +39,7 @@ MEASURED = (
     (LOOKING, "the_same_and_the_class_token", "the same, reading the class token's maps of every block"),
 )
 
-# a contrast of the atlas, how to say it
+# a contrast of the atlas, how README.md describes it
 COMPARED = {
     "class token late − early": "six blocks, CIFAR-10 seen once: class token from block 4 or 5, against 0 or 2",
     "registers − none": "the same: four registers, against none",
@@ -67,12 +67,12 @@ def results() -> str:
 def _rows() -> Iterator[str]:
     for experiment, begins, words in TRAINED:
         runs = _records(experiment, begins)
-        (found,) = ledger.aggregate(runs, "experiment", "accuracy")
-        if found.n > 2:
-            value = f"{100 * found.mean:.1f} % ± {100 * found.half:.1f}"
+        (over_runs,) = ledger.aggregate(runs, "experiment", "accuracy")
+        if over_runs.n > 2:
+            value = f"{100 * over_runs.mean:.1f} % ± {100 * over_runs.half:.1f}"
         else:  # too few for an interval
             value = " and ".join(f"{100 * run.get('accuracy'):.1f} %" for run in runs)
-        yield _row(words, value, f"{found.n} seed{'s' * (found.n > 1)}", runs[-1])
+        yield _row(words, value, f"{over_runs.n} seed{'s' * (over_runs.n > 1)}", runs[-1])
     yield from _compared()
     for begins, value, words in MEASURED:
         run = _records("speed", begins)[-1]
@@ -99,10 +99,10 @@ def _row(words: str, value: str, n: str, run: ledger.Record) -> str:
 
 
 def _records(experiment: str, begins: str) -> list[ledger.Record]:
-    found = [run for run in ledger.read(experiment) if run.what.startswith(begins)]
-    if not found:
+    runs = [run for run in ledger.read(experiment) if run.what.startswith(begins)]
+    if not runs:
         raise ValueError(f"the ledger's {experiment} has no record of {begins!r}, which README.md shows")
-    return found
+    return runs
 
 
 def written(project: Project, text: str) -> str:

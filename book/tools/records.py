@@ -46,18 +46,18 @@ def stated(root: Path, key: str) -> dict[str, list[float]]:
             break
     else:
         return {}
-    found: dict[str, list[float]] = {}
+    numbers: dict[str, list[float]] = {}
     for record in chosen:
-        found.setdefault("n", []).append(record.n)
+        numbers.setdefault("n", []).append(record.n)
         for name, value in record.values.items():
-            found.setdefault(name, []).extend(value if isinstance(value, list) else [value])
+            numbers.setdefault(name, []).extend(value if isinstance(value, list) else [value])
     for what in dict.fromkeys(record.what for record in chosen):
         kind = [record for record in records if record.what == what]
         for name in _scalars(kind):
             (over,) = aggregate([record for record in kind if name in record.values], "what", name)
             more = [over.mean, over.n, *([] if over.half is None else [over.half, over.deviation])]
-            found[f"{name} over runs"] = [*found.get(f"{name} over runs", []), *more]
-    return found
+            numbers[f"{name} over runs"] = [*numbers.get(f"{name} over runs", []), *more]
+    return numbers
 
 
 def tables(root: Path) -> str:
@@ -79,18 +79,18 @@ def _section(experiment: str, records: Sequence[Record]) -> str:
     kinds: dict[str, list[Record]] = {}
     for record in records:
         kinds.setdefault(record.what, []).append(record)
-    alike = _alike(records) if len(kinds) > 1 else {}
-    rows = {what: _values(kind, alike) for what, kind in kinds.items()}
+    shared = _shared(records) if len(kinds) > 1 else {}
+    rows = {what: _values(kind, shared) for what, kind in kinds.items()}
     names = list(dict.fromkeys(name for row in rows.values() for name in row))
     lines = _table(kinds, rows, names) if len(names) <= FEW else _list(kinds, rows)
-    told = [f"In all: {', '.join(f'{name} {_number(value)}' for name, value in alike.items())}."] if alike else []
+    common = [f"In all: {', '.join(f'{name} {_number(value)}' for name, value in shared.items())}."] if shared else []
     commands = list(dict.fromkeys(kind[-1].command for kind in kinds.values()))
     opened = f"<details>\n<summary><code>{experiment}</code> {summary}</summary>"
     # the anchor stands inside: a link to it opens the section
     return "\n\n".join(
         [
             opened,
-            " ".join([f'<span id="{experiment}"></span>To repeat: {_commands(commands)}', *told]),
+            " ".join([f'<span id="{experiment}"></span>To repeat: {_commands(commands)}', *common]),
             lines,
             "</details>",
         ]
@@ -124,8 +124,8 @@ def _anchors(kind: Sequence[Record]) -> str:
     return "".join(f'<span id="{record.id}"></span>' for record in kind)
 
 
-def _alike(records: Sequence[Record]) -> dict[str, float]:
-    """Values that are the same number in every record: they are said once."""
+def _shared(records: Sequence[Record]) -> dict[str, float]:
+    """Values that are the same number in every record: they are shown once."""
     first = records[0].values
     return {
         name: value
@@ -139,12 +139,12 @@ def _scalars(kind: Sequence[Record]) -> list[str]:
     return [name for name, value in kind[-1].values.items() if not isinstance(value, list)]
 
 
-def _values(kind: Sequence[Record], alike: dict) -> dict[str, str]:
+def _values(kind: Sequence[Record], shared: dict) -> dict[str, str]:
     """The values of runs of one kind as text: mean ± half of the 95 % interval, or of one run [low, high] too."""
     names, values, row = _scalars(kind), kind[-1].values, {}
-    ends = {name: INTERVALS.get(name, tuple(name + end for end in QUARTILES)) for name in names if name not in alike}
+    ends = {name: INTERVALS.get(name, tuple(name + end for end in QUARTILES)) for name in names if name not in shared}
     ends = {name: pair for name, pair in ends.items() if set(pair) <= set(names)}
-    skipped = {end for pair in ends.values() for end in pair} | set(alike) | {"n"}
+    skipped = {end for pair in ends.values() for end in pair} | set(shared) | {"n"}
     for name in names:
         if name in skipped:
             continue

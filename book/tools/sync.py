@@ -22,9 +22,9 @@ def sync(project: Project, path, outputs: bool = False) -> bool:
     notebook = read(path)
     if outputs:
         executed, _ = execute(path)
-        for cell, done in zip(notebook.cells, executed.cells):
+        for cell, executed_cell in zip(notebook.cells, executed.cells):
             if CHECKED in tags(cell):
-                cell.outputs = done.outputs
+                cell.outputs = executed_cell.outputs
     for number, cell in enumerate(notebook.cells):
         cell["id"] = cell.get("id") or f"cell-{number}"
         if cell.cell_type == "code":

@@ -15,7 +15,7 @@ from .parser import Parser, positive
 from .run_flags import add_device
 
 if TYPE_CHECKING:
-    from ..lab.atlas import Cell, Findings, Grid, Tested
+    from ..lab.atlas import Cell, Findings, Grid, TestedContrast
 
 SUMMARY = "Train a ViT for every place in a grid at which tokens can enter, and show the results."
 RUN, SHOW = ("weights", "jobs", "device", "quiet"), ("value", "figure")
@@ -63,9 +63,9 @@ def main(args: Namespace) -> None:
 def _run(args: Namespace, grid: Grid) -> None:
     from ..lab import atlas
 
-    if repaired := atlas.mend(grid, args.records):
+    if repaired := atlas.drop_partial_record(grid, args.records):
         print(repaired)
-    left, total = atlas.count(grid, atlas.read(grid, args.records))
+    left, total = atlas.count_runs(grid, atlas.read(grid, args.records))
     print(f"{args.grid}: {_size(grid)}: {left} of {total} runs left", flush=True)
     progress = not args.quiet and sys.stdout.isatty()
     options = {"jobs": args.jobs or 1, "weights": args.weights, "device": args.device, "progress": progress}
@@ -86,10 +86,10 @@ def _show(args: Namespace, grid: Grid) -> None:
     if not records:
         path = atlas.records_file(grid, args.records)
         raise ValueError(f"{path} holds no records yet: run {_command('run', args)}")
-    if value not in (names := atlas.numbers(records.values())):
+    if value not in (names := atlas.value_names(records.values())):
         raise ValueError(f"the records have no value {value!r}; they have {', '.join(names)}")
     findings = atlas.find(grid, records, value, 100.0 if value in PERCENTAGES else 1.0)
-    left, total = atlas.count(grid, records)
+    left, total = atlas.count_runs(grid, records)
     print(f"{args.grid}: {_size(grid)}: {total - left} of {total} runs are recorded, {left} missing\n")
     print("\n\n".join(_paragraphs(grid, findings, value)))
     if args.figure:
@@ -133,7 +133,7 @@ def _effects(findings: Findings, digits: int) -> str:
     )
 
 
-def _contrasts(tested: Sequence[Tested]) -> str:
+def _contrasts(tested: Sequence[TestedContrast]) -> str:
     from ..lab.atlas import verdict
 
     rows = [["contrast, percentage points", "estimate", "95 %", "p (Holm)", "   verdict"]]

@@ -1,4 +1,4 @@
-"""Pictures that cannot be read, among many that can."""
+"""Images that cannot be read, among many that can."""
 
 from collections.abc import Mapping
 
@@ -9,37 +9,37 @@ from .images import CorruptImage
 
 
 class CorruptImages:
-    """Reads batches around broken pictures, and counts those.
+    """Reads batches around corrupt images, and counts those.
 
     Args:
-        limit: share of a part's images that may be broken; one always may.
+        limit: share of a part's images that may be corrupt; one always may.
 
     Raises:
-        ValueError: for a limit that is no share; and later, from whatever reads, where more are broken.
+        ValueError: for a limit that is no share; later, from the methods that read, where more images are corrupt.
     """
 
     def __init__(self, limit: float = 0.01):
         if not 0 <= limit <= 1:
-            raise ValueError(f"the share of broken images is from 0 to 1, such as 0.01, not {limit}")
+            raise ValueError(f"the share of corrupt images is from 0 to 1, such as 0.01, not {limit}")
         self.limit = limit
-        self._found: dict[str, dict[int, str]] = {}
+        self._names: dict[str, dict[int, str]] = {}
 
     def __len__(self):
-        return sum(map(len, self._found.values()))
+        return sum(map(len, self._names.values()))
 
     @property
     def names(self) -> list[str]:
-        """What was broken, each once, sorted."""
-        return sorted(name for found in self._found.values() for name in found.values())
+        """Names of the corrupt images, each once, sorted."""
+        return sorted(name for names in self._names.values() for name in names.values())
 
-    def of(self, images) -> dict[int, str]:
-        """The names of broken images of one part of a data set, by sample."""
-        return self._found.setdefault(images.name, {})
+    def names_of(self, images) -> dict[int, str]:
+        """Names of the corrupt images of one part of a data set, by sample."""
+        return self._names.setdefault(images.name, {})
 
-    def add(self, images, found: Mapping[int, str]) -> None:
-        """Count them; a ValueError where that makes too many."""
-        known = self.of(images)
-        known.update((sample, name) for sample, name in found.items() if sample not in known)
+    def record(self, images, names: Mapping[int, str]) -> None:
+        """Count corrupt images, given by sample; a ValueError where that makes too many."""
+        known = self.names_of(images)
+        known.update((sample, name) for sample, name in names.items() if sample not in known)
         if len(known) > min(max(1, self.limit * len(images)), len(images) - 1):
             raise ValueError(
                 f"{len(known):,} of the {len(images):,} images of {images.name} cannot be read, more than the "
@@ -48,29 +48,29 @@ class CorruptImages:
             )
 
     def batch(self, images, samples: Tensor, augment=None, key=None, replace: bool = True) -> tuple[Tensor, Tensor]:
-        """`images.batch`, with the next readable sample by number in place of a broken one, or none with `replace` off.
+        """`images.batch`, with a corrupt sample replaced by the next readable one, or left out with `replace` off.
 
-        What takes a broken sample's place depends on the data alone: not on the batch, nor on who reads it.
+        Which sample replaces it depends on the data alone: not on the batch, nor on the process that reads it.
         """
         while True:
-            known = self.of(images)
+            known = self.names_of(images)
             if replace:
-                asked = [self._readable(images, sample) for sample in samples.tolist()]
+                readable = [self._next_readable(images, sample) for sample in samples.tolist()]
             else:
-                asked = [sample for sample in samples.tolist() if sample not in known]
+                readable = [sample for sample in samples.tolist() if sample not in known]
             try:
-                return images.batch(torch.tensor(asked, dtype=torch.int64), augment=augment, key=key)
+                return images.batch(torch.tensor(readable, dtype=torch.int64), augment=augment, key=key)
             except CorruptImage as error:
-                self.add(images, error.found)
+                self.record(images, error.names)
 
-    def _readable(self, images, sample: int) -> int:
+    def _next_readable(self, images, sample: int) -> int:
         """The sample, or the next by number that can be read."""
-        known = self.of(images)
+        known = self.names_of(images)
         while sample in known:
             sample = (sample + 1) % len(images)
             if sample not in known:
-                try:  # here, as finding out in the batch would read the whole batch again for each
+                try:  # one at a time: found in a batch, each corrupt image would have the whole batch read again
                     images.raw([sample])
                 except CorruptImage as error:
-                    self.add(images, error.found)
+                    self.record(images, error.names)
         return sample

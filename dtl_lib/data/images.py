@@ -1,4 +1,4 @@
-"""What every data set is: images asked for by index."""
+"""The interface of every data set: images by index."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,24 +15,24 @@ INTEGERS = (torch.int64, torch.int32, torch.int16, torch.uint8)
 
 
 class CorruptImage(ValueError):
-    """A picture that cannot be opened or decoded.
+    """An image that cannot be opened or decoded.
 
     Args:
-        name: of its file, or of its place in a larger one.
+        name: of its file, or of its place in a larger file.
         why: the rest of the sentence.
-        found: names by sample number of all pictures asked for that are broken; a data set says so.
+        names: by sample number, of all corrupt images of a batch; filled in by the data set.
     """
 
-    def __init__(self, name, why: str, found: Mapping[int, str] | None = None):
+    def __init__(self, name, why: str, names: Mapping[int, str] | None = None):
         super().__init__(name, why)
-        self.name, self.found = str(name), dict(found or {})
+        self.name, self.names = str(name), dict(names or {})
 
     def __str__(self):
         return " ".join(map(str, self.args))
 
 
 class Images:
-    """Images and their classes, asked for by index; a data set defines `raw`, `labels`, `__len__` and `identity`.
+    """Images and their classes, by index; a data set defines `raw`, `labels`, `__len__` and `identity`.
 
     Attributes:
         name: of data set and part, such as `cifar10 train`.
@@ -61,7 +61,7 @@ class Images:
         raise NotImplementedError
 
     def identity(self) -> Sequence:
-        """What tells this data from other data, for the fingerprint."""
+        """What distinguishes this data from other data, for the fingerprint."""
         raise NotImplementedError
 
     def batch(self, indices, augment: Augment | None = None, key: Sequence[int] | None = None):
@@ -82,12 +82,12 @@ class Images:
             return self.normalised(self.raw(indices)), self.labels(indices)
         if key is None:
             raise ValueError("augmentation needs key=(seed, epoch): it is a function of seed, epoch and sample")
-        pixels, here = self.cropped(indices, augment, key), self.checked(indices)
+        pixels, on_device = self.cropped(indices, augment, key), self.checked(indices)
         if augment.flip:
-            pixels = augmentation.flip(pixels, key, here)
+            pixels = augmentation.flip(pixels, key, on_device)
         if augment.trivial:
             pixels = trivial(pixels, key, indices)
-        pixels = augmentation.recolour(pixels, augment, key, here)
+        pixels = augmentation.recolour(pixels, augment, key, on_device)
         x = self.normalised(pixels)
         if augment.erase:
             x = augmentation.erase(x, augment.erase, key, indices)
@@ -103,14 +103,14 @@ class Images:
 
     def normalised(self, pixels: torch.Tensor) -> torch.Tensor:
         """float32 (batch, 3, height, width), (pixels/255 − mean)/std in one multiply and add."""
-        mean, std = (torch.tensor(v).view(3, 1, 1) for v in (self.mean, self.std))
-        scale, shift = (v.to(pixels.device, non_blocking=True) for v in (1 / (255 * std), mean / std))
+        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (self.mean, self.std))
+        scale, shift = (part.to(pixels.device, non_blocking=True) for part in (1 / (255 * std), mean / std))
         return pixels.float().mul_(scale).sub_(shift)
 
     def checked(self, indices) -> torch.Tensor:
         """`indices` as int64 on the device; raises ValueError where one is out of range.
 
-        They are looked at where they are: on the CPU, where no GPU has to be waited for.
+        They are checked where they lie: on the CPU nothing waits for a GPU.
         """
         indices = torch.as_tensor(indices)
         if indices.ndim != 1 or (indices.numel() and indices.dtype not in INTEGERS):
@@ -136,7 +136,7 @@ class Images:
 
 
 class InMemory(Images):
-    """Images held as one uint8 tensor; a batch is cut out of a bordered copy with one index.
+    """Images held as one uint8 tensor; a batch is cropped from a padded copy by one indexing operation.
 
     Args:
         name, classes, mean, std: as in `Images`.
@@ -175,8 +175,8 @@ class InMemory(Images):
         return self._resized(augmentation.crop(self._bordered, indices, augment.crop, key, indices))
 
     def identity(self):
-        some = torch.linspace(0, len(self) - 1, min(len(self), 64)).long().to(self.device)
-        return self.targets.cpu().numpy().tobytes(), self._pixels[some].cpu().numpy().tobytes()
+        sampled = torch.linspace(0, len(self) - 1, min(len(self), 64)).long().to(self.device)
+        return self.targets.cpu().numpy().tobytes(), self._pixels[sampled].cpu().numpy().tobytes()
 
     @property
     def _pixels(self) -> torch.Tensor:

@@ -38,7 +38,7 @@ def uniform(shape_tail: Sequence[int], key: Sequence[int], indices, stream: str)
 
 def uniform_at(places: torch.Tensor, key: Sequence[int], indices, stream: str) -> torch.Tensor:
     """One number for each sample: the one at its place, int64 (samples,), of those that `uniform` draws, flattened."""
-    return _shift(_mix(_of_samples(key, indices, stream) + (places + 1) * _signed(GOLDEN)), 40).float() * 2.0**-24
+    return _shift(_mix(_counter_starts(key, indices, stream) + (places + 1) * _signed(GOLDEN)), 40).float() * 2.0**-24
 
 
 def permutation(length: int, key: Sequence[int], stream: str = "order") -> torch.Tensor:
@@ -83,13 +83,13 @@ def keyed_generators(device: torch.device, *key: int):
 
 def _bits(count: int, key: Sequence[int], indices, stream: str) -> torch.Tensor:
     """64 hashed bits as int64 (samples, count)."""
-    sample = _of_samples(key, indices, stream)
+    sample = _counter_starts(key, indices, stream)
     counter = torch.arange(1, count + 1, device=sample.device) * _signed(GOLDEN)
     return _mix(sample[:, None] + counter)
 
 
-def _of_samples(key: Sequence[int], indices, stream: str) -> torch.Tensor:
-    """What each sample's counter starts from, int64 (samples,)."""
+def _counter_starts(key: Sequence[int], indices, stream: str) -> torch.Tensor:
+    """The value each sample's counter starts from, int64 (samples,)."""
     start = zlib.crc32(stream.encode())
     for part in key:
         start = _mix_integer((start ^ (int(part) & WORD)) + GOLDEN & WORD)

@@ -16,15 +16,15 @@ from torch import Tensor
 from ..host import usable_cores
 from . import keyed
 from .corrupt import CorruptImages
-from .decoded import Decoded
+from .files import ImageFiles
 
 PIECE = 64  # images a worker hands over at a time
-AT_ONCE = 256  # images made together: a sample's pixels do not depend on its batch, and small batches cost overhead
-PIXELS_ON_A_GPU = 2**23  # made together there, where the overhead is a launch for each of many operations
-AHEAD = 4  # pieces that a worker makes before they are asked for
-SHARED = "/dev/shm"  # where Linux keeps what processes share
-STANDSTILL = 600.0  # seconds without a piece, after which the workers are given up
-MOST = 16  # worker processes, unless more are asked for
+AT_ONCE = 256  # images made together: a sample's pixels do not depend on its batch, and small batches have overhead
+PIXELS_ON_A_GPU = 2**23  # made together there, where the overhead is the launch of every operation
+PREFETCH = 4  # pieces that a worker makes before they are asked for
+SHARED_MEMORY = "/dev/shm"  # where Linux keeps what processes share
+WORKER_TIMEOUT = 600.0  # seconds without a piece, after which the workers count as hung
+MAX_WORKERS = 16  # processes, unless more are asked for
 
 
 def indices(
@@ -44,37 +44,38 @@ def indices(
         yield epoch, order[place * distinct : (place + 1) * distinct]
 
 
-def training(
+def training_batches(
     images, recipe, step: int, total: int, workers: int | None = None, *, rank: int = 0, world: int = 1,
     corrupt: CorruptImages | None = None, device: torch.device | None = None, cores: int | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:  # fmt: skip
     """Augmented batches `(batch, 3, height, width)`, `(batch,)` of every step from `step` on.
 
-    `recipe.batch_size` images are one step's, whatever the number of processes: process `rank` of `world` gets its
-    run of batch_size / world of them. Where the recipe mixes images with their neighbours and there are several
-    processes, the image before the first comes with them, first: `mixer` says what becomes of it.
+    A step takes `recipe.batch_size` images, whatever the number of processes: process `rank` of `world` gets its
+    slice of batch_size / world of them. Where the recipe mixes images with their neighbours and there are several
+    processes, the slice begins with the image before it, which `mixer` needs and then drops.
 
     With `recipe.repeats` an image is in a batch that many times, each copy augmented on its own (Hoffer et al. 2020,
     Augment your batch, §3): all first copies, then all second ones, cut to batch_size. As in DeiT (Touvron et al.
     2021), an epoch has as many steps as without and so sees about one image in `repeats`.
 
-    With `broken` a picture that cannot be read is counted there, and the next one by number takes its place. Worker
-    processes' images come to `device`; where `workers` is None and files are read, there is one for each of `cores`.
+    With `corrupt` an image that cannot be read is counted there and replaced by the next one by number. Images from
+    worker processes are moved to `device`; where `workers` is None and files are read, each of `cores` gets one.
 
     Raises:
-        ValueError: where `world` does not divide the batch; on the way, where a picture cannot be read and there is
-            no `broken`, or it has counted too many.
+        ValueError: where `world` does not divide the batch; while iterating, where an image cannot be read and
+            `corrupt` is None or has counted too many.
     """
-    whole = recipe.batch_size
-    if whole % world:
-        near = [str(times * world) for times in (whole // world, whole // world + 1) if times]
-        raise ValueError(f"batch_size={whole} cannot be shared by {world} processes: take {' or '.join(near)}")
-    augment, share = recipe.augment(), whole // world
-    places = torch.arange(rank * share - bool(world > 1 and (recipe.mixup or recipe.cutmix)), (rank + 1) * share)
-    asked = indices(len(images), whole, recipe.seed, step, total, recipe.repeats)
-    steps = (_requests(epoch, samples, places % whole, augment, recipe) for epoch, samples in asked)
-    if workers is None and (recipe.slow_augmentation or isinstance(images, Decoded)):
-        workers = _workers(cores)
+    batch_size = recipe.batch_size
+    if batch_size % world:
+        near = [str(times * world) for times in (batch_size // world, batch_size // world + 1) if times]
+        raise ValueError(f"batch_size={batch_size} cannot be shared by {world} processes: take {' or '.join(near)}")
+    augment, share = recipe.augment(), batch_size // world
+    neighbour = int(world > 1 and bool(recipe.mixup or recipe.cutmix))
+    places = torch.arange(rank * share - neighbour, (rank + 1) * share) % batch_size
+    order = indices(len(images), batch_size, recipe.seed, step, total, recipe.repeats)
+    steps = (_requests(epoch, samples, places, augment, recipe) for epoch, samples in order)
+    if workers is None and (recipe.slow_augmentation or isinstance(images, ImageFiles)):
+        workers = _default_workers(cores)
     return _load(images, steps, share, workers or 0, corrupt, device, replace=True)
 
 
@@ -82,13 +83,13 @@ def evaluation_batches(
     images, batch_size: int, workers: int | None = None, *, rank: int = 0, world: int = 1,
     corrupt: CorruptImages | None = None, device: torch.device | None = None, cores: int | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:  # fmt: skip
-    """Images rank, rank + world, … as they are, in batches of at most `batch_size`: each is in one process alone.
+    """Images rank, rank + world, … without augmentation, in batches of at most `batch_size`: each on one process.
 
-    With `broken` a picture that cannot be read is counted there, and left out. `device` and `cores` are as in
-    `training`.
+    With `corrupt` an image that cannot be read is counted there and left out. `device` and `cores` are as in
+    `training_batches`.
     """
-    if workers is None and isinstance(images, Decoded):
-        workers = _workers(cores)
+    if workers is None and isinstance(images, ImageFiles):
+        workers = _default_workers(cores)
     parts = torch.arange(len(images))[rank::world].split(batch_size)
     steps = ([(part, None, None)] for part in parts if len(part))
     return (
@@ -99,53 +100,53 @@ def evaluation_batches(
 
 
 def _requests(epoch: int, samples: Tensor, places: Tensor, augment, recipe) -> list[tuple]:
-    """(samples, augmentation, key) of the copies that lie at `places` of a batch."""
-    copies, which = places // len(samples), places % len(samples)
+    """(samples, augmentation, key) for each copy of the samples that lie at `places` of a batch."""
+    copies, positions = places // len(samples), places % len(samples)
     numbers, lengths = copies.unique_consecutive(return_counts=True)
-    runs = zip(numbers.tolist(), samples[which].split(lengths.tolist()))
+    runs = zip(numbers.tolist(), samples[positions].split(lengths.tolist()))
     key = recipe.seed, epoch
     return [(run, augment, (*key, copy) if recipe.repeats > 1 else key) for copy, run in runs]
 
 
-def _workers(cores: int | None) -> int:
-    """Worker processes for this process, which has so many cores to itself; None is all that it may use."""
-    return min(MOST, cores or len(usable_cores()))
+def _default_workers(cores: int | None) -> int:
+    """Worker processes for this process, which can count on so many cores; None is all that it may use."""
+    return min(MAX_WORKERS, cores or len(usable_cores()))
 
 
 def _load(
     images, steps, batch_size: int, workers: int, corrupt: CorruptImages | None, device, replace: bool
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """The batches asked for: made here for images in memory, by worker processes for images in files."""
+    """The batches: made in this process for images in memory, by worker processes for images in files."""
     read = images.batch if corrupt is None else partial(corrupt.batch, images, replace=replace)
     on_gpu = images.device.type == "cuda"
     if not workers or on_gpu:  # a process that is forked cannot use its parent's GPU
-        alone = corrupt is not None and not replace  # a batch that may come back shorter cannot be cut out of several
+        singly = corrupt is not None and not replace  # batches that may come back shorter cannot be made together
         at_once = max(AT_ONCE, PIXELS_ON_A_GPU // math.prod(images.image_size)) if on_gpu else AT_ONCE
-        yield from _several(read, iter(steps), 1 if alone else max(1, at_once // batch_size))
+        yield from _made_together(read, iter(steps), 1 if singly else max(1, at_once // batch_size))
         return
-    _room(images, batch_size, workers, 2 if replace else 1)
+    _check_shared_memory(images, batch_size, workers, 2 if replace else 1)
     counts = deque()
     loader = torch.utils.data.DataLoader(
-        _Asked(images, read, corrupt), sampler=_pieces(steps, counts), batch_size=None, num_workers=workers,
-        prefetch_factor=AHEAD, pin_memory=device is not None and device.type == "cuda",
-        worker_init_fn=_leave_to_the_parent, timeout=STANDSTILL,
+        _PieceDataset(images, read, corrupt), sampler=_pieces(steps, counts), batch_size=None, num_workers=workers,
+        prefetch_factor=PREFETCH, pin_memory=device is not None and device.type == "cuda",
+        worker_init_fn=_start_worker, timeout=WORKER_TIMEOUT,
     )  # fmt: skip
-    made = []
+    pieces = []
     for piece in _received(loader):
         if isinstance(piece, Exception):
             raise piece
-        *batch, found = piece
-        if found:
-            corrupt.add(images, found)
-        made.append([tensor.to(device, non_blocking=True) for tensor in batch])  # a copy made here would not be pinned
-        if len(made) == counts[0]:
-            yield _joined(made)
-            made = []
+        *tensors, corrupt_names = piece
+        if corrupt_names:
+            corrupt.record(images, corrupt_names)
+        pieces.append([tensor.to(device, non_blocking=True) for tensor in tensors])  # joined first, they lose the pin
+        if len(pieces) == counts[0]:
+            yield _joined(pieces)
+            pieces = []
             counts.popleft()
 
 
 def _received(loader) -> Iterator:
-    """What the workers hand over; where one is gone or stands still, torch's RuntimeError about a DataLoader worker."""
+    """The pieces that workers deliver; torch's RuntimeError about a DataLoader worker where one has died or hangs."""
     try:
         yield from loader
     except (OSError, EOFError) as error:
@@ -153,25 +154,25 @@ def _received(loader) -> Iterator:
     except RuntimeError as error:
         if "timed out" not in str(error):
             raise
-        raise RuntimeError(f"DataLoader worker has handed over nothing for {STANDSTILL:g} s") from None
+        raise RuntimeError(f"DataLoader worker has delivered nothing for {WORKER_TIMEOUT:g} s") from None
 
 
-def _room(images, batch_size: int, workers: int, loaders: int) -> None:
-    """A ValueError where the shared memory, in which images are handed over, does not hold what workers may put there.
+def _check_shared_memory(images, batch_size: int, workers: int, loaders: int) -> None:
+    """A ValueError where shared memory, through which workers hand images over, is too small for what may wait there.
 
     Args:
-        loaders: at work at a time: while the held-out images are looked at, what was made for training waits.
+        loaders: at work at the same time: during an evaluation the training loader's pieces wait.
     """
-    if not os.path.isdir(SHARED):
+    if not os.path.isdir(SHARED_MEMORY):
         return
-    pieces = workers * AHEAD + -(-batch_size // PIECE)
+    pieces = workers * PREFETCH + -(-batch_size // PIECE)
     need = loaders * pieces * min(PIECE, batch_size) * 3 * math.prod(images.image_size) * 4  # float32
     need *= int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    found = os.statvfs(SHARED)
-    if (free := found.f_bavail * found.f_frsize) < need:
+    file_system = os.statvfs(SHARED_MEMORY)
+    if (free := file_system.f_bavail * file_system.f_frsize) < need:
         raise ValueError(
-            f"{SHARED} has {free / 2**20:,.1f} MiB free and {workers} workers may need {need / 2**20:,.1f} of it: give "
-            "fewer --workers (0 needs none), or make it larger (docker run --shm-size)"
+            f"{SHARED_MEMORY} has {free / 2**20:,.1f} MiB free and {workers} workers may need {need / 2**20:,.1f} of "
+            "it: give fewer --workers (0 needs none), or make it larger (docker run --shm-size)"
         )
 
 
@@ -180,20 +181,20 @@ def _joined(parts: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
 
 
 def _pieces(steps, counts: deque) -> Iterator:
-    """The batches asked for, in pieces that can wait in memory by the dozen; how many each has goes to `counts`.
+    """Requests for batches, cut into pieces small enough to prefetch; how many each batch has goes to `counts`.
 
-    Samples are asked for by NumPy arrays: a tensor would need a thread here, which a worker's death would upset.
+    Samples travel as NumPy arrays: sending a tensor starts a thread here, which the death of a worker would upset.
     """
     for step in steps:
-        pieces = [(piece.numpy(), *how) for samples, *how in step for piece in samples.split(PIECE)]
+        pieces = [(piece.numpy(), augment, key) for samples, augment, key in step for piece in samples.split(PIECE)]
         counts.append(len(pieces))
         yield from pieces
 
 
-class _Asked(torch.utils.data.Dataset):
-    """A data set whose items are pieces of batches: (samples, augmentation, key) → images, labels and what is broken.
+class _PieceDataset(torch.utils.data.Dataset):
+    """A data set whose items are pieces of batches: (samples, augment, key) → images, labels, names of corrupt images.
 
-    An error is an item too: raised here, it would come back with the worker's traceback as its text.
+    An error is an item too: if raised, it would come back with the worker's traceback as its text.
     """
 
     def __init__(self, images, read: Callable, corrupt: CorruptImages | None):
@@ -206,46 +207,47 @@ class _Asked(torch.utils.data.Dataset):
             x, y = self.read(torch.from_numpy(samples), augment=augment, key=key)
         except (ValueError, OSError) as error:
             return error
-        return x, y, self.corrupt.of(self.images) if len(self.corrupt or ()) > before else {}
+        return x, y, self.corrupt.names_of(self.images) if len(self.corrupt or ()) > before else {}
 
 
-def _leave_to_the_parent(worker: int) -> None:
-    """Ctrl-C, a closed terminal, torchrun and Slurm reach all; a worker is needed for what its parent then finishes.
+def _start_worker(worker: int) -> None:
+    """Leave stopping to the parent: Ctrl-C, a closed terminal, torchrun and Slurm signal workers too, while the parent
+    still needs them for the step it finishes.
 
-    And the parent alone says why it ended: the thread that hands images over would print a traceback about it.
+    The parent alone reports why it ended: the worker's queue thread would print a traceback about it.
     """
-    sys.excepthook = _say_nothing_of_a_parent_that_is_gone
+    sys.excepthook = _ignore_lost_parent
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "SIGHUP"):
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):  # not on every system
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=_end_when_the_parent_says_so, daemon=True).start()
+        threading.Thread(target=_exit_on_parents_sigterm, daemon=True).start()
 
 
-def _say_nothing_of_a_parent_that_is_gone(kind, error, traceback) -> None:
+def _ignore_lost_parent(kind, error, traceback) -> None:
     if not issubclass(kind, (ConnectionError, EOFError)):
         sys.__excepthook__(kind, error, traceback)
 
 
-def _end_when_the_parent_says_so() -> None:
+def _exit_on_parents_sigterm() -> None:
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
         pass
     os._exit(0)
 
 
-def _several(read: Callable, steps: Iterator, count: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches made `count` at a time, what shares augmentation and key together."""
-    while together := list(islice(steps, count)):
-        asked: dict[tuple, list[Tensor]] = {}
-        for samples, *how in chain(*together):
-            asked.setdefault(tuple(how), []).append(samples)
-        made = {how: _made(read, parts, *how) for how, parts in asked.items()}
-        for step in together:
-            yield _joined([next(made[tuple(how)]) for _, *how in step])
+def _made_together(read: Callable, steps: Iterator, count: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches, made `count` at a time: samples with the same augmentation and key are read in one call."""
+    while group := list(islice(steps, count)):
+        alike: dict[tuple, list[Tensor]] = {}
+        for samples, augment, key in chain(*group):
+            alike.setdefault((augment, key), []).append(samples)
+        parts = {shared: _read_parts(read, samples, *shared) for shared, samples in alike.items()}
+        for step in group:
+            yield _joined([next(parts[augment, key]) for _, augment, key in step])
 
 
-def _made(read: Callable, parts: list[Tensor], augment, key) -> Iterator[tuple[Tensor, Tensor]]:
+def _read_parts(read: Callable, parts: list[Tensor], augment, key) -> Iterator[tuple[Tensor, Tensor]]:
     x, y = read(torch.cat(parts), augment=augment, key=key)
     if len(parts) == 1:
         return iter([(x, y)])

@@ -1,4 +1,4 @@
-"""Photos that come with scikit-image's wheel, a reader's own pictures, and what a model wants made of them."""
+"""Photos that come with scikit-image's wheel, a reader's own photos, and the preprocessing a model expects."""
 
 import struct
 from dataclasses import dataclass
@@ -13,6 +13,8 @@ from ..config import IMAGENET_MEAN, IMAGENET_STD
 from .images import CorruptImage, size_of
 
 PUBLIC_DOMAIN = "public domain"
+# of ImageNet, as timm has them
+PREPROCESSING = {"image_size": 224, "crop": 0.9, "interpolation": "bicubic", "mean": IMAGENET_MEAN, "std": IMAGENET_STD}
 # what Pillow raises; RuntimeError: of AVIF's and DDS's decoders
 _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, RuntimeError, struct.error, Image.DecompressionBombError)
 
@@ -98,35 +100,43 @@ def open_image(path) -> np.ndarray:
     """Any picture file as uint8 (height, width, 3), turned upright as its camera noted; what is transparent is white.
 
     Raises:
-        ValueError: where there is no such file, or it is no image, or it is cut short.
+        ValueError: where there is no such file, or it is not an image, or it is cut short.
     """
     if not Path(path).is_file():
         raise ValueError(f"{path} is not a file; an image file such as a .jpg or .png is needed")
-    return np.asarray(decoded(path, path, own=True))
+    return np.asarray(decode(path, path, upright=True))
 
 
-def decoded(file, called, own: bool = False) -> Image.Image:
-    """The RGB image in a path, a binary file or a PIL image; `called` names it in errors.
+def decode(file, name, upright: bool = False) -> Image.Image:
+    """The RGB image in a path, a binary file or a PIL image.
 
     Args:
-        own: a reader's photo: turned upright, on white. A data set's images stay as everyone else reads them.
+        name: of the image, for errors.
+        upright: turn it as its camera noted and lay it on white, as a reader expects of a photo; a data set's images
+            stay as other libraries read them.
 
     Raises:
-        CorruptImage: where there is no such file, or it is no image, or it is cut short.
+        CorruptImage: where there is no such file, or it is not an image, or it is cut short.
     """
     try:
         with file if isinstance(file, Image.Image) else Image.open(file) as image:
-            return _on_white(ImageOps.exif_transpose(image)) if own else image.convert("RGB")
+            return _on_white(ImageOps.exif_transpose(image)) if upright else image.convert("RGB")
     except UnidentifiedImageError:
-        raise CorruptImage(called, "is no image that can be read; a .jpg, .png or .webp file is needed") from None
+        raise CorruptImage(name, "is not an image that can be read; a .jpg, .png or .webp file is needed") from None
     except _DAMAGE as error:
         if getattr(error, "errno", None):
-            raise CorruptImage(called, f"cannot be opened ({error.strerror}); put it back") from None
-        raise CorruptImage(called, f"is damaged or cut short ({error}); save or fetch it again") from None
+            raise CorruptImage(name, f"cannot be opened ({error.strerror}); put it back") from None
+        raise CorruptImage(name, f"is damaged or cut short ({error}); save or fetch it again") from None
+
+
+def preprocessing(config=None, **given) -> dict:
+    """Each of `PREPROCESSING`'s settings: as given, where None the config's, ImageNet's where it has none."""
+    given = {name: value for name, value in given.items() if value is not None}
+    return {name: getattr(config, name, default) for name, default in PREPROCESSING.items()} | given
 
 
 def prepare(picture, size=None, crop=None, mean=None, std=None, interpolation=None, config=None) -> torch.Tensor:
-    """A picture as a model wants it: timm's evaluation transform (shorter side to size/crop, centre, normalised).
+    """A picture preprocessed for a model: timm's evaluation transform (shorter side to size/crop, centre, normalised).
 
     Args:
         picture: uint8 (height, width, 3) array, or a PIL image.
@@ -143,11 +153,9 @@ def prepare(picture, size=None, crop=None, mean=None, std=None, interpolation=No
     Raises:
         ValueError: for an array of another shape or type, or an unknown interpolation.
     """
-    given = {"image_size": size, "crop": crop, "mean": mean, "std": std, "interpolation": interpolation}
-    default = {"image_size": 224, "crop": 0.9, "mean": IMAGENET_MEAN, "std": IMAGENET_STD, "interpolation": "bicubic"}
-    wanted = {k: v if v is not None else getattr(config, k, default[k]) for k, v in given.items()}
-    pixels = centre(picture, wanted["image_size"], wanted["crop"], wanted["interpolation"])
-    mean, std = (torch.tensor(wanted[k], dtype=torch.float32).view(3, 1, 1) for k in ("mean", "std"))
+    settings = preprocessing(config, image_size=size, crop=crop, mean=mean, std=std, interpolation=interpolation)
+    pixels = centre(picture, settings["image_size"], settings["crop"], settings["interpolation"])
+    mean, std = (torch.tensor(settings[key], dtype=torch.float32).view(3, 1, 1) for key in ("mean", "std"))
     return ((pixels.float() / 255 - mean) / std)[None]
 
 

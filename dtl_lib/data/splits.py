@@ -1,4 +1,4 @@
-"""Where data lies on this machine, and how it is cut into parts."""
+"""How a data set is cut into the parts to train on, hold out and test on."""
 
 from collections.abc import Mapping
 
@@ -6,9 +6,8 @@ import torch
 
 from . import keyed
 
-__all__ = ["cut", "held_out_of", "split", "subset"]
-
-TRAIN, TEST = ("train", "training"), ("val", "validation", "test", "eval")
+# what folders and files of a part are called; of several the first counts
+PART_NAMES = {"train": ("train", "training"), "test": ("val", "validation", "test", "eval")}
 SPLIT_KEY = (20260101,)
 HELD_OUT = 5_000
 
@@ -28,23 +27,28 @@ def held_out_of(length: int, path) -> int:
 
 def subset(length: int, samples: int | None):
     """`samples` of 0 … length−1, sorted, always the same ones; all where None or more than there are."""
-    if samples is not None and samples < 1:
-        raise ValueError(f"samples is {samples}; it counts training images, 1 or more")
+    check_samples(samples)
     order = keyed.permutation(length, SPLIT_KEY, "subset")
     return order[: samples or length].sort().values
 
 
+def check_samples(samples: int | None) -> None:
+    """A ValueError for a number of training images below 1; None stands for all of them."""
+    if samples is not None and samples < 1:
+        raise ValueError(f"samples is {samples}; it counts training images, 1 or more")
+
+
 def cut(sources: Mapping, folders: Mapping, samples: int | None) -> dict:
-    """Source and members of train, held_out and test; what is missing is cut from the training images.
+    """Source and members of train, held_out and test; a part that is missing is cut from the training images.
 
     Args:
-        sources: of `train` and `test`, one of which may be missing, by that name.
-        folders: where they are from, for errors.
+        sources: by part, `train` and `test`, one of which may be missing.
+        folders: where they are from, by part, for errors.
         samples: training images to use; all where None.
     """
     if "train" not in sources:
-        test, nothing = sources["test"], torch.empty(0, dtype=torch.int64)
-        return {"train": (test, nothing), "held_out": (test, nothing), "test": (test, torch.arange(len(test)))}
+        test, none = sources["test"], torch.empty(0, dtype=torch.int64)
+        return {"train": (test, none), "held_out": (test, none), "test": (test, torch.arange(len(test)))}
     source = sources["train"]
     train, held_out = split(len(source), held_out_of(len(source), folders["train"]))
     if "test" in sources:

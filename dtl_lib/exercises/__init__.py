@@ -82,12 +82,12 @@ def expect_shape(tensor, shape: Sequence[int], hint: str) -> None:
     expect(tuple(tensor.shape) == tuple(shape), f"expected the shape {tuple(shape)}, not {tuple(tensor.shape)}: {hint}")
 
 
-def expect_close(tensor, wanted, hint: str, tolerance: float = 1e-5) -> None:
-    """Refuse a tensor that is not `wanted`, element by element, to within `tolerance` (relative and absolute)."""
-    wanted = torch.as_tensor(wanted)
+def expect_close(tensor, expected, hint: str, tolerance: float = 1e-5) -> None:
+    """Refuse a tensor that is not `expected`, element by element, to within `tolerance` (relative and absolute)."""
+    expected = torch.as_tensor(expected)
     tensor = tensor if isinstance(tensor, torch.Tensor) else torch.as_tensor(tensor)
-    expect_shape(tensor, wanted.shape, hint)
-    expect(torch.allclose(tensor.double(), wanted.double(), rtol=tolerance, atol=tolerance), hint)
+    expect_shape(tensor, expected.shape, hint)
+    expect(torch.allclose(tensor.double(), expected.double(), rtol=tolerance, atol=tolerance), hint)
 
 
 def _does_nothing(function: types.FunctionType) -> bool:

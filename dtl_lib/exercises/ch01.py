@@ -13,14 +13,14 @@ def check_patchify(patchify) -> None:
     images = torch.arange(2 * 3 * 4 * 6, dtype=torch.float32).reshape(2, 3, 4, 6)
     patches = patchify(images, 2)
     expect_shape(patches, (2, 6, 12), "(batch, rows · columns, patch_size · patch_size · channels)")
-    wanted = rearrange(images, "b c (r p) (s q) -> b (r s) (p q c)", p=2, q=2)
+    expected = rearrange(images, "b c (r p) (s q) -> b (r s) (p q c)", p=2, q=2)
     strips = images.reshape(2, 6, 12)
     expect(not torch.equal(patches, strips), "these are strips of pixels, not squares: split rows and columns first")
     colours_first = rearrange(images, "b c (r p) (s q) -> b (r s) (c p q)", p=2, q=2)
     expect(not torch.equal(patches, colours_first), "inside a patch the colours come last: pixel row, column, colour")
     by_column = rearrange(images, "b c (r p) (s q) -> b (s r) (p q c)", p=2, q=2)
     expect(not torch.equal(patches, by_column), "the patches run down the columns: row by row is the order")
-    expect_close(patches, wanted, "the right numbers are not in the right places: print a small image and its patches")
+    expect_close(patches, expected, "right numbers in wrong places: print a small image and its patches")
 
 
 @exercise
@@ -49,9 +49,9 @@ def check_positions_for(positions_for) -> None:
     positions = torch.randn(4, 4, 8, generator=torch.Generator().manual_seed(0))
     wide = positions_for(positions, torch.zeros(2, 3, 12, 24), 4)
     expect_shape(wide, (1, 18, 8), "(1, patches, dim): three rows of six patches, one batch axis to add along")
-    wanted = interpolate_positions(positions, (3, 6)).reshape(1, 18, 8)
+    expected = interpolate_positions(positions, (3, 6)).reshape(1, 18, 8)
     swapped = interpolate_positions(positions, (6, 3)).reshape(1, 18, 8)
     expect(not torch.allclose(wide, swapped), "height gives the rows and width the columns: yours are swapped")
-    expect_close(wide, wanted, "these are not the interpolated positions, row by row")
+    expect_close(wide, expected, "these are not the interpolated positions, row by row")
     same = positions_for(positions, torch.zeros(1, 3, 16, 16), 4)
     expect_close(same, positions.reshape(1, 16, 8), "on their own grid the positions stay as they are")

@@ -36,8 +36,8 @@ def check_split_heads(split_heads) -> None:
         torch.equal(heads[0, 0, 1], tokens[0, 1, :4]),
         "head 0 of token 1 is not the first channels of token 1: split the channels first, then move the axis",
     )
-    wanted = rearrange(tokens, "b n (h d) -> b h n d", h=3)
-    expect_close(heads, wanted, "a head is a run of neighbouring channels, not every third one")
+    expected = rearrange(tokens, "b n (h d) -> b h n d", h=3)
+    expect_close(heads, expected, "a head is a run of neighbouring channels, not every third one")
 
 
 @exercise
@@ -47,12 +47,12 @@ def check_map_of(map_of) -> None:
     attention = (q @ k.transpose(-2, -1) / 2).softmax(-1)
     view = map_of(q, k, 4, (2, 3), 2)
     expect_shape(view, (2, 3, 2, 3), "(batch, heads, rows, columns)")
-    wanted = attention[:, :, 4, 2:].reshape(2, 3, 2, 3)
+    expected = attention[:, :, 4, 2:].reshape(2, 3, 2, 3)
     before = (q[:, :, 4:5] @ k[:, :, 2:].transpose(-2, -1) / 2).softmax(-1).reshape(2, 3, 2, 3)
     expect(not torch.allclose(view, before), "the tokens in front take their share too: drop them after the softmax")
     column = attention[:, :, 2:, 4].reshape(2, 3, 2, 3)
     expect(not torch.allclose(view, column), "this is a column, who looks at the token: its own view is the row")
-    expect_close(view, wanted, "not the row of this token over the patches")
+    expect_close(view, expected, "not the row of this token over the patches")
 
 
 @exercise

@@ -12,7 +12,7 @@ def check_block_forward(block_forward) -> None:
     norm1, attention, scale1, norm2, mlp, scale2 = parts
     x = torch.tensor([[1.0, 20.0]])
     middle = x + scale1(attention(norm1(x)))
-    wanted = middle + scale2(mlp(norm2(middle)))
+    expected = middle + scale2(mlp(norm2(middle)))
     out = block_forward(x, *parts)
     expect_shape(out, (1, 2), "a block keeps the shape")
     on_residual = scale1(x) + attention(norm1(x))
@@ -23,7 +23,7 @@ def check_block_forward(block_forward) -> None:
     no_residual = scale1(attention(norm1(x)))
     no_residual = scale2(mlp(norm2(no_residual)))
     expect(not torch.allclose(out, no_residual), "add to the stream: without the residual the road is cut")
-    expect_close(out, wanted, "x + scale(f(norm(x))), first with attention, then with the MLP")
+    expect_close(out, expected, "x + scale(f(norm(x))), first with attention, then with the MLP")
 
 
 @exercise

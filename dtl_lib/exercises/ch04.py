@@ -13,10 +13,10 @@ def check_cross_entropy(cross_entropy) -> None:
     labels = torch.tensor([0, 3, 2])
     loss = cross_entropy(logits, labels)
     expect_shape(torch.as_tensor(loss), (), "one number: the mean over the batch")
-    wanted = F.cross_entropy(logits, labels)
-    expect(not torch.isclose(loss, -wanted), "the loss is minus the logarithm of a share: a positive number")
-    expect(not torch.isclose(loss, 3 * wanted), "the mean over the batch, not the sum")
-    expect_close(loss, wanted, "minus the log of the right class's share, the softmax over the classes")
+    expected = F.cross_entropy(logits, labels)
+    expect(not torch.isclose(loss, -expected), "the loss is minus the logarithm of a share: a positive number")
+    expect(not torch.isclose(loss, 3 * expected), "the mean over the batch, not the sum")
+    expect_close(loss, expected, "minus the log of the right class's share, the softmax over the classes")
     large = cross_entropy(torch.tensor([[1000.0, 0.0]]), torch.tensor([1]))
     expect_close(large, torch.tensor(1000.0), "logits of 1000 overflow: use log_softmax, not the log of a softmax")
 
@@ -43,9 +43,9 @@ def check_mixup(mixup) -> None:
     mixed, shares = answer
     expect_shape(mixed, (3, 3, 2, 2), "the images keep their shape")
     expect_shape(shares, (3, 4), "a row of shares over all classes for each image")
-    wanted = torch.tensor([0.75 * 1 + 0.25 * 10, 0.75 * 10 + 0.25 * 100, 0.75 * 100 + 0.25 * 1])
+    expected = torch.tensor([0.75 * 1 + 0.25 * 10, 0.75 * 10 + 0.25 * 100, 0.75 * 100 + 0.25 * 1])
     expect_close(
-        mixed[:, 0, 0, 0], wanted, "`share` of the image itself, the rest of the next; the last takes the first"
+        mixed[:, 0, 0, 0], expected, "`share` of the image itself, the rest of the next; the last takes the first"
     )
     labels = torch.tensor([[0.75, 0, 0.25, 0], [0, 0.25, 0.75, 0], [0.25, 0.75, 0, 0]])
     expect_close(shares, labels, "the labels mix with the same shares and the same neighbours as the images")

@@ -15,18 +15,18 @@ def check_layout(layout) -> None:
     groups = [("cls", 1, 2, None), ("reg", 4, 0, None), ("guest", 2, 1, 3)]
     plan = TokenPlan(4, tuple(Group(*group) for group in groups))
     for block in range(4):
-        found, wanted = layout(groups, block), plan.layout(block)
-        expect(isinstance(found, dict), "a dictionary: name → slice")
-        expect("patches" in found, "patches are in every block, after all groups")
-        extra, lacking = set(found) - set(wanted), set(wanted) - set(found)
+        answer, expected = layout(groups, block), plan.layout(block)
+        expect(isinstance(answer, dict), "a dictionary: name → slice")
+        expect("patches" in answer, "patches are in every block, after all groups")
+        extra, lacking = set(answer) - set(expected), set(expected) - set(answer)
         expect("guest" not in extra or block < 3, "leave is the first block without the group: guest is not in block 3")
         expect("guest" not in lacking, f"enter is the first block with the group: guest is in block {block}")
         expect(not extra, f"in block {block} there is no {', '.join(sorted(extra))}: an absent group is an absent key")
         expect(not lacking, f"in block {block} {', '.join(sorted(lacking))} is missing")
-        starts = {name: where.start for name, where in wanted.items()}
-        found_starts = {name: where.start for name, where in found.items()}
-        expect(starts == found_starts, f"in block {block} the groups begin at {starts}; yours at {found_starts}")
-        expect(found == wanted, f"in block {block}: {wanted}, not {found}; the patches' slice is open at the end")
+        starts = {name: where.start for name, where in expected.items()}
+        answer_starts = {name: where.start for name, where in answer.items()}
+        expect(starts == answer_starts, f"in block {block} the groups begin at {starts}; yours at {answer_starts}")
+        expect(answer == expected, f"in block {block}: {expected}, not {answer}; the patches' slice is open at the end")
 
 
 @exercise
@@ -34,10 +34,10 @@ def check_leave(leave) -> None:
     """A group in the middle of the sequence leaves, then one at its beginning."""
     now = {"cls": slice(0, 1), "guest": slice(1, 3), "reg": slice(3, 4), "patches": slice(4, None)}
     x = torch.arange(2 * 7 * 3, dtype=torch.float32).reshape(2, 7, 3)
-    found = leave(x, now, "guest")
-    expect(not isinstance(found, torch.Tensor) or found.shape[1] != 7, "nothing has left: the sequence is as long")
-    expect_shape(found, (2, 5, 3), "two tokens of seven have left")
-    expect_close(found, x[:, [0, 3, 4, 5, 6]], "the others stay, in their order")
+    answer = leave(x, now, "guest")
+    expect(not isinstance(answer, torch.Tensor) or answer.shape[1] != 7, "nothing has left: there are still 7 tokens")
+    expect_shape(answer, (2, 5, 3), "two tokens of seven have left")
+    expect_close(answer, x[:, [0, 3, 4, 5, 6]], "the others stay, in their order")
     expect_close(leave(x, now, "cls"), x[:, 1:], "right for a group in the middle, wrong for the first one")
 
 
@@ -51,19 +51,19 @@ def check_first_query(first_query) -> None:
             parameter += 0.2 * torch.randn_like(parameter)
         with record(model) as tape:
             model(torch.randn(1, 3, 8, 8))
-        found, block = first_query(model), model.blocks[2]
-        expect_shape(found, (3, 4), "(heads, head_dim)")
+        answer, block = first_query(model), model.blocks[2]
+        expect_shape(answer, (3, 4), "(heads, head_dim)")
         token = model.tokens["cls"]
         unnormed = block.attention.project_qkv(token[None], slice(0, 1))[0].reshape(3, 4)
-        expect(not torch.allclose(found, unnormed, atol=1e-5), "a block normalises what it reads: norm1 comes first")
+        expect(not torch.allclose(answer, unnormed, atol=1e-5), "a block normalises what it reads: norm1 comes first")
         _, key, _ = (part.reshape(3, 4) for part in block.attention.project_qkv(block.norm1(token)[None], slice(0, 1)))
-        expect(not torch.allclose(found, key, atol=1e-5), "that is the key: queries are the first third of qkv")
+        expect(not torch.allclose(answer, key, atol=1e-5), "that is the key: queries are the first third of qkv")
         early = model.blocks[0]
         early = early.attention.project_qkv(early.norm1(token)[None], slice(0, 1))[0].reshape(3, 4)
-        expect(not torch.allclose(found, early, atol=1e-5), "the token enters before block 2 here: ask that block")
+        expect(not torch.allclose(answer, early, atol=1e-5), "the token enters before block 2 here: use that block")
         transposed = tape.queries(2)[0, :, 0].flatten().reshape(4, 3).T
-        expect(not torch.allclose(found, transposed, atol=1e-5), "a head is a run of channels: (heads head_dim)")
-        expect_close(found, tape.queries(2)[0, :, 0], "the query is q's weight and bias on the normalised token")
+        expect(not torch.allclose(answer, transposed, atol=1e-5), "a head is a run of channels: (heads head_dim)")
+        expect_close(answer, tape.queries(2)[0, :, 0], "the query is q's weight and bias on the normalised token")
 
 
 @exercise
@@ -72,10 +72,10 @@ def check_saved(saved) -> None:
     for dim, depth, side, cls_pos in ((192, 12, 14, 6), (8, 4, 3, 3), (64, 6, 8, 0)):
         config = ViTConfig(side * 2, 2, dim=dim, depth=depth, heads=1, classes=2)
         later = config.with_plan(TokenPlan.of(depth, cls_pos=cls_pos)).cost().total
-        wanted, found = config.cost().total - later, saved(dim, side**2, cls_pos)
+        expected, answer = config.cost().total - later, saved(dim, side**2, cls_pos)
         linear = cls_pos * 12 * dim**2
         if cls_pos:
-            expect(found != linear, "nearly: the token is also a key and a query in the two products of attention")
+            expect(answer != linear, "nearly: the token is also a key and a query in the two products of attention")
             one_way = linear + cls_pos * 2 * (side**2) * dim
-            expect(found != one_way, "nearly: as a query it meets every key, as a key every other query, and itself")
-        expect(found == wanted, f"dim {dim}, {side**2} patches, entering at {cls_pos}: {wanted:,}, not {found:,}")
+            expect(answer != one_way, "nearly: as a query it meets every key, as a key every other query, and itself")
+        expect(answer == expected, f"dim {dim}, {side**2} patches, entering at {cls_pos}: {expected:,}, not {answer:,}")

@@ -11,12 +11,12 @@ from . import exercise, expect, expect_close
 def check_pareto(pareto) -> None:
     """A front of three, a tie, and a cell that is beaten in one respect alone."""
     costs, scores = [3.0, 1.0, 2.0, 4.0, 2.0], [50.0, 40.0, 45.0, 49.0, 44.0]
-    found = sorted(pareto(costs, scores))
-    expect(3 not in found, "cell 3 costs more than cell 0 and scores less: it is beaten")
-    expect(4 not in found, "cell 4 costs as much as cell 2 and scores less: it is beaten")
-    expect(1 in found, "cell 1 is the cheapest: nothing beats it, though it scores least")
-    expect(2 in found, "cell 2 is neither the cheapest nor the best, and nothing beats it in both")
-    expect(found == [0, 1, 2], f"the front is 0, 1 and 2, not {found}")
+    answer = sorted(pareto(costs, scores))
+    expect(3 not in answer, "cell 3 costs more than cell 0 and scores less: it is beaten")
+    expect(4 not in answer, "cell 4 costs as much as cell 2 and scores less: it is beaten")
+    expect(1 in answer, "cell 1 is the cheapest: nothing beats it, though it scores least")
+    expect(2 in answer, "cell 2 is neither the cheapest nor the best, and nothing beats it in both")
+    expect(answer == [0, 1, 2], f"the front is 0, 1 and 2, not {answer}")
     expect(sorted(pareto([1.0, 1.0], [5.0, 5.0])) == [0, 1], "two equal cells do not beat each other")
     expect(sorted(pareto([1.0, 2.0], [5.0, 5.0])) == [0], "as good and cheaper is better")
 
@@ -24,16 +24,16 @@ def check_pareto(pareto) -> None:
 @exercise
 def check_holm(holm) -> None:
     """Numbers worked out by hand; unsorted, one that the step down has to lift, one above 1."""
-    found = holm([0.04, 0.01, 0.03])
-    expect(len(found) == 3, "as many p-values come out as went in")
+    answer = holm([0.04, 0.01, 0.03])
+    expect(len(answer) == 3, "as many p-values come out as went in")
     bonferroni = [0.12, 0.03, 0.09]
-    expect(not _close(found, bonferroni), "that is Bonferroni's: Holm multiplies the second smallest by one less")
-    expect(not _close(found, [0.03, 0.06, 0.06]), "give them back in the order in which they came")
+    expect(not _close(answer, bonferroni), "that is Bonferroni's: Holm multiplies the second smallest by one less")
+    expect(not _close(answer, [0.03, 0.06, 0.06]), "give them back in the order in which they came")
     expect(
-        not _close(found, [0.04, 0.03, 0.06]),
+        not _close(answer, [0.04, 0.03, 0.06]),
         "a larger p cannot become smaller than a smaller one: take the maximum so far",
     )
-    expect(_close(found, [0.06, 0.03, 0.06]), f"0.04, 0.01, 0.03 become 0.06, 0.03, 0.06, not {found}")
+    expect(_close(answer, [0.06, 0.03, 0.06]), f"0.04, 0.01, 0.03 become 0.06, 0.03, 0.06, not {answer}")
     expect(_close(holm([0.9, 0.8]), [1.0, 1.0]), "a probability is at most 1")
 
 
@@ -45,14 +45,14 @@ def check_noise(noise) -> None:
     cells, seeds = torch.arange(6.0)[:, None] * 3, torch.tensor([0.0, 5.0, -5.0])
     runs = rest + cells + seeds
     alone = rest - rest.mean(dim=1, keepdim=True) - rest.mean(dim=0) + rest.mean()
-    wanted, found = math.sqrt(alone.square().sum() / 10), float(noise(runs))
+    expected, answer = math.sqrt(alone.square().sum() / 10), float(noise(runs))
     by_cell = runs - runs.mean(dim=1, keepdim=True)
-    expect(not _close([found], [float(runs.std())]), "that has the cells' own differences in it")
+    expect(not _close([answer], [float(runs.std())]), "that has the cells' own differences in it")
     with_seeds = [math.sqrt(by_cell.square().sum() / 12), float(runs.std(dim=1).mean())]
-    expect(not any(_close([found], [value]) for value in with_seeds), "that has the seeds' own differences in it")
-    expect(not _close([found], [float(alone.std())]), "divide by the degrees of freedom: (cells − 1) × (seeds − 1)")
-    expect(not _close([found], [wanted**2]), "that is the variance: the deviation is its root")
-    expect(_close([found], [wanted]), f"{wanted:.4f} for six cells and three seeds, not {found:.4f}")
+    expect(not any(_close([answer], [value]) for value in with_seeds), "that has the seeds' own differences in it")
+    expect(not _close([answer], [float(alone.std())]), "divide by the degrees of freedom: (cells − 1) × (seeds − 1)")
+    expect(not _close([answer], [expected**2]), "that is the variance: the deviation is its root")
+    expect(_close([answer], [expected]), f"{expected:.4f} for six cells and three seeds, not {answer:.4f}")
     expect(abs(float(noise(cells + seeds))) < 1e-6, "cells and seeds that merely add leave no noise")
 
 
@@ -60,12 +60,12 @@ def check_noise(noise) -> None:
 def check_luck(luck) -> None:
     """Standard normal numbers whose best is known."""
     noise = torch.tensor([[[0.0, 2.0], [1.0, 5.0], [-4.0, 4.0]], [[2.0, 2.0], [0.0, 0.0], [8.0, -8.0]]])
-    found = torch.as_tensor(luck(noise))
-    expect(found.ndim == 0, "one number: the mean over the repetitions")
-    expect(float(found) != 6.5, "a cell is judged by the mean of its seeds, not by its luckiest run")
-    expect(float(found) != 3.0, "every repetition has its own best cell: take the maximum before the mean")
-    expect_close(found, torch.tensor(2.5), "mean over seeds, best over cells, mean over repetitions")
+    answer = torch.as_tensor(luck(noise))
+    expect(answer.ndim == 0, "one number: the mean over the repetitions")
+    expect(float(answer) != 6.5, "a cell is judged by the mean of its seeds, not by its luckiest run")
+    expect(float(answer) != 3.0, "every repetition has its own best cell: take the maximum before the mean")
+    expect_close(answer, torch.tensor(2.5), "mean over seeds, best over cells, mean over repetitions")
 
 
-def _close(found, wanted) -> bool:
-    return all(abs(float(a) - float(b)) < 1e-6 for a, b in zip(found, wanted))
+def _close(answer, expected) -> bool:
+    return all(abs(float(a) - float(b)) < 1e-6 for a, b in zip(answer, expected))

@@ -26,12 +26,12 @@ def check_my_part(my_part) -> None:
 def check_combined(combined) -> None:
     """Six pictures and two."""
     gradients = [torch.tensor([1.0, 2.0]), torch.tensor([5.0, -2.0])]
-    found = combined(gradients, [6, 2])
+    answer = combined(gradients, [6, 2])
     expect(
-        not torch.allclose(torch.as_tensor(found), torch.tensor([3.0, 0.0])),
+        not torch.allclose(torch.as_tensor(answer), torch.tensor([3.0, 0.0])),
         "a part of six weighs three times one of two",
     )
-    expect_close(found, torch.tensor([2.0, 1.0]), "each part weighs as much as it has pictures: (6·a + 2·b) / 8")
+    expect_close(answer, torch.tensor([2.0, 1.0]), "each part weighs as much as it has pictures: (6·a + 2·b) / 8")
     expect_close(combined(gradients, [1, 1]), torch.tensor([3.0, 0.0]), "equal parts: the plain mean")
 
 
@@ -70,5 +70,5 @@ def check_bytes_sent(bytes_sent) -> None:
     expect(_close(bytes_sent(1000, 8, 4, False), 7000.0), "with no_sync() only the last part is followed by a sum")
 
 
-def _close(found, wanted: float) -> bool:
-    return isinstance(found, int | float) and math.isclose(found, wanted, rel_tol=1e-9)
+def _close(answer, expected: float) -> bool:
+    return isinstance(answer, int | float) and math.isclose(answer, expected, rel_tol=1e-9)

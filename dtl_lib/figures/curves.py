@@ -128,7 +128,7 @@ def show_bars(names: Sequence[str], values, x: str, width: float = 5.6, digits: 
 def show_roofline(
     rate: float, bandwidth: float, reached: Mapping[str, tuple[float, float]], width: float = 6.4
 ) -> Figure:
-    """What operations reach, under the roof that memory and arithmetic make (Williams et al. 2009, figure 1).
+    """The rates operations reach, under the roof set by memory and arithmetic (Williams et al. 2009, figure 1).
 
     Args:
         rate: operations a second, at most.
@@ -159,7 +159,7 @@ def show_roofline(
 def show_agreement(
     groups: Mapping[str, Sequence[tuple[float, float, float, float]]], x: str, y: str, size: float = 4.2
 ) -> Figure:
-    """What was measured against what was predicted, with the line where both agree.
+    """Measured against predicted values, with the line where they agree.
 
     Args:
         groups: name → points: predicted, measured, and the ends of the measurement's interval.

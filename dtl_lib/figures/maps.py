@@ -32,7 +32,7 @@ def show_maps(
         size: inches a panel.
         shared: one scale for all maps; False gives each its own, and says so.
     """
-    maps = [array(one) for one in maps]
+    maps = list(map(array, maps))
     figure, axes = panels(len(maps) + (image is not None), columns, size)
     if image is not None:
         photo = axes.pop(0)
@@ -40,9 +40,9 @@ def show_maps(
         photo.set_title("photo")
         if mark is not None:
             outline(photo, mark, image.shape[0] / maps[0].shape[0])
-    highest = max(one.max() for one in maps) if shared else None
-    for axis, one, title in zip(axes, maps, titles or [""] * len(maps)):
-        drawn = axis.imshow(one, vmin=0, vmax=highest, cmap=MAP)
+    highest = max(values.max() for values in maps) if shared else None
+    for axis, values, title in zip(axes, maps, titles or [""] * len(maps)):
+        drawn = axis.imshow(values, vmin=0, vmax=highest, cmap=MAP)
         axis.set_title(title)
         if mark is not None:
             outline(axis, mark)
@@ -124,7 +124,7 @@ def show_table(
     mark: tuple[int, int] | None = None,
     size: float = 1.15,
 ) -> Figure:
-    """Pictures and maps in a table; each map from 0 to its own maximum, what is not finite in grey.
+    """Pictures and maps in a table; each map from 0 to its own maximum, non-finite values in grey.
 
     Args:
         items: uint8 (height, width, 3) pictures and (rows, columns) maps, row by row.

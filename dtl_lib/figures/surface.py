@@ -22,10 +22,10 @@ def show_surface(
     """A value for every cell of a grid, as a heat map with the numbers in it; lighter is more, in grey too.
 
     Args:
-        values: (rows, columns); what is not finite stays blank.
+        values: (rows, columns); non-finite ones stay blank.
         rows: where the class token enters, one name a row.
         columns: where the registers enter, one name a column.
-        half: half of a cell's interval, said once.
+        half: half of a cell's interval, written once.
         label: what the values are, with their unit.
         mark: (row, column) of a cell to outline.
         digits: after the point.
@@ -114,7 +114,7 @@ def _pareto(figure, points, front, kinds, x, y) -> None:
 
 
 def _key(axis, shapes, letters: Mapping[str, str]) -> None:
-    """What the shapes and the letters mean, beside the axis."""
+    """The legend of shapes and letters, beside the axis."""
     lines = [
         plt.Line2D([], [], marker=marker, color=colour, markerfacecolor="white", linestyle="", markersize=7)
         for _, marker, colour in shapes
@@ -134,12 +134,12 @@ def _key(axis, shapes, letters: Mapping[str, str]) -> None:
 def _apart(places: Sequence[float], limits: tuple[float, float], gap: float = 0.035) -> list[float]:
     """Ascending places as shares of an axis, moved so that each is at least a gap from the next."""
     low, high = limits
-    found = [(place - low) / (high - low) for place in places]
-    for index in range(1, len(found)):
-        found[index] = max(found[index], found[index - 1] + gap)
-    for index in reversed(range(len(found))):
-        found[index] = min(found[index], 1 - gap * (len(found) - 1 - index))
-    return found
+    shares = [(place - low) / (high - low) for place in places]
+    for index in range(1, len(shares)):
+        shares[index] = max(shares[index], shares[index - 1] + gap)
+    for index in reversed(range(len(shares))):
+        shares[index] = min(shares[index], 1 - gap * (len(shares) - 1 - index))
+    return shares
 
 
 def _letter(index: int) -> str:

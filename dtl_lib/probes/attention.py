@@ -7,17 +7,17 @@ from ..tokens import TokenNotThere
 
 
 def attention_row(tape: Tape, block: int, of: Token = "cls", stage: str = "softmax") -> Tensor:
-    """What a token attends to over everything that is there, `(batch, heads, key)`; each row sums to 1.
+    """A token's attention over every token in the block, `(batch, heads, key)`; each row sums to 1.
 
     Args:
-        tape: what `record` gave.
+        tape: from `record`.
         block: 0 … blocks − 1.
         of: as in `Tape.maps`; a register group by name gives `(batch, heads, tokens, key)`.
-        stage: `"attention"` for what talking heads make of the softmax, which is no distribution any more; the same
-            elsewhere.
+        stage: `"attention"` for the weights after talking heads mix the softmax, which are no distribution; without
+            talking heads it is the same.
 
     Raises:
-        TokenNotThere: where the token is not in that block, or does not ask there.
+        TokenNotThere: where the token is not in that block, or is no query there.
     """
     return tape.row(block, of, stage)
 
@@ -29,7 +29,7 @@ def entropy(row: Tensor) -> Tensor:
         ValueError: for a row with negative values.
     """
     if (row < 0).any():
-        raise ValueError('a row with negative values is no distribution: of talking heads take stage="softmax"')
+        raise ValueError('a row with negative values is no distribution: with talking heads use stage="softmax"')
     return -(row * row.clamp_min(1e-30).log()).sum(dim=-1)
 
 

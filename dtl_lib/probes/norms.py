@@ -12,7 +12,7 @@ def norm_quantiles(tape: Tape, block: int | str, shares: Sequence[float] = (0.5,
     """Quantiles of the patch tokens' lengths after a block, over all images recorded.
 
     Args:
-        tape: what `record` gave.
+        tape: from `record`.
         block: 0 … blocks − 1, or `"input"`.
         shares: which quantiles, 0 … 1.
 
@@ -28,8 +28,8 @@ def norm_quantiles(tape: Tape, block: int | str, shares: Sequence[float] = (0.5,
 def norm_ratio(tape: Tape, block: int | str) -> float:
     """The 98th percentile of the patch tokens' lengths over their median, after a block.
 
-    Far above 1, a few patches are of another kind: registers in all but name (Vision Transformers Need Registers,
-    Darcet et al. 2024, §2.1).
+    Far above 1, a few patches have become registers in all but name (Vision Transformers Need Registers, Darcet et al.
+    2024, §2.1).
     """
     median, high = norm_quantiles(tape, block)
     return high / median

@@ -44,8 +44,8 @@ def iou(maps: Tensor, masks: Tensor, mass: float = MASS) -> Tensor:
 
     As masks are made of maps in Emerging Properties in Self-Supervised Vision Transformers (Caron et al. 2021, §4.2.2,
     figure 4): the largest values are kept until they hold 60 % of the map. A value that is as large as the smallest
-    one kept is kept too, so a flat map keeps everything. How much of each patch the object covers is a map that scores
-    well below 1: 60 % of it leaves the object's edge out.
+    one kept is kept too, so a flat map keeps everything. Even the share of each patch that the object covers, as a map,
+    scores well below 1: 60 % of it leaves the object's edge out.
 
     Args:
         maps, masks: as in `pointing_game`; maps without negative values.
@@ -69,7 +69,7 @@ def heaviest(maps: Tensor, mass: float = MASS) -> Tensor:
     if not 0 < mass <= 1:
         raise ValueError(f"mass is a share of the map, above 0 and at most 1, not {mass}")
     if (maps < 0).any():
-        raise ValueError('a map with negative values has no mass: of talking heads take stage="softmax"')
+        raise ValueError('a map with negative values has no mass: with talking heads use stage="softmax"')
     values, _ = rearrange(maps.double(), "... rows columns -> ... (rows columns)").sort(dim=-1, descending=True)
     held = values.cumsum(dim=-1)
     if (held[..., -1] == 0).any():
@@ -89,9 +89,9 @@ def chance(score: Callable[[Tensor, Tensor], Tensor], maps: Tensor, masks: Tenso
 
 
 def elsewhere(score: Callable[[Tensor, Tensor], Tensor], maps: Tensor, masks: Tensor, shifts: int = SHIFTS) -> Tensor:
-    """What maps score on the objects of other images: what knowing where objects usually are is worth.
+    """What maps score on the objects of other images: how much knowing where objects usually lie is worth.
 
-    Where objects lie near the centre, a map of the centre alone beats `chance` by far. This is what to beat then.
+    Where objects lie near the centre, a map of the centre alone beats `chance` by far; this is then the score to beat.
 
     Args:
         score: `pointing_game` or `iou`.
@@ -102,7 +102,7 @@ def elsewhere(score: Callable[[Tensor, Tensor], Tensor], maps: Tensor, masks: Te
         ValueError: where there are not more images than that.
     """
     if not 1 <= shifts < len(masks):
-        raise ValueError(f"{shifts} other images cannot be had of {len(masks)}: shifts is 1 … {len(masks) - 1}")
+        raise ValueError(f"{len(masks)} images do not allow {shifts} shifts: shifts is 1 … {len(masks) - 1}")
     return torch.stack([score(maps, masks.roll(-by, dims=0)).double() for by in range(1, shifts + 1)]).mean(dim=0)
 
 
@@ -124,8 +124,8 @@ def _checked(maps: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
     if height % rows or width % columns:
         raise ValueError(f"{rows} × {columns} patches do not divide masks of {height} × {width} pixels")
     if not maps.isfinite().all():
-        raise ValueError("a map has values that are no finite numbers")
-    if not (found := masks.flatten(1).any(dim=1)).all():
-        empty = (~found).nonzero().flatten().tolist()
+        raise ValueError("a map has non-finite values")
+    if not (has_object := masks.flatten(1).any(dim=1)).all():
+        empty = (~has_object).nonzero().flatten().tolist()
         raise ValueError(f"{len(empty)} masks hold no object, such as number {empty[0]}: leave those images out")
     return maps, masks[:, None] if maps.ndim == 4 else masks

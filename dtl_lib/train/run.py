@@ -143,7 +143,7 @@ class Run:
     def batches(self):
         """This process's part of every batch that is still to come: images and labels."""
         learner, processes = self.learner, self.processes
-        return loader.training(
+        return loader.training_batches(
             self.sets.train, learner.recipe, self.progress.step, learner.schedule.total, self.workers,
             rank=processes.rank, world=processes.world, corrupt=self.corrupt, device=learner.device,
             cores=processes.cores,

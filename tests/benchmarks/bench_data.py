@@ -73,7 +73,7 @@ def _compare(what: str, ours: Callable, other: Callable, pairs: int) -> dict:
         first, second = (_rate(run) for run in order)
         rates.append((first, second) if pair % 2 else (second, first))
     mine, theirs = zip(*rates, strict=True)
-    ratios = [one / two for one, two in rates]
+    ratios = [ours / theirs for ours, theirs in rates]
     values = _summary("ratio", ratios) | _summary("ours", list(mine)) | _summary("other", list(theirs))
     return {"what": f"CIFAR-10 training batches of {BATCH} against {what}", "n": pairs, "values": values}
 

@@ -47,13 +47,14 @@ def photo_records(rounds: int, folder=None) -> list[dict]:
         }
         seconds = measure(cases, rounds)
     size = statistics.mean(os.path.getsize(file) for file in files.source.files)
-    found = ratio(seconds, "shards, DeiT", "folder, DeiT")
+    overhead = ratio(seconds, "shards, DeiT", "folder, DeiT")
+    quartiles = overhead.value, overhead.low, overhead.high
     records = []
     for name, times in seconds.items():
         images = BATCH * STEPS * (6 * CORES if "workers" in name else 1)
         more = {"bytes_a_photo": round(size), "cores": CORES if "workers" in name else 1}
         if name.startswith("shards"):
-            more["seconds_over_folder"] = [round(float(part), 4) for part in (found.value, found.low, found.high)]
+            more["seconds_over_folder"] = [round(float(part), 4) for part in quartiles]
         records.append(_record(f"photos at 224 pixels, {name}", images, times, **more))
     return records
 
@@ -74,7 +75,7 @@ def cifar_records(rounds: int, folder=None) -> list[dict]:
 
 
 def index_records(rounds: int) -> list[dict]:
-    """Samples of a shard whose places and classes are found a second, on one core."""
+    """Samples of a shard indexed a second: their places and classes, on one core."""
     with tempfile.TemporaryDirectory() as temporary:
         path = Path(temporary) / "0.tar"
         files = {}
@@ -100,7 +101,7 @@ def _passes(images, recipe: Recipe, workers: int = 0, times: int = 1) -> Callabl
 
     def run() -> None:
         start = next(starts)
-        for _ in batches.training(images, recipe, start, start + STEPS * times, workers):
+        for _ in batches.training_batches(images, recipe, start, start + STEPS * times, workers):
             pass
 
     return run

@@ -86,8 +86,8 @@ def against_timm(case: Case, make_step, options) -> None:
     name = f"{case.name}: {make_step.__name__}, batch {case.batch}"
     report(name, seconds, {"A/A": (control, "control: 1"), "speed": (speed, f"asked: ≥ {case.asked}")})
     if options.record:
-        found = values(seconds, {"control": control, "speed": speed}, batch=case.batch)
-        record("bench_model", options, f"ours against timm: {name}", found, ours.config)
+        measured = values(seconds, {"control": control, "speed": speed}, batch=case.batch)
+        record("bench_model", options, f"ours against timm: {name}", measured, ours.config)
 
 
 def late_tokens(config: ViTConfig, name: str, batch: int, make_step, options) -> None:

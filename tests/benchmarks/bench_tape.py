@@ -105,11 +105,11 @@ def _kib(field: str) -> int:
 def peaks() -> dict[str, float]:
     """`peak_of` each way, in a fresh process each: a peak is never given back."""
     context = multiprocessing.get_context("spawn")
-    found = {}
+    peaks = {}
     for kind in ("plain", "hooks", "every row", "every row, tokens=False"):
         with context.Pool(1) as pool:
-            found[kind] = pool.apply(peak_of, (kind,))
-    return found
+            peaks[kind] = pool.apply(peak_of, (kind,))
+    return peaks
 
 
 def main() -> None:

@@ -36,8 +36,8 @@ def report(case: str, seconds: Mapping[str, np.ndarray], ratios: Mapping[str, tu
 def values(seconds: Mapping[str, np.ndarray], ratios: Mapping[str, Ratio], **more: float) -> dict:
     """What a ledger record keeps: medians in ms, and value, low and high of each ratio."""
     medians = {f"{_word(name)}_ms": round(1e3 * statistics.median(times), 4) for name, times in seconds.items()}
-    found = {_word(name): [round(part, 4) for part in (r.value, r.low, r.high)] for name, r in ratios.items()}
-    return {**medians, **found, "threads": torch.get_num_threads(), **more}
+    quartiles = {_word(name): [round(part, 4) for part in (r.value, r.low, r.high)] for name, r in ratios.items()}
+    return {**medians, **quartiles, "threads": torch.get_num_threads(), **more}
 
 
 def record(module: str, options: argparse.Namespace, what: str, values: Mapping, config=None) -> None:

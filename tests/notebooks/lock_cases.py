@@ -61,8 +61,8 @@ def precision(definition):
 
 def indices(definition):
     """Begun in the middle of an epoch, on to the third, with repeats and without."""
-    found = [samples for repeats in (1, 2) for _, samples in definition(10, 3, 7, 2, 9, repeats)]
-    return torch.cat(found)
+    samples_of_steps = [samples for repeats in (1, 2) for _, samples in definition(10, 3, 7, 2, 9, repeats)]
+    return torch.cat(samples_of_steps)
 
 
 NUMERIC = {

@@ -10,15 +10,15 @@ from dtl_lib.exercises import WrongAnswer
 
 def verdict(checker, answer) -> str:
     """What a checker says of an answer: "right", "not attempted", "wrong: …", or "crash: …"."""
-    said = io.StringIO()
+    printed = io.StringIO()
     try:
-        with contextlib.redirect_stdout(said):
+        with contextlib.redirect_stdout(printed):
             checker(answer)
     except WrongAnswer as wrong:
         return f"wrong: {wrong}"
     except Exception as error:
         return f"crash: {type(error).__name__}: {error}"
-    return said.getvalue().strip()
+    return printed.getvalue().strip()
 
 
 def problems(notebook, exercises: list[Exercise], checkers, wrong: dict[str, list]) -> list[str]:
@@ -28,28 +28,28 @@ def problems(notebook, exercises: list[Exercise], checkers, wrong: dict[str, lis
         checkers: the chapter's module of checkers.
         wrong: the planted wrong answers by checker's name.
     """
-    found = []
+    messages = []
     decorated = {name for name, value in vars(checkers).items() if getattr(value, "is_exercise", False)}
     for name in sorted(decorated | {exercise.checker for exercise in exercises}):
         if name not in decorated:
-            found.append(f"{name} is not in the chapter's checkers, or lacks @exercise")
+            messages.append(f"{name} is not in the chapter's checkers, or lacks @exercise")
             continue
         if not wrong.get(name):
-            found.append(f"{name} has no planted wrong answer")
+            messages.append(f"{name} has no planted wrong answer")
         for answer in wrong.get(name, []):
-            if not (said := verdict(getattr(checkers, name), answer)).startswith("wrong: ") or "\n" in said:
-                found.append(f"{name} says {said!r} to the planted {getattr(answer, '__name__', answer)}")
+            if not (result := verdict(getattr(checkers, name), answer)).startswith("wrong: ") or "\n" in result:
+                messages.append(f"{name} says {result!r} to the planted {getattr(answer, '__name__', answer)}")
     for exercise in exercises:
         if exercise.checker in decorated:
             checker = getattr(checkers, exercise.checker)
-            found += _stub(notebook, exercise, checker) + _solution(notebook, exercise, checker)
-    return found
+            messages += _stub(notebook, exercise, checker) + _solution(notebook, exercise, checker)
+    return messages
 
 
 def _stub(notebook, exercise: Exercise, checker) -> list[str]:
     names = definitions_before(notebook, exercise.stub + 1)
-    said = verdict(checker, names[exercise.answer]) if exercise.answer in names else "no stub"
-    return [] if said == "not attempted" else [f"{exercise.checker} says {said!r} to the notebook's stub"]
+    result = verdict(checker, names[exercise.answer]) if exercise.answer in names else "no stub"
+    return [] if result == "not attempted" else [f"{exercise.checker} says {result!r} to the notebook's stub"]
 
 
 def _solution(notebook, exercise: Exercise, checker) -> list[str]:
@@ -58,5 +58,5 @@ def _solution(notebook, exercise: Exercise, checker) -> list[str]:
         exec(compile(parse(exercise.solution), "solution", "exec"), names)
     except Exception as error:
         return [f"the folded solution for {exercise.checker} stops with {type(error).__name__}: {error}"]
-    said = verdict(checker, names.get(exercise.answer))
-    return [] if said == "right" else [f"{exercise.checker} says {said!r} to the folded solution"]
+    result = verdict(checker, names.get(exercise.answer))
+    return [] if result == "right" else [f"{exercise.checker} says {result!r} to the folded solution"]

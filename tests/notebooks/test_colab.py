@@ -90,11 +90,11 @@ def run(python, folder, *arguments, **environment):
 
 def fingerprint(packages: Path) -> dict[str, str]:
     """What pip knows of the packages that must stay as they are."""
-    found = {}
+    digests = {}
     for name in UNTOUCHED:
         (info,) = packages.glob(f"{name}-*.dist-info")
-        found[info.name] = hashlib.sha256((info / "RECORD").read_bytes()).hexdigest()
-    return found
+        digests[info.name] = hashlib.sha256((info / "RECORD").read_bytes()).hexdigest()
+    return digests
 
 
 def test_a_chapter_runs_where_the_library_is_missing(colab, packages, repository, tmp_path):

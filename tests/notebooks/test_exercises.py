@@ -62,8 +62,8 @@ def test_a_fair_exercise_passes(notebook):
 
 
 def test_a_checker_that_accepts_a_wrong_answer_is_found(notebook):
-    found = run(chapter(notebook), check=lambda double: expect_close(double(PAIR).shape, [2], "the shape"))
-    assert found == ["check_double says 'right' to the planted identity"]
+    messages = run(chapter(notebook), check=lambda double: expect_close(double(PAIR).shape, [2], "the shape"))
+    assert messages == ["check_double says 'right' to the planted identity"]
 
 
 def test_a_checker_without_planted_answers_is_found(notebook):
@@ -78,23 +78,23 @@ def test_a_checker_that_refuses_the_solution_is_found(notebook):
 
 
 def test_a_solution_that_stops_is_found(notebook):
-    (found,) = run(chapter(notebook, solution="def double(x):\n    return missing * x"))
-    assert "folded solution" in found
+    (message,) = run(chapter(notebook, solution="def double(x):\n    return missing * x"))
+    assert "folded solution" in message
 
 
 def test_a_stub_that_is_an_answer_is_found(notebook):
-    (found,) = run(chapter(notebook, stub="def double(x):\n    return x"))
-    assert found == "check_double says 'wrong: twice each number' to the notebook's stub"
+    (message,) = run(chapter(notebook, stub="def double(x):\n    return x"))
+    assert message == "check_double says 'wrong: twice each number' to the notebook's stub"
 
 
 def test_an_unplanted_checker_of_the_module_is_found(notebook):
     module = checkers(fair)
     module.check_more = exercise(fair)
-    found = problems(chapter(notebook), find(chapter(notebook)), module, {"check_double": [identity]})
-    assert found == ["check_more has no planted wrong answer"]
+    messages = problems(chapter(notebook), find(chapter(notebook)), module, {"check_double": [identity]})
+    assert messages == ["check_more has no planted wrong answer"]
 
 
 def test_a_checker_without_the_decorator_is_found(notebook):
     module = types.SimpleNamespace(check_double=fair)
-    found = problems(chapter(notebook), find(chapter(notebook)), module, {"check_double": [identity]})
-    assert found == ["check_double is not in the chapter's checkers, or lacks @exercise"]
+    messages = problems(chapter(notebook), find(chapter(notebook)), module, {"check_double": [identity]})
+    assert messages == ["check_double is not in the chapter's checkers, or lacks @exercise"]

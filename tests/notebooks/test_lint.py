@@ -120,9 +120,9 @@ def test_a_mistake_is_found(project, good, name):
     path, notebook = good
     change, message = MISTAKES[name]
     change(notebook)
-    found = check(Chapter(project, path, notebook))
-    assert any(message in line for line in found), found
-    assert all(line.startswith("notebooks/01_pictures.ipynb") for line in found)
+    messages = check(Chapter(project, path, notebook))
+    assert any(message in line for line in messages), messages
+    assert all(line.startswith("notebooks/01_pictures.ipynb") for line in messages)
 
 
 def test_a_locked_cell_may_be_long(project, good):
@@ -190,19 +190,21 @@ def test_numbers_in_prose_are_backed(project, good, text):
     first = runs(project)
     notebook.cells[4].outputs = [nbformat.v4.new_output("stream", text="accuracy 0.9751, 1234 images/s\n")]
     notebook.cells[5].source += "\n\n" + text.replace("FIRST", first)
-    found = check(Chapter(project, path, notebook, notebook))
-    assert (found == []) is BACKED[text], found
+    messages = check(Chapter(project, path, notebook, notebook))
+    assert (messages == []) is BACKED[text], messages
     if "ledger.md" not in text:
-        assert BACKED[text] or "is not in the output of a cell above" in found[0]
+        assert BACKED[text] or "is not in the output of a cell above" in messages[0]
 
 
 def test_a_recorded_number_is_looked_for_in_its_record_alone(project, good):
     path, notebook = good
     first = runs(project)
     notebook.cells[5].source += f"\n\nOne reaches 71.2 % ([run](../book/ledger.md#{first}))."
-    (found,) = check(Chapter(project, path, notebook, notebook))
-    assert found.startswith(f"notebooks/01_pictures.ipynb, cell 6: '71.2 %' is not in ledger.md#{first}, which has n, ")
-    assert "accuracy, seconds, curve: state what the record holds, print what follows from it in a cell" in found
+    (message,) = check(Chapter(project, path, notebook, notebook))
+    assert message.startswith(
+        f"notebooks/01_pictures.ipynb, cell 6: '71.2 %' is not in ledger.md#{first}, which has n, "
+    )
+    assert "accuracy, seconds, curve: state what the record holds, print what follows from it in a cell" in message
     assert check(Chapter(project, path, notebook)) == []  # not run: a cell may yet print it
 
 
@@ -217,8 +219,8 @@ def test_pages_state_what_the_ledger_holds(project):
         "Elsewhere it is 61.4 %.": "",
     }.items():
         page.write_text(f"# Page\n\n{text}\n")
-        found = numbers.pages(project.root)
-        assert (found == []) if not message else (len(found) == 1 and message in found[0]), found
+        messages = numbers.pages(project.root)
+        assert (messages == []) if not message else (len(messages) == 1 and message in messages[0]), messages
 
 
 def test_a_number_below_its_cell_is_not_backed(project, good):

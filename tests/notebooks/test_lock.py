@@ -95,7 +95,7 @@ def test_a_definition_twice_is_refused(notebook):
 
 def test_a_locked_cell_holds_one_definition_of_that_name(notebook):
     for source in (TYPED + "\nx = 1", "x = 1", TYPED.replace("LayerScale", "Scale")):
-        with pytest.raises(Drift, match="it holds one definition, LayerScale"):
+        with pytest.raises(Drift, match="it holds imports and one definition, LayerScale"):
             check(notebook(IMPORTS, code(source, LAYER_SCALE)))
 
 

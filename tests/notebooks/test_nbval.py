@@ -16,7 +16,7 @@ FLAGS = re.findall(r"--nbval\S+", (ROOT / "Makefile").read_text("utf8"))
 
 
 def validate(tmp_path, *cells, flags=FLAGS):
-    """Run a notebook as `make test` does; returns the exit status and what was said."""
+    """Run a notebook as `make test` does; returns the exit status and the output."""
     path = tmp_path / "chapter.ipynb"
     nbformat.write(v4.new_notebook(cells=list(cells)), str(path))
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *flags, str(path)]
@@ -38,24 +38,24 @@ def test_the_flags_are_the_ones_meant():
 
 def test_only_tagged_cells_are_compared(tmp_path):
     good = stored("print(4)", "4\n", CHECKED)
-    status, said = validate(tmp_path, good, stored("print(5)", "not five\n"))
-    assert status == 0, said
+    status, output = validate(tmp_path, good, stored("print(5)", "not five\n"))
+    assert status == 0, output
 
 
 def test_a_tagged_cell_that_gives_something_else_fails(tmp_path):
-    status, said = validate(tmp_path, stored("print(5)", "4\n", CHECKED))
+    status, output = validate(tmp_path, stored("print(5)", "4\n", CHECKED))
     assert status == 1
-    assert "mismatch" in said
+    assert "mismatch" in output
 
 
 def test_a_cell_that_raises_fails(tmp_path):
-    status, said = validate(tmp_path, code("assert 1 + 1 == 3"))
+    status, output = validate(tmp_path, code("assert 1 + 1 == 3"))
     assert status == 1
-    assert "AssertionError" in said
+    assert "AssertionError" in output
 
 
 def test_a_cell_that_hangs_fails(tmp_path):
     flags = [flag.replace("120", "2") for flag in FLAGS]
-    status, said = validate(tmp_path, code("import time\ntime.sleep(60)"), flags=flags)
+    status, output = validate(tmp_path, code("import time\ntime.sleep(60)"), flags=flags)
     assert status == 1
-    assert "timeout" in said.lower()
+    assert "timeout" in output.lower()

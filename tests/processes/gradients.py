@@ -47,7 +47,7 @@ def gradients(processes, shard: bool, dtype: torch.dtype, changes: dict) -> dict
         processes=processes, shard=shard, compiled=False, workers=None, max_corrupt=0.0,
     )  # fmt: skip
     learner, step, gradients = run.learner, 1, {}
-    x, y = next(batches.training(run.sets.train, recipe, step, 2, rank=processes.rank, world=processes.world))
+    x, y = next(batches.training_batches(run.sets.train, recipe, step, 2, rank=processes.rank, world=processes.world))
 
     def keep(_) -> float:
         gradients.update((name, whole(value.grad).clone()) for name, value in model.named_parameters())

@@ -101,7 +101,7 @@ def begun(processes, folder: Path, resume: bool = False) -> Run:
 def steps(run: Run, number: int) -> None:
     """As the loop takes them."""
     rank, world, begin = run.processes.rank, run.processes.world, run.progress.step
-    for x, y in batches.training(run.sets.train, RECIPE, begin, begin + number, 0, rank=rank, world=world):
+    for x, y in batches.training_batches(run.sets.train, RECIPE, begin, begin + number, 0, rank=rank, world=world):
         run.count(train_step(run.learner, x, y, run.progress.step))
 
 

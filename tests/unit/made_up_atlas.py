@@ -15,24 +15,24 @@ def grid() -> Grid:
 
 
 def values(grid: Grid, cell: Cell, at: int, seed: int) -> dict:
-    """What a run might have found."""
-    found = {
+    """Values that a run might record."""
+    values = {
         "accuracy": 0.43 + 0.012 * math.sin(1.7 * at) + 0.004 * math.cos(5.1 * at + 2.3 * seed),
         "multiply_adds": cell.config(grid.config).cost().total,
         "norm_50": [4.0, 6.0 + 0.01 * seed],
         "norm_98": [5.0, 9.0 + 0.2 * at],
     }
     if cell.cls != "average pooling":
-        found["entropy"] = 3.0 + 0.04 * at + 0.03 * math.sin(seed + at)
+        values["entropy"] = 3.0 + 0.04 * at + 0.03 * math.sin(seed + at)
         if cell.reg is not None:
-            found["on_registers"] = 0.03 + 0.004 * at + 0.002 * math.sin(seed + 3 * at)
-    return found
+            values["on_registers"] = 0.03 + 0.004 * at + 0.002 * math.sin(seed + 3 * at)
+    return values
 
 
-def record(grid: Grid, cell: Cell, seed: int, found: dict) -> Record:
+def record(grid: Grid, cell: Cell, seed: int, values: dict) -> Record:
     """A record as a run of the atlas writes it."""
     about = ("made_up", str(cell), "none", "2026-01-31T12:00:00+00:00", "none", "0", "0")
-    return Record(*about, seed=seed, n=100, values=found, config=cell.config(grid.config).to_dict())
+    return Record(*about, seed=seed, n=100, values=values, config=cell.config(grid.config).to_dict())
 
 
 def records(grid: Grid) -> dict[tuple[Cell, int], Record]:

@@ -41,12 +41,12 @@ def least_squares(values, weights):
             design[cell * seeds + seed, cell] = 1
             if seed:
                 design[cell * seeds + seed, cells + seed - 1] = 1
-    found, residual, rank, _ = np.linalg.lstsq(design, values.ravel(), rcond=None)
+    solution, residual, rank, _ = np.linalg.lstsq(design, values.ravel(), rcond=None)
     freedom = values.size - rank
     along = np.zeros(design.shape[1])
     along[:cells] = weights
     variance = residual[0] / freedom * along @ np.linalg.inv(design.T @ design) @ along
-    return along @ found, math.sqrt(variance), freedom
+    return along @ solution, math.sqrt(variance), freedom
 
 
 class TestCells:
@@ -63,7 +63,7 @@ class TestCells:
     def test_its_plan_and_back(self, cell, plan, pool, words):
         config = cell.config(GRID.config)
         assert (config.plan, config.pool, str(cell)) == (plan, pool, words)
-        assert Cell.of(config) == Cell.of(config.to_dict()) == cell
+        assert Cell.from_config(config) == Cell.from_config(config.to_dict()) == cell
         assert replace(config, plan=None, pool="cls") == replace(GRID.config, plan=None)
 
     def test_what_contradicts_itself(self):
@@ -97,20 +97,20 @@ class TestGrids:
         assert [step for step in range(1, steps + 1) if step == steps or step % recipe.eval_every == 0] == [steps]
 
     def test_the_sweep_is_at_the_best_cell(self):
-        found = GRID.sweep_cells(Cell(4, 2, 4))
-        assert found == [Cell(4), *(Cell(4, 2, number) for number in (1, 2, 4, 8, 16))]
-        assert [cell in CELLS for cell in found] == [True, False, False, True, False, False]
+        cells = GRID.sweep_cells(Cell(4, 2, 4))
+        assert cells == [Cell(4), *(Cell(4, 2, number) for number in (1, 2, 4, 8, 16))]
+        assert [cell in CELLS for cell in cells] == [True, False, False, True, False, False]
 
 
 class TestSurface:
     def test_by_hand(self):
         two = [Cell(0), Cell(2)]
-        found = atlas.surface(records(np.array([[1.0, 2.0, 6.0], [2.0, 5.0, 5.0]]), two))
-        assert found.mean == {two[0]: 3.0, two[1]: 4.0} and found.freedom == 2
+        surface = atlas.surface(records(np.array([[1.0, 2.0, 6.0], [2.0, 5.0, 5.0]]), two))
+        assert surface.mean == {two[0]: 3.0, two[1]: 4.0} and surface.freedom == 2
         # less cell and seed: −0, −1, 1 and 0, 1, −1
-        assert found.deviation == pytest.approx(math.sqrt(4 / 2))
-        assert found.half == pytest.approx(stats.t.ppf(0.975, 2) * math.sqrt(2 / 3))
-        difference = found.estimate({two[1]: 1, two[0]: -1})
+        assert surface.deviation == pytest.approx(math.sqrt(4 / 2))
+        assert surface.half == pytest.approx(stats.t.ppf(0.975, 2) * math.sqrt(2 / 3))
+        difference = surface.estimate({two[1]: 1, two[0]: -1})
         assert difference.value == 1 and difference.error == pytest.approx(math.sqrt(2 * 2 / 3))
         # two cells: the paired t-test
         paired = stats.ttest_rel([2.0, 5.0, 5.0], [1.0, 2.0, 6.0])
@@ -123,10 +123,12 @@ class TestSurface:
         for contrast in atlas.contrasts(GRID):
             weights = np.array([contrast.weights.get(cell, 0) for cell in CELLS])
             value, error, freedom = least_squares(100 * values, weights)
-            found = level.estimate(contrast.weights)
-            assert (found.value, found.error, found.freedom) == pytest.approx((value, error, freedom)), contrast.name
-            assert found.half == pytest.approx(stats.t.ppf(0.975, 46) * error)
-            assert found.p == pytest.approx(2 * stats.t.sf(abs(value / error), 46))
+            estimate = level.estimate(contrast.weights)
+            assert (estimate.value, estimate.error, estimate.freedom) == pytest.approx((value, error, freedom)), (
+                contrast.name
+            )
+            assert estimate.half == pytest.approx(stats.t.ppf(0.975, 46) * error)
+            assert estimate.p == pytest.approx(2 * stats.t.sf(abs(value / error), 46))
 
     def test_main_effects_are_those_of_least_squares(self):
         values = noise(24, 3, seed=1)
@@ -134,17 +136,17 @@ class TestSurface:
         assert list(of_cls) == list(GRID.cls) and list(of_reg) == list(GRID.reg)
         row = np.array([(cell.cls == 4) / 4 - 1 / 24 for cell in CELLS])
         column = np.array([(cell.reg is None) / 6 - 1 / 24 for cell in CELLS])
-        for found, weights in ((of_cls[4], row), (of_reg[None], column)):
-            assert (found.value, found.error) == pytest.approx(least_squares(values, weights)[:2])
+        for effect, weights in ((of_cls[4], row), (of_reg[None], column)):
+            assert (effect.value, effect.error) == pytest.approx(least_squares(values, weights)[:2])
         assert sum(effect.value for effect in of_cls.values()) == pytest.approx(0)
 
     def test_a_seed_that_is_better_everywhere_widens_nothing(self):
         values = noise(24, 3)
-        one, two = atlas.surface(records(values)), atlas.surface(records(values + np.array([0, 50, -7])))
-        assert two.deviation == pytest.approx(one.deviation)
-        assert two.mean[CELLS[5]] == pytest.approx(one.mean[CELLS[5]] + 43 / 3)
+        before, after = atlas.surface(records(values)), atlas.surface(records(values + np.array([0, 50, -7])))
+        assert after.deviation == pytest.approx(before.deviation)
+        assert after.mean[CELLS[5]] == pytest.approx(before.mean[CELLS[5]] + 43 / 3)
         for contrast in atlas.contrasts(GRID):
-            assert two.estimate(contrast.weights).value == pytest.approx(one.estimate(contrast.weights).value)
+            assert after.estimate(contrast.weights).value == pytest.approx(before.estimate(contrast.weights).value)
 
     def test_one_run_moves_the_spread_of_every_cell(self):
         values = noise(24, 3)
@@ -158,8 +160,8 @@ class TestSurface:
         held, times = 0, 200
         for draw in range(times):
             seeds = 10 * noise(3, seed=1000 + draw)
-            found = atlas.surface(records(truth[:, None] + seeds + noise(6, 3, seed=draw), few)).estimate(weights)
-            held += abs(found.value + 4) < found.half
+            estimate = atlas.surface(records(truth[:, None] + seeds + noise(6, 3, seed=draw), few)).estimate(weights)
+            held += abs(estimate.value + 4) < estimate.half
         low, high = stats.binom.ppf((0.0005, 0.9995), times, 0.95)
         assert low <= held <= high
 
@@ -176,7 +178,7 @@ class TestSurface:
             atlas.surface(whole, seeds=(0, 1, 2, 3))
 
     def test_too_little_to_speak_of(self):
-        with pytest.raises(ValueError, match="24 cells × 1 seeds have no spread to speak of: it takes two of both"):
+        with pytest.raises(ValueError, match="24 cells × 1 seeds have no spread: at least two of each are needed"):
             atlas.surface(records(noise(24, 1)))
 
     def test_a_cell_without_the_value_is_named(self):
@@ -186,20 +188,20 @@ class TestSurface:
 
 class TestContrasts:
     def test_weights_by_hand(self):
-        found = {contrast.name: contrast.weights for contrast in atlas.contrasts(GRID)}
-        assert len(found) == 6
-        late = found["class token late − early"]
+        weights_of = {contrast.name: contrast.weights for contrast in atlas.contrasts(GRID)}
+        assert len(weights_of) == 6
+        late = weights_of["class token late − early"]
         assert len(late) == 16 and late[Cell(4)] == late[Cell(5, 0, 4)] == 1 / 8 and late[Cell(2, 4, 4)] == -1 / 8
-        attention, pooling = (found[f"{kind} − class token at 0"] for kind in (ATTENTION, POOLING))
+        attention, pooling = (weights_of[f"{kind} − class token at 0"] for kind in (ATTENTION, POOLING))
         assert attention[Cell(ATTENTION, 2, 4)] == 1 / 4 == -attention[Cell(0, 2, 4)] and len(attention) == 8
         assert pooling[Cell(POOLING)] == 1 / 4 and Cell(ATTENTION) not in pooling
-        registers = found["registers − none"]
+        registers = weights_of["registers − none"]
         assert registers[Cell(POOLING, 0, 4)] == 1 / 18 and registers[Cell(2)] == -1 / 6 and len(registers) == 24
-        places = found["registers at 4 − registers at 0"]
+        places = weights_of["registers at 4 − registers at 0"]
         assert places[Cell(ATTENTION, 4, 4)] == 1 / 6 == -places[Cell(5, 0, 4)] and Cell(0) not in places
-        both = found["what registers bring: late − early class token"]
+        both = weights_of["what registers bring: late − early class token"]
         assert both[Cell(4, 2, 4)] == 1 / 6 == -both[Cell(0, 2, 4)] and both[Cell(5)] == -1 / 2 == -both[Cell(2)]
-        for name, weights in found.items():
+        for name, weights in weights_of.items():
             assert math.fsum(weights.values()) == pytest.approx(0), name
 
     def test_two_cells_that_change_places_move_them(self):
@@ -207,7 +209,8 @@ class TestContrasts:
         swapped = values.copy()
         at = [CELLS.index(cell) for cell in (Cell(0), Cell(4, 0, 4))]
         swapped[at] = values[at[::-1]]
-        before, after = (atlas.tested(atlas.surface(records(v)), atlas.contrasts(GRID)) for v in (values, swapped))
+        surfaces = (atlas.surface(records(v)) for v in (values, swapped))
+        before, after = (atlas.tested_contrasts(surface, atlas.contrasts(GRID)) for surface in surfaces)
         moved = values[at[0]].mean() - values[at[1]].mean()
         change = [two.estimate.value - one.estimate.value for one, two in zip(before, after)]
         expected = [moved * (1 / 8 + 1 / 8), moved / 4, moved / 4, moved * (1 / 18 + 1 / 6), -moved / 6, None]
@@ -220,14 +223,14 @@ class TestContrasts:
             def estimate(self, weights):
                 return type("Estimate", (), {"p": next(given)})()
 
-        found = atlas.tested(Fixed(), [atlas.Contrast(name, {}) for name in "abcd"])
+        tested = atlas.tested_contrasts(Fixed(), [atlas.Contrast(name, {}) for name in "abcd"])
         # in order 0.005 · 4, 0.01 · 3, 0.03 · 2, 0.04 · 1, none less than the one before
-        assert [one.name for one in found] == list("abcd")
-        assert [one.p for one in found] == pytest.approx([0.03, 0.06, 0.06, 0.02])
+        assert [contrast.name for contrast in tested] == list("abcd")
+        assert [contrast.p for contrast in tested] == pytest.approx([0.03, 0.06, 0.06, 0.02])
 
     def test_no_corrected_p_is_above_one(self):
-        found = atlas.tested(atlas.surface(records(noise(24, 3))), atlas.contrasts(GRID))
-        assert all(one.estimate.p <= one.p <= 1 for one in found)
+        tested = atlas.tested_contrasts(atlas.surface(records(noise(24, 3))), atlas.contrasts(GRID))
+        assert all(contrast.estimate.p <= contrast.p <= 1 for contrast in tested)
 
     @pytest.mark.parametrize(
         ("value", "error", "p", "words"),
@@ -241,8 +244,10 @@ class TestContrasts:
         ],
     )
     def test_verdicts(self, value, error, p, words):
-        assert atlas.verdict(atlas.Tested("one", Estimate(value, error, 46), p)) == words
-        assert atlas.verdict(atlas.Tested("one", Estimate(value / 100, error / 100, 46), p), point=0.01) == words
+        assert atlas.verdict(atlas.TestedContrast("one", Estimate(value, error, 46), p)) == words
+        assert (
+            atlas.verdict(atlas.TestedContrast("one", Estimate(value / 100, error / 100, 46), p), point=0.01) == words
+        )
 
 
 class TestSweep:
@@ -251,13 +256,13 @@ class TestSweep:
     def test_a_slope_is_that_of_a_line(self):
         x = np.log2([1, 2, 3, 5, 9, 17])
         exact = records(np.stack([2 + 0.3 * x, 5 + 0.3 * x], axis=1), self.CELLS)
-        found = atlas.slope(exact)
-        assert found.value == pytest.approx(0.3) and found.error == pytest.approx(0, abs=1e-9)
+        slope = atlas.slope(exact)
+        assert slope.value == pytest.approx(0.3) and slope.error == pytest.approx(0, abs=1e-9)
         values = noise(6, 3)
-        found = atlas.slope(records(values, self.CELLS), scale=100)
-        assert found.value == pytest.approx(100 * np.polyfit(x, values.mean(axis=1), 1)[0]) and found.freedom == 10
+        slope = atlas.slope(records(values, self.CELLS), scale=100)
+        assert slope.value == pytest.approx(100 * np.polyfit(x, values.mean(axis=1), 1)[0]) and slope.freedom == 10
         weights = (x - x.mean()) / ((x - x.mean()) ** 2).sum()
-        assert found.error == pytest.approx(100 * least_squares(values, weights)[1])
+        assert slope.error == pytest.approx(100 * least_squares(values, weights)[1])
 
     def test_the_best_has_registers_and_a_class_token(self):
         values = np.zeros((24, 2)) + noise(24, 2) / 100
@@ -274,8 +279,9 @@ class TestNumbers:
     def test_by_name(self):
         assert atlas.number(self.RUN, "entropy") == 3 and atlas.number(self.RUN, "on_registers") is None
         assert atlas.number(self.RUN, "norm_50") is None  # one a block
-        assert atlas.norm_ratio(self.RUN) == atlas.number(self.RUN, "norm_ratio") == 3
-        assert atlas.numbers([self.RUN, record(Cell(2), 0, loss=1.0)]) == ["accuracy", "entropy", "norm_ratio", "loss"]
+        assert atlas.number(self.RUN, "norm_ratio") == 3  # of the last block
+        names = atlas.value_names([self.RUN, record(Cell(2), 0, loss=1.0)])
+        assert names == ["accuracy", "entropy", "norm_ratio", "loss"]
 
     def test_means_of_what_there_is(self):
         whole = records(np.array([[1.0, 3.0], [5.0, 7.0]]), [Cell(0), Cell(2)])
@@ -294,35 +300,37 @@ class TestFindings:
     def whole(self, seeds=3):
         values = 0.4 + 0.01 * noise(24, seeds)
         best, swept = Cell(2, 4, 4), GRID.sweep_cells(Cell(2, 4, 4))
-        found = {}
+        runs = {}
         for (cell, seed), run in {**records(values), **records(0.4 + 0.01 * noise(6, seeds, seed=2), swept)}.items():
             more = {} if cell.cls == POOLING else {"entropy": 3.0 + 0.1 * seed + 0.01 * len(str(cell))}
-            found[cell, seed] = record(cell, seed, held_out=0.5 + 0.1 * (cell == best), **run.values, **more)
-        return found
+            runs[cell, seed] = record(cell, seed, held_out=0.5 + 0.1 * (cell == best), **run.values, **more)
+        return runs
 
     def test_complete(self):
         runs = self.whole()
-        found = atlas.find(GRID, runs, scale=100)
-        assert found.missing == [] and found.best == Cell(2, 4, 4) and list(found.mean) == CELLS
-        assert found.surface == atlas.surface(runs, scale=100, cells=CELLS)  # the sweep's runs are not in it
-        assert list(found.tested) == atlas.tested(found.surface, atlas.contrasts(GRID))
-        assert [cell.num_reg for cell in found.sweep] == [0, 1, 2, 4, 8, 16] and found.slope.freedom == 10
-        assert found.sweep[Cell(2, 4, 4)] == found.mean[Cell(2, 4, 4)]
-        assert found.points()[str(Cell(0))] == (19.457408, found.mean[Cell(0)], found.surface.half)
-        assert found.front()[0] == str(Cell(5))  # the cheapest
+        findings = atlas.find(GRID, runs, scale=100)
+        assert findings.missing == [] and findings.best == Cell(2, 4, 4) and list(findings.mean) == CELLS
+        assert findings.surface == atlas.surface(runs, scale=100, cells=CELLS)  # the sweep's runs are not in it
+        assert list(findings.tested) == atlas.tested_contrasts(findings.surface, atlas.contrasts(GRID))
+        assert [cell.num_reg for cell in findings.sweep] == [0, 1, 2, 4, 8, 16] and findings.slope.freedom == 10
+        assert findings.sweep[Cell(2, 4, 4)] == findings.mean[Cell(2, 4, 4)]
+        assert findings.points()[str(Cell(0))] == (19.457408, findings.mean[Cell(0)], findings.surface.half)
+        assert findings.front()[0] == str(Cell(5))  # the cheapest
 
     def test_of_another_value(self):
-        found = atlas.find(GRID, self.whole(), "entropy")
-        assert len(found.mean) == 20 and found.surface.freedom == 38 and found.tested == ()
-        assert set(found.effects[0]) == {0, 2, 4, 5, ATTENTION}
+        findings = atlas.find(GRID, self.whole(), "entropy")
+        assert len(findings.mean) == 20 and findings.surface.freedom == 38 and findings.tested == ()
+        assert set(findings.effects[0]) == {0, 2, 4, 5, ATTENTION}
 
     def test_with_runs_missing(self):
         runs = self.whole()
         del runs[Cell(2, 4, 8), 1]
-        found = atlas.find(GRID, runs)
-        assert found.missing == [(Cell(2, 4, 8), 1)] and found.tested and found.sweep and found.slope is None
+        findings = atlas.find(GRID, runs)
+        assert (
+            findings.missing == [(Cell(2, 4, 8), 1)] and findings.tested and findings.sweep and findings.slope is None
+        )
         del runs[Cell(0), 2]
-        found = atlas.find(GRID, runs)
-        assert found.missing == [(Cell(0), 2)] and len(found.mean) == 24
-        assert not (found.tested or found.surface or found.best or found.sweep)
-        assert found.points()[str(Cell(0))] == (19.457408, found.mean[Cell(0)])
+        findings = atlas.find(GRID, runs)
+        assert findings.missing == [(Cell(0), 2)] and len(findings.mean) == 24
+        assert not (findings.tested or findings.surface or findings.best or findings.sweep)
+        assert findings.points()[str(Cell(0))] == (19.457408, findings.mean[Cell(0)])

@@ -22,11 +22,11 @@ VALUES = {
 
 
 def values(cell: Cell, seed: int) -> dict:
-    """What a run might have found."""
+    """Values that a run might record."""
     accuracy = VALUES[cell.cls, cell.reg][seed] + 0.001 * cell.num_reg * seed
-    found = {"accuracy": accuracy, "held_out": accuracy - 0.01, "seconds": 3.0, "multiply_adds": 1234}
-    found |= {"norm_50": [2.0, 4.0], "norm_98": [4.0, 6.0 + cell.num_reg]}
-    return found if cell.cls == POOLING else found | {"entropy": 1.5 + 0.1 * seed}
+    values = {"accuracy": accuracy, "held_out": accuracy - 0.01, "seconds": 3.0, "multiply_adds": 1234}
+    values |= {"norm_50": [2.0, 4.0], "norm_98": [4.0, 6.0 + cell.num_reg]}
+    return values if cell.cls == POOLING else values | {"entropy": 1.5 + 0.1 * seed}
 
 
 @pytest.fixture(autouse=True)
@@ -58,22 +58,23 @@ def show(folder, capsys, *flags) -> str:
 
 def refused(capsys, *line) -> str:
     assert main(["atlas", *map(str, line)]) == 2
-    found = capsys.readouterr()
-    assert found.out == "" and found.err.count("\n") == 1
-    return found.err
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err.count("\n") == 1
+    return captured.err
 
 
 class TestRun:
     def test_a_line_a_run_where_no_bar_can_be(self, tmp_path, capsys):
         assert main(["atlas", "run", "--records", str(tmp_path)]) == 0
-        found = capsys.readouterr()
-        first, *lines, last = found.out.splitlines()
+        captured = capsys.readouterr()
+        first, *lines, last = captured.out.splitlines()
         assert first == (
             "cpu: 2 × 2 places × 2 seeds, then 0, 1, 2 registers at the best: 10 of 10 runs left"
         )  # fmt: skip
         assert lines[0] == "class token at 0, no registers, seed 0: 40.00%, 3 s; 9 of 10 runs left"
         assert lines[-1].startswith("class token at 0, 1 register at 1, seed 1: ") and len(lines) == 10
-        assert last == f"complete; for the results: dtl atlas show --grid cpu --records {tmp_path}" and found.err == ""
+        assert last == f"complete; for the results: dtl atlas show --grid cpu --records {tmp_path}"
+        assert captured.err == ""
         assert {run.command for run in ledger.read("tiny", tmp_path)} == {"dtl atlas run --grid cpu"}
 
     def test_goes_on_where_it_was_and_says_what_was_cut_off(self, recorded, capsys):
@@ -82,7 +83,7 @@ class TestRun:
         path.write_text("".join(lines[:6]) + lines[6][:100])
         assert main(["atlas", "run", "--records", str(recorded), "--quiet"]) == 0
         out = capsys.readouterr().out.splitlines()
-        assert out[0] == f"{path}, line 7: half a record, 100 bytes, is cut off; its run is done again"
+        assert out[0] == f"{path}, line 7: half a record, 100 bytes, is removed; its run is repeated"
         assert out[1].endswith(": 4 of 10 runs left") and len(out) == 2 + 4 + 1
         again = path.read_text().splitlines(keepends=True)
         assert len(again) == 10 and again[:6] == lines[:6]
@@ -93,9 +94,9 @@ class TestRun:
         for stream in (sys.stdout, sys.stderr):
             monkeypatch.setattr(stream, "isatty", lambda: True, raising=False)
         assert main(["atlas", "run", "--records", str(tmp_path)]) == 0
-        found = capsys.readouterr()
-        assert len(found.out.splitlines()) == 2 and "\r0 of 10 runs left: 100%" in found.err
-        assert "20.0/20.0" in found.err
+        captured = capsys.readouterr()
+        assert len(captured.out.splitlines()) == 2 and "\r0 of 10 runs left: 100%" in captured.err
+        assert "20.0/20.0" in captured.err
 
     def test_where_a_run_fails(self, tmp_path, capsys, monkeypatch):
         class Failing(MadeUp):
@@ -125,28 +126,28 @@ class TestRun:
 class TestShow:
     def test_the_whole_of_it(self, recorded, capsys):
         out = show(recorded, capsys)
-        found = atlas.find(tiny(), atlas.read(tiny(), recorded), scale=100)
+        findings = atlas.find(tiny(), atlas.read(tiny(), recorded), scale=100)
         assert "10 of 10 runs are recorded, 0 missing" in out
-        assert f"test accuracy, %; ± {found.surface.half:.2f} a cell (95 %)" in out
+        assert f"test accuracy, %; ± {findings.surface.half:.2f} a cell (95 %)" in out
         assert re.search(r"^0 +41\.0 +45\.1$", out, re.M) and re.search(r"^average pooling +51\.0 +49\.1$", out, re.M)
-        pooling = found.effects[0][POOLING]
+        pooling = findings.effects[0][POOLING]
         assert re.search(rf"^average pooling +\+{pooling.value:.2f} ± {pooling.half:.2f}$", out, re.M)
         assert pooling.value == pytest.approx((51 + 49.1) / 2 - (41 + 45.1 + 51 + 49.1) / 4)
-        one = next(one for one in found.tested if one.name == "registers − none")
-        assert f"\n{one.name} " in out and atlas.verdict(one) in out
+        contrast = next(contrast for contrast in findings.tested if contrast.name == "registers − none")
+        assert f"\n{contrast.name} " in out and atlas.verdict(contrast) in out
         assert "class token: class token at 0, 2 registers at 1" in out
         assert re.search(r"^registers +0 +1 +2$", out, re.M) and re.search(r"^mean +41\.0 +45\.\d +45\.1$", out, re.M)
-        assert f"slope: +{found.slope.value:.2f} ± {found.slope.half:.2f}" in out
+        assert f"slope: +{findings.slope.value:.2f} ± {findings.slope.half:.2f}" in out
         cost = Cell(POOLING).config(tiny().config).cost().total / 1e6
         assert re.search(rf"^average pooling +{cost:.2f} ", out, re.M)
 
     def test_contrasts_in_the_words_of_the_predictions(self, recorded, capsys):
         out = show(recorded, capsys)
-        for one in atlas.find(tiny(), atlas.read(tiny(), recorded), scale=100).tested:
-            (line,) = (line for line in out.splitlines() if line.startswith(f"{one.name} "))
-            assert line.endswith(f"   {atlas.verdict(one)}")
-            assert f"{one.estimate.value:+.2f}".replace("-", "−") in line
-            assert "< 0.001" in line if one.p < 0.001 else f"{one.p:.3f}" in line
+        for contrast in atlas.find(tiny(), atlas.read(tiny(), recorded), scale=100).tested:
+            (line,) = (line for line in out.splitlines() if line.startswith(f"{contrast.name} "))
+            assert line.endswith(f"   {atlas.verdict(contrast)}")
+            assert f"{contrast.estimate.value:+.2f}".replace("-", "−") in line
+            assert "< 0.001" in line if contrast.p < 0.001 else f"{contrast.p:.3f}" in line
 
     def test_a_value_that_some_cells_have_not(self, recorded, capsys):
         out = show(recorded, capsys, "--value", "entropy")
@@ -168,14 +169,14 @@ class TestShow:
         assert "1 missing" in out and "contrast" in out and "slope" not in out
 
     def test_nothing_recorded_yet(self, tmp_path, capsys):
-        said = refused(capsys, "show", "--records", tmp_path)
-        assert said == (
+        error = refused(capsys, "show", "--records", tmp_path)
+        assert error == (
             f"dtl: {tmp_path}/tiny.jsonl holds no records yet: run dtl atlas run --grid cpu --records {tmp_path}\n"
         )
 
     def test_a_name_that_no_record_has(self, recorded, capsys):
-        said = refused(capsys, "show", "--records", recorded, "--value", "norm_98")
-        assert "no value 'norm_98'; they have accuracy, held_out, seconds, multiply_adds, entropy, norm_ratio" in said
+        error = refused(capsys, "show", "--records", recorded, "--value", "norm_98")
+        assert "no value 'norm_98'; they have accuracy, held_out, seconds, multiply_adds, entropy, norm_ratio" in error
 
     def test_draws(self, recorded, capsys):
         for name, flags in {"both.png": [], "one.png": ["--value", "entropy"], "vector.svg": []}.items():
@@ -184,5 +185,5 @@ class TestShow:
         both, one = (Image.open(recorded / name).size for name in ("both.png", "one.png"))
         assert both[1] > 1.5 * one[1]  # the surface alone is not as high
         assert (recorded / "vector.svg").read_text().count("<svg") == 1
-        said = refused(capsys, "show", "--records", recorded, "--figure", "atlas.gif")
-        assert "--figure is a file that ends in .png, .pdf, .svg, not 'atlas.gif'" in said
+        error = refused(capsys, "show", "--records", recorded, "--figure", "atlas.gif")
+        assert "--figure is a file that ends in .png, .pdf, .svg, not 'atlas.gif'" in error

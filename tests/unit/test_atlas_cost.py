@@ -27,7 +27,7 @@ def test_cells_are_measured_against_the_standard_one(tmp_path, monkeypatch):
     records = ledger.read("atlas_cost", tmp_path)
     assert len(records) == 6 + 1 and sum(rounds.AGAIN in record.what for record in records) == 1
     kept = [record for record in records if rounds.AGAIN not in record.what]
-    assert [Cell.of(record.config) for record in kept] == grid.cells()
+    assert [Cell.from_config(record.config) for record in kept] == grid.cells()
     for cell, record in zip(grid.cells(), kept):
         assert record.what.startswith(f"cpu, {cell}: training step, batches of 2")
         assert ledger.plain(grid.recipe.to_dict()) == record.recipe
@@ -46,5 +46,5 @@ def test_the_sweep_follows_where_the_surface_is_complete(tmp_path, monkeypatch):
             about = {"config": cell.config(grid.config).to_dict(), "recipe": replace(grid.recipe, seed=seed).to_dict()}
             ledger.add(grid.experiment, str(cell), "made up", "cpu", values, n=1, seed=seed, folder=tmp_path, **about)
     atlas_cost.main([*SHORT, "--folder", str(tmp_path), "--records", str(tmp_path), "--only", "class token at 4"])
-    measured = [Cell.of(record.config) for record in ledger.read("atlas_cost", tmp_path)]
+    measured = [Cell.from_config(record.config) for record in ledger.read("atlas_cost", tmp_path)]
     assert measured == [Cell(4), Cell(4, 2, 4), *(Cell(4, 2, number) for number in (1, 2, 8, 16))]

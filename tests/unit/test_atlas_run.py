@@ -36,8 +36,8 @@ def undisturbed(tmp_path_factory):
 
 def values(folder) -> dict:
     """By cell, seed and name, without what the clock decides."""
-    found = atlas.read(tiny(), folder).items()
-    return {(*job, name): value for job, run in found for name, value in run.values.items() if name != "seconds"}
+    runs = atlas.read(tiny(), folder).items()
+    return {(*job, name): value for job, run in runs for name, value in run.values.items() if name != "seconds"}
 
 
 def lines(folder) -> list[str]:
@@ -45,11 +45,11 @@ def lines(folder) -> list[str]:
 
 
 def test_the_surface_comes_first_then_the_sweep_at_its_best_cell(undisturbed):
-    grid, found = tiny(), atlas.read(tiny(), undisturbed)
+    grid, records = tiny(), atlas.read(tiny(), undisturbed)
     surface = [(cell, seed) for seed in (0, 1) for cell in grid.cells()]
-    assert list(found) == [*surface, (Cell(0, 1, 1), 0), (Cell(0, 1, 1), 1)]
-    assert atlas.left(grid, found) == [] and atlas.count(grid, found) == (0, 10)
-    for (cell, seed), run in found.items():
+    assert list(records) == [*surface, (Cell(0, 1, 1), 0), (Cell(0, 1, 1), 1)]
+    assert atlas.runs_left(grid, records) == [] and atlas.count_runs(grid, records) == (0, 10)
+    for (cell, seed), run in records.items():
         assert run.n == 40 and run.seed == seed and run.what == str(cell)
         assert run.values["multiply_adds"] == cell.config(grid.config).cost().total
         assert len(run.values["norm_98"]) == 2 and run.values["norm_98"] > run.values["norm_50"]
@@ -74,14 +74,14 @@ def test_killed_damaged_and_resumed_is_undisturbed(undisturbed, tmp_path):
         file.write(first[0][:700])
     with pytest.raises(ValueError, match="line 2"):
         atlas.read(tiny(), tmp_path)
-    assert "line 2: half a record, 700 bytes" in atlas.mend(tiny(), tmp_path)
-    assert lines(tmp_path) == first and atlas.mend(tiny(), tmp_path) == ""
+    assert "line 2: half a record, 700 bytes" in atlas.drop_partial_record(tiny(), tmp_path)
+    assert lines(tmp_path) == first and atlas.drop_partial_record(tiny(), tmp_path) == ""
 
     resumed = list(atlas.run(tiny(), tmp_path, command="none", progress=False))
     assert len(resumed) == 9 and lines(tmp_path)[0] == first[0]
-    found, expected = values(tmp_path), values(undisturbed)
-    assert found.keys() == expected.keys()
-    for name, value in found.items():  # in another process a sum may be rounded otherwise
+    recorded, expected = values(tmp_path), values(undisturbed)
+    assert recorded.keys() == expected.keys()
+    for name, value in recorded.items():  # in another process a sum may be rounded otherwise
         assert value == pytest.approx(expected[name], rel=1e-5), name
     assert list(atlas.run(tiny(), tmp_path, command="none", progress=False)) == []
 
@@ -95,7 +95,7 @@ def test_a_signal_stops_between_two_looks(undisturbed, tmp_path, capsys, monkeyp
     running = atlas.run(tiny(), tmp_path, command="none")
     next(running)
     os.kill(os.getpid(), number)
-    with pytest.raises(atlas.Interrupted, match="^stopped with 7 runs left; the same command goes on$") as stopped:
+    with pytest.raises(atlas.Interrupted, match="^stopped with 7 runs left; the same command continues$") as stopped:
         next(running)
     assert stopped.value.status == status and len(lines(tmp_path)) == 3 and signal.getsignal(number) == before
     bar = capsys.readouterr().err
@@ -122,7 +122,7 @@ def test_a_run_that_raises_is_named(monkeypatch):
 
     worker = object.__new__(workers._Worker)
     worker.job, worker.pipe = (Cell(0), 1), None
-    monkeypatch.setattr(workers, "_leave_with", lambda parent: None)
+    monkeypatch.setattr(workers, "_exit_with", lambda parent: None)
     monkeypatch.setattr(multiprocessing, "parent_process", lambda: "one")
     with pytest.raises(EOFError):
         workers._work(Pipe([worker.job]), None, tiny("no such file\nand more"), None, "cpu", torch.get_num_threads())
@@ -137,17 +137,17 @@ class TestRecords:
         return tmp_path
 
     def change(self, folder, line, **fields):
-        found = [json.loads(text) for text in lines(folder)]
-        found[line].update(fields)
-        (folder / "tiny.jsonl").write_text("\n".join(map(json.dumps, found)) + "\n")
-        return found[line]
+        records = [json.loads(text) for text in lines(folder)]
+        records[line].update(fields)
+        (folder / "tiny.jsonl").write_text("\n".join(map(json.dumps, records)) + "\n")
+        return records[line]
 
     def test_of_another_recipe_or_model(self, folder):
-        with pytest.raises(ValueError, match="another recipe than this grid's: keep its runs in another folder"):
+        with pytest.raises(ValueError, match="another recipe than this grid: keep its runs in another folder"):
             atlas.read(replace(tiny(), recipe=replace(tiny().recipe, lr=0.5)), folder)
-        with pytest.raises(ValueError, match="another model than this grid's"):
+        with pytest.raises(ValueError, match="another model than this grid"):
             atlas.read(replace(tiny(), config=replace(tiny().config, dim=32)), folder)
-        with pytest.raises(ValueError, match="another model than this grid's"):
+        with pytest.raises(ValueError, match="another model than this grid"):
             atlas.read(replace(tiny(), config=replace(tiny().config, depth=3, plan=None)), folder)
 
     def test_changed_by_hand(self, folder):
@@ -164,31 +164,32 @@ class TestRecords:
         path = folder / "tiny.jsonl"
         content = path.read_bytes()
         path.write_bytes(content[:-1])
-        assert atlas.mend(tiny(), folder) == "" and path.read_bytes() == content
+        assert atlas.drop_partial_record(tiny(), folder) == "" and path.read_bytes() == content
 
     def test_only_the_last_line_is_cut_off(self, folder):
         damaged = lines(folder)
         damaged[1] = damaged[1][:50]
         (folder / "tiny.jsonl").write_text("\n".join(damaged) + "\n")
-        assert atlas.mend(tiny(), folder) == "" and lines(folder) == damaged
+        assert atlas.drop_partial_record(tiny(), folder) == "" and lines(folder) == damaged
         with pytest.raises(ValueError, match="line 2"):
             atlas.read(tiny(), folder)
 
     def test_nothing_to_mend(self, tmp_path):
-        assert atlas.mend(tiny(), tmp_path) == "" and not list(tmp_path.iterdir())
+        assert atlas.drop_partial_record(tiny(), tmp_path) == "" and not list(tmp_path.iterdir())
         (tmp_path / "tiny.jsonl").write_bytes(b"\0" * 30)
-        assert "line 1: half a record, 30 bytes" in atlas.mend(tiny(), tmp_path)
+        assert "line 1: half a record, 30 bytes" in atlas.drop_partial_record(tiny(), tmp_path)
         assert atlas.read(tiny(), tmp_path) == {}
 
     def test_what_is_left(self, folder):
-        grid, found = tiny(), atlas.read(tiny(), folder)
+        grid, records = tiny(), atlas.read(tiny(), folder)
         last = (Cell(POOLING, 1, 2), 1)
-        without = {job: run for job, run in found.items() if job != last}
-        assert atlas.left(grid, without) == [last] and atlas.count(grid, without) == (3, 10)  # the sweep may move
-        surface = dict(list(found.items())[:8])
-        assert atlas.left(grid, surface) == [(Cell(0, 1, 1), 0), (Cell(0, 1, 1), 1)]
-        assert atlas.count(grid, surface) == (2, 10) and atlas.count(grid, {}) == (10, 10)
-        assert atlas.count(replace(grid, sweep=()), surface) == (0, 8)
+        without = {job: run for job, run in records.items() if job != last}
+        assert atlas.runs_left(grid, without) == [last]
+        assert atlas.count_runs(grid, without) == (3, 10)  # the sweep may move
+        surface = dict(list(records.items())[:8])
+        assert atlas.runs_left(grid, surface) == [(Cell(0, 1, 1), 0), (Cell(0, 1, 1), 1)]
+        assert atlas.count_runs(grid, surface) == (2, 10) and atlas.count_runs(grid, {}) == (10, 10)
+        assert atlas.count_runs(replace(grid, sweep=()), surface) == (0, 8)
 
 
 def test_what_does_not_fit_is_said_before_any_worker_starts(tmp_path, monkeypatch):
@@ -222,15 +223,15 @@ class TestFresh:
 
     def test_and_the_generator_of_who_calls_decides_nothing(self):
         torch.manual_seed(1)
-        one = fresh(tiny(), Cell(0, 1, 2), 0).state_dict()
+        first = fresh(tiny(), Cell(0, 1, 2), 0).state_dict()
         torch.manual_seed(2)
-        two = fresh(tiny(), Cell(0, 1, 2), 0).state_dict()
-        assert all(torch.equal(value, two[name]) for name, value in one.items())
+        second = fresh(tiny(), Cell(0, 1, 2), 0).state_dict()
+        assert all(torch.equal(value, second[name]) for name, value in first.items())
 
 
 def test_the_ledger_s_own_records_cover_every_cell():
     grid = atlas.grids()["cpu"]
-    found = atlas.read(grid)
-    assert atlas.left(grid, found) == [] and atlas.count(grid, found) == (0, 84)
-    assert len(found) == len(ledger.read(grid.experiment))  # none twice
-    assert {seed for _, seed in found} == {0, 1, 2}
+    records = atlas.read(grid)
+    assert atlas.runs_left(grid, records) == [] and atlas.count_runs(grid, records) == (0, 84)
+    assert len(records) == len(ledger.read(grid.experiment))  # none twice
+    assert {seed for _, seed in records} == {0, 1, 2}

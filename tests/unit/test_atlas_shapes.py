@@ -77,8 +77,8 @@ def test_the_head_is_chosen_on_held_out_images(few, monkeypatch):
         return maps, tape
 
     monkeypatch.setattr(atlas_shapes, "class_maps", planted)
-    found = atlas_shapes.look(model, model, sets)
-    assert found["head"] == 2 and max(found["iou_heads"]) == found["iou_heads"][1] > found["iou_head"]
+    values = atlas_shapes.look(model, model, sets)
+    assert values["head"] == 2 and max(values["iou_heads"]) == values["iou_heads"][1] > values["iou_head"]
 
 
 def test_maps_are_those_of_the_last_block(few):

@@ -7,7 +7,7 @@ from dtl_lib import host
 from dtl_lib.data import InMemory
 from dtl_lib.data import loader as batches
 from dtl_lib.data.augment.mixing import mixer
-from dtl_lib.data.decoded import Decoded
+from dtl_lib.data.files import ImageFiles
 from dtl_lib.data.keyed import keyed_generators
 from dtl_lib.data.shapes.generator import Shapes
 from dtl_lib.train import Recipe
@@ -27,7 +27,7 @@ def numbered(count: int, side: int = 8) -> InMemory:
 
 def parts(images, recipe, world: int, steps: int, first: int = 0):
     """For each step, what each process gets."""
-    loaders = [batches.training(images, recipe, first, steps, rank=rank, world=world) for rank in range(world)]
+    loaders = [batches.training_batches(images, recipe, first, steps, rank=rank, world=world) for rank in range(world)]
     return list(zip(*loaders, strict=True))
 
 
@@ -42,7 +42,7 @@ def whole(images, recipe, world: int, steps: int, first: int = 0):
 )
 def test_any_number_of_processes_makes_the_same_batches(world, policy):
     images, recipe = numbered(50), Recipe(batch_size=8, seed=3, **policy)
-    alone = list(batches.training(images, recipe, 4, 14, workers=0))
+    alone = list(batches.training_batches(images, recipe, 4, 14, workers=0))
     together = whole(images, recipe, world, 14, first=4)
     assert len(together) == 10
     for (x, y), (other_x, other_y) in zip(alone, together, strict=True):
@@ -63,7 +63,7 @@ def test_an_epoch_holds_every_sample_once_over_the_processes(world):
 @pytest.mark.parametrize(("world", "right"), [(3, "take 6 or 9"), (12, "take 12$"), (5, "take 5 or 10")])
 def test_processes_that_do_not_divide_the_batch_are_refused(world, right):
     with pytest.raises(ValueError, match=f"batch_size=8 cannot be shared by {world} processes: {right}"):
-        batches.training(numbered(50), Recipe(batch_size=8), 0, 1, rank=0, world=world)
+        batches.training_batches(numbered(50), Recipe(batch_size=8), 0, 1, rank=0, world=world)
 
 
 @pytest.mark.parametrize("kind", [{"mixup": 0.8}, {"cutmix": 1.0}, {"mixup": 0.8, "cutmix": 1.0}])
@@ -72,16 +72,16 @@ def test_processes_that_do_not_divide_the_batch_are_refused(world, right):
 def test_mixing_in_parts_is_mixing_the_whole_batch(kind, more, world):
     images, recipe = numbered(50), Recipe(batch_size=8, seed=1, flip=True, **kind, **more)
     mix, device = mixer(recipe, 50), torch.device("cpu")
-    alone, changed = list(batches.training(images, recipe, 0, 8)), 0
+    alone, changed = list(batches.training_batches(images, recipe, 0, 8)), 0
     for step, mine in enumerate(parts(images, recipe, world, 8)):
         with keyed_generators(device, recipe.seed, step):
             expected = mix(*alone[step])
-        found = []
+        mixed = []
         for x, y in mine:
             assert len(y) == 8 // world + (world > 1)
             with keyed_generators(device, recipe.seed, step):
-                found.append(mix(x, y, neighbour=world > 1))
-        x, y = (torch.cat(column) for column in zip(*found))
+                mixed.append(mix(x, y, neighbour=world > 1))
+        x, y = (torch.cat(column) for column in zip(*mixed))
         assert torch.equal(x, expected[0]) and torch.equal(y, expected[1])
         changed += not torch.equal(x, alone[step][0])
     assert changed >= 5  # a CutMix box may be empty
@@ -89,7 +89,7 @@ def test_mixing_in_parts_is_mixing_the_whole_batch(kind, more, world):
 
 def test_only_mixing_over_several_processes_brings_the_neighbour():
     images = numbered(50)
-    (x, y), *_ = batches.training(images, Recipe(batch_size=8), 0, 1)
+    (x, y), *_ = batches.training_batches(images, Recipe(batch_size=8), 0, 1)
     mixed = Recipe(batch_size=8, cutmix=1.0)
     (_, first), (_, second) = parts(images, mixed, 2, 1)[0]
     assert first.tolist() == [y[7].item(), *y[:4].tolist()] and second.tolist() == y[3:].tolist()
@@ -100,14 +100,14 @@ def test_only_mixing_over_several_processes_brings_the_neighbour():
 
 def test_repeated_augmentation_holds_copies_that_differ():
     images, recipe = numbered(60), Recipe(batch_size=8, repeats=3, seed=2, **BUSY)
-    epoch = list(batches.training(images, recipe, 0, 7))
+    epoch = list(batches.training_batches(images, recipe, 0, 7))
     assert len(epoch) == 7 == recipe.steps_per_epoch(60)
     seen = []
     for x, y in epoch:
         distinct = y[:3].tolist()
         assert y.tolist() == [*distinct, *distinct, *distinct[:2]] and len(set(distinct)) == 3
-        for one, other in ((0, 3), (0, 6), (3, 6), (1, 4), (2, 5)):
-            assert not torch.equal(x[one], x[other])
+        for first, second in ((0, 3), (0, 6), (3, 6), (1, 4), (2, 5)):
+            assert not torch.equal(x[first], x[second])
         seen += distinct
     assert len(set(seen)) == 21  # about a third of the images, each in one batch
     for copy, rows in enumerate((slice(0, 3), slice(3, 6), slice(6, 8))):
@@ -117,7 +117,7 @@ def test_repeated_augmentation_holds_copies_that_differ():
 
 def test_one_copy_is_what_it_was():
     images, recipe = numbered(60), Recipe(batch_size=8, seed=2, **BUSY)
-    x, y = list(batches.training(images, recipe, 0, 9))[8]
+    x, y = list(batches.training_batches(images, recipe, 0, 9))[8]
     expected = batches.keyed.permutation(60, (2, 1))[8:16]
     assert torch.equal(y, expected) and torch.equal(x, images.batch(expected, recipe.augment(), (2, 1))[0])
 
@@ -136,7 +136,7 @@ def test_evaluation_sees_every_image_once_over_the_processes(count, world, worke
 
 def test_generated_images_are_shared_too():
     images, recipe = Shapes(size=16, length=40), Recipe(batch_size=8, flip=True)
-    for (x, y), (other_x, other_y) in zip(batches.training(images, recipe, 0, 6), whole(images, recipe, 4, 6)):
+    for (x, y), (other_x, other_y) in zip(batches.training_batches(images, recipe, 0, 6), whole(images, recipe, 4, 6)):
         assert torch.equal(x, other_x) and torch.equal(y, other_y)
 
 
@@ -147,8 +147,8 @@ def test_a_process_alone_has_the_cores_it_may_use(monkeypatch, known):
     if not known:
         monkeypatch.delattr(host.os, "sched_getaffinity")
     assert len(host.usable_cores()) == Processes().cores == (3 if known else 24)
-    assert batches._workers(None) == (3 if known else batches.MOST)
-    assert batches._workers(2) == 2
+    assert batches._default_workers(None) == (3 if known else batches.MAX_WORKERS)
+    assert batches._default_workers(2) == 2
 
 
 def test_processes_share_the_cores_that_they_may_all_use_and_have_the_others_to_themselves():
@@ -169,12 +169,12 @@ def test_workers_are_as_many_as_the_cores_given(monkeypatch):
         batches, "_load", lambda images, steps, size, workers, *more, **how: asked.append(workers) or ()
     )
     images, recipe = numbered(16), Recipe(batch_size=8)
-    files = Decoded.__new__(Decoded)
+    files = ImageFiles.__new__(ImageFiles)
     files.__dict__.update(vars(images))
-    monkeypatch.setattr(Decoded, "__len__", lambda self: 16)
+    monkeypatch.setattr(ImageFiles, "__len__", lambda self: 16)
     for part in (images, files):
         for slow in (recipe, Recipe(batch_size=8, randaugment=9)):
-            batches.training(part, slow, 0, 1, cores=5)
+            batches.training_batches(part, slow, 0, 1, cores=5)
         list(batches.evaluation_batches(part, 8, cores=5))
     list(batches.evaluation_batches(files, 8, 3, cores=5))
     assert asked == [0, 5, 0, 5, 5, 5, 3]

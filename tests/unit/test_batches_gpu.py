@@ -33,7 +33,7 @@ def test_no_worker_process_is_started_for_images_on_the_gpu(monkeypatch):
     monkeypatch.setattr(torch.utils.data, "DataLoader", refuse)
     with pretended_gpu():
         images = numbered(256).to("cuda")
-        assert len(list(batches.training(images, RECIPE, 0, 2, workers=2))) == 2
+        assert len(list(batches.training_batches(images, RECIPE, 0, 2, workers=2))) == 2
         assert len(list(batches.evaluation_batches(images, 128, workers=2))) == 2
         with pytest.raises(AssertionError, match="a loader with workers"):
             list(batches.evaluation_batches(numbered(256), 128, workers=2))
@@ -44,7 +44,7 @@ def test_pieces_are_put_together_where_they_are_used(size, monkeypatch):
     """Joined on the CPU they would leave the pinned memory that a copy in the background asks for."""
     monkeypatch.setattr(torch.utils.data, "DataLoader", in_this_process)
     recipe = Recipe(batch_size=size, crop=2, seed=3)
-    expected = list(batches.training(numbered(260), recipe, 0, 2, workers=0))
+    expected = list(batches.training_batches(numbered(260), recipe, 0, 2, workers=0))
     joined, was = [], batches._joined
 
     def join(parts):
@@ -53,10 +53,10 @@ def test_pieces_are_put_together_where_they_are_used(size, monkeypatch):
 
     monkeypatch.setattr(batches, "_joined", join)
     with pretended_gpu() as gpu:
-        found = list(batches.training(numbered(260), recipe, 0, 2, workers=2, device=gpu))
-        found += batches.evaluation_batches(numbered(260), size, workers=2, device=gpu)
+        loaded = list(batches.training_batches(numbered(260), recipe, 0, 2, workers=2, device=gpu))
+        loaded += batches.evaluation_batches(numbered(260), size, workers=2, device=gpu)
         assert all(joined) and len(joined) > 4
-        for (x, y), (their_x, their_y) in zip(expected, found):
+        for (x, y), (their_x, their_y) in zip(expected, loaded):
             assert torch.equal(their_x.held, x) and torch.equal(their_y.held, y)
 
 
@@ -82,15 +82,15 @@ def test_more_is_made_at_once_on_a_gpu(monkeypatch):
         "batch",
         lambda self, samples, *rest, **how: calls.append(len(samples)) or was(self, samples, *rest, **how),
     )
-    expected = list(batches.training(numbered(1024), RECIPE, 0, 10, workers=0))
+    expected = list(batches.training_batches(numbered(1024), RECIPE, 0, 10, workers=0))
     assert calls == [256] * 4 + [256]
     calls.clear()
     with pretended_gpu():
-        found = list(batches.training(numbered(1024).to("cuda"), RECIPE, 0, 10))
+        loaded = list(batches.training_batches(numbered(1024).to("cuda"), RECIPE, 0, 10))
         assert calls == [1024, 256], "an epoch, and what is left of the next: its key differs"
-        for (x, y), (their_x, their_y) in zip(expected, found, strict=True):
+        for (x, y), (their_x, their_y) in zip(expected, loaded, strict=True):
             assert torch.equal(their_x.held, x) and torch.equal(their_y.held, y)
         calls.clear()
         monkeypatch.setattr(batches, "PIXELS_ON_A_GPU", 600 * 8 * 8)
-        list(batches.training(numbered(1024).to("cuda"), RECIPE, 0, 8))
+        list(batches.training_batches(numbered(1024).to("cuda"), RECIPE, 0, 8))
         assert calls == [512, 512], "fewer large ones: they need their memory"

@@ -32,7 +32,7 @@ def test_another_epoch_or_seed_augments_otherwise(key):
     data = images()
     before, _ = data.batch(torch.arange(40), EVERYTHING, key=(0, 3))
     after, _ = data.batch(torch.arange(40), EVERYTHING, key=key)
-    assert sum(torch.equal(one, other) for one, other in zip(before, after, strict=True)) == 0
+    assert sum(torch.equal(first, second) for first, second in zip(before, after, strict=True)) == 0
 
 
 def test_augmentation_leaves_the_global_generator_alone():

@@ -60,9 +60,9 @@ def small_set(tmp_path, monkeypatch):
 @pytest.mark.parametrize("labels", ["labels", "fine_labels"])
 def test_parser_reads_channels_rows_and_columns(labels):
     content, pixels, targets = small_file(labels, 5, 10, seed=0)
-    found, classes = cifar.parse(content, labels)
-    assert found.shape == (5, 3, 32, 32) and found.dtype == torch.uint8 and classes.tolist() == targets
-    assert found[2, 1, 3, 4] == pixels[2, 1024 + 3 * 32 + 4]
+    images, classes = cifar.parse(content, labels)
+    assert images.shape == (5, 3, 32, 32) and images.dtype == torch.uint8 and classes.tolist() == targets
+    assert images[2, 1, 3, 4] == pixels[2, 1024 + 3 * 32 + 4]
 
 
 @pytest.mark.parametrize(("name", "source"), [("cifar10", CIFAR10), ("cifar100", CIFAR100)])

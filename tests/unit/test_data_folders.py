@@ -14,7 +14,7 @@ from PIL import Image
 
 from dtl_lib import data
 from dtl_lib.data import Augment
-from dtl_lib.data.decoded import resized_crop
+from dtl_lib.data.files import resized_crop
 from dtl_lib.data.sources import timm_readers as readers
 from dtl_lib.data.sources.folder import wordnet_classes
 
@@ -174,7 +174,7 @@ def test_classes_that_are_not_imagenets_are_refused_with_the_way_out(own):
 
 def test_a_test_class_that_training_lacks_is_refused(own):
     write(own / "val" / "dog", 1)
-    with pytest.raises(ValueError, match="has a class 'dog' that .*train has not"):
+    with pytest.raises(ValueError, match="has a class 'dog' that .*train lacks"):
         data.load("folder", own)
 
 
@@ -189,7 +189,7 @@ def test_a_corrupt_picture_is_named_when_it_is_read(own, content):
     file = own / "val" / "bee" / "1.png"
     file.write_bytes(content)
     images = data.load("folder", own, config=SMALL).test
-    with pytest.raises(ValueError, match="bee/1.png is no image"):
+    with pytest.raises(ValueError, match="bee/1.png is not an image"):
         images.batch(range(6))
 
 
@@ -311,9 +311,9 @@ def test_a_reader_whose_package_is_missing_names_it(monkeypatch):
 def test_tar_and_bytes_are_pictures_too():
     buffer = io.BytesIO()
     Image.fromarray(data.photo("chelsea")).save(buffer, "PNG")
-    from dtl_lib.data.photos import decoded
+    from dtl_lib.data.photos import decode
 
-    assert np.array_equal(np.asarray(decoded(buffer, "bytes")), data.photo("chelsea"))
+    assert np.array_equal(np.asarray(decode(buffer, "bytes")), data.photo("chelsea"))
 
 
 @needs_imagenet

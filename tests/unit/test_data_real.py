@@ -43,13 +43,13 @@ def shards(folder, tmp_path_factory) -> data.Sets:
 
 @pytest.fixture(scope="module")
 def alone(folder):
-    return list(batches.training(folder.train, RECIPE, 0, STEPS, workers=0))
+    return list(batches.training_batches(folder.train, RECIPE, 0, STEPS, workers=0))
 
 
 @pytest.mark.parametrize("kind", ["folder", "shards"])
 def test_two_processes_with_two_workers_make_the_batches_of_one(kind, alone, request):
     images = request.getfixturevalue(kind).train
-    shares = [list(batches.training(images, RECIPE, 0, STEPS, 2, rank=rank, world=2)) for rank in range(2)]
+    shares = [list(batches.training_batches(images, RECIPE, 0, STEPS, 2, rank=rank, world=2)) for rank in range(2)]
     assert len(alone) == STEPS and all(len(share) == STEPS for share in shares)
     for (x, y), *parts in zip(alone, *shares, strict=True):
         assert x.shape == (16, 3, 96, 96) and 0.3 < x.std() < 2

@@ -140,8 +140,8 @@ def test_the_generator_still_draws_what_its_version_says():
     for level, means in GOLDEN_MEANS.items():
         pictures = Shapes(level=level)
         assert pictures.labels(range(6)).tolist() == GOLDEN_LABELS
-        found = pictures.raw(range(6)).double().mean((1, 2, 3)) / 255
-        torch.testing.assert_close(found, torch.tensor(means).double(), rtol=0, atol=2e-4)
+        brightness = pictures.raw(range(6)).double().mean((1, 2, 3)) / 255
+        torch.testing.assert_close(brightness, torch.tensor(means).double(), rtol=0, atol=2e-4)
 
 
 @pytest.mark.parametrize(

@@ -139,9 +139,9 @@ def test_picture_formats_folders_and_json(tmp_path):
     assert [key.decode() for key in source.keys] == [f"v1.0/{number:04}" for number in range(4)]
     assert source.targets.tolist() == [0, 1, 2, 0]
     for number in range(4):
-        file, called, target = source(number)
+        file, name, target = source(number)
         ending = ("jpeg", "png", "webp", "jpg")[number]
-        assert file.getvalue() == picture(number, ending) and called.endswith(f"0.tar:v1.0/{number:04}")
+        assert file.getvalue() == picture(number, ending) and name.endswith(f"0.tar:v1.0/{number:04}")
 
 
 def test_fingerprints_follow_the_shards(shards):
@@ -156,28 +156,28 @@ def test_fingerprints_follow_the_shards(shards):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_processes_and_workers_read_the_same(shards, workers):
     images, recipe = load(shards).train, Recipe(batch_size=6, crop=1, flip=True, randaugment=4)
-    alone = list(batches.training(images, recipe, 0, 8, 0))
-    shares = [list(batches.training(images, recipe, 0, 8, workers, rank=rank, world=2)) for rank in range(2)]
+    alone = list(batches.training_batches(images, recipe, 0, 8, 0))
+    shares = [list(batches.training_batches(images, recipe, 0, 8, workers, rank=rank, world=2)) for rank in range(2)]
     for (x, y), (first, first_y), (second, second_y) in zip(alone, *shares, strict=True):
         assert torch.equal(x, torch.cat([first, second])) and torch.equal(y, torch.cat([first_y, second_y]))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_samples_of_a_shard_that_vanishes_are_broken_images(shards, workers):
+def test_samples_of_a_shard_that_vanishes_are_corrupt(shards, workers):
     images, recipe, corrupt = load(shards).train, Recipe(batch_size=6, crop=1), CorruptImages(0.5)
-    whole = list(batches.training(images, recipe, 0, 12, 0))
+    whole = list(batches.training_batches(images, recipe, 0, 12, 0))
     gone = {names_of(images).index(name) for name in names_of(images) if int(name) >= 25}
     (shards / "train" / "photos-001.tar").unlink()
-    found = list(batches.training(images, recipe, 0, 12, workers, corrupt=corrupt))
+    loaded = list(batches.training_batches(images, recipe, 0, 12, workers, corrupt=corrupt))
     assert len(corrupt) == len(gone) and all("photos-001.tar:00" in name for name in corrupt.names)
     order = [part for _, part in batches.indices(len(images), 6, 0, 0, 12)]
-    for part, (x, y), (good_x, good_y) in zip(order, found, whole, strict=True):
+    for part, (x, y), (good_x, good_y) in zip(order, loaded, whole, strict=True):
         kept = torch.tensor([number not in gone for number in part.tolist()])
         assert torch.equal(x[kept], good_x[kept]) and torch.equal(y[kept], good_y[kept])
     with pytest.raises(CorruptImage, match="cannot be opened .No such file or directory.; put the shard back"):
         images.batch(sorted(gone))
     with pytest.raises(ValueError, match="of the 36 images of wds train cannot be read, more than the 10.0%"):
-        list(batches.training(images, recipe, 0, 12, workers, corrupt=CorruptImages(0.1)))
+        list(batches.training_batches(images, recipe, 0, 12, workers, corrupt=CorruptImages(0.1)))
 
 
 def test_a_picture_that_is_none_is_named(shards):
@@ -198,10 +198,10 @@ def test_a_shard_that_cannot_be_read_is_named(shards, tmp_path):
     file = shards / "train" / "photos-001.tar"
     content = file.read_bytes()
     for changed, says in [
-        *((content[:length], "is cut short: after .* bytes it has not come to its end") for length in (9000, 512, 0)),
+        *((content[:length], "is cut short: it has no end mark after .* bytes") for length in (9000, 512, 0)),
         (content[: content.rindex(b"0039")], "is cut short"),
-        (b"x" * 9000, "is no tar file, or damaged"),
-        (content[:700] + b"?" * 8300, "is no tar file, or damaged"),
+        (b"x" * 9000, "is not a tar file, or damaged"),
+        (content[:700] + b"?" * 8300, "is not a tar file, or damaged"),
     ]:
         file.write_bytes(changed)
         with pytest.raises(ValueError, match=f"photos-001.tar {says}.*get it again") as caught:

@@ -5,8 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from torchvision.transforms.v2 import InterpolationMode
-from torchvision.transforms.v2 import functional as one
+from torchvision.transforms.v2 import InterpolationMode, functional
 
 from dtl_lib import data
 from dtl_lib.data import Augment, InMemory
@@ -25,7 +24,7 @@ def photos() -> torch.Tensor:
     pictures = [
         torch.from_numpy(data.photo(name).copy()).movedim(-1, 0) for name in ("chelsea", "coffee", "rocket", "retina")
     ]
-    return torch.stack([one.resize(picture, [32, 40], antialias=True) for picture in pictures])
+    return torch.stack([functional.resize(picture, [32, 40], antialias=True) for picture in pictures])
 
 
 def moved(photo: torch.Tensor, by, turn: float = 0.0, shear=(0.0, 0.0), center=None) -> torch.Tensor:
@@ -33,13 +32,13 @@ def moved(photo: torch.Tensor, by, turn: float = 0.0, shear=(0.0, 0.0), center=N
     width = (MIRRORED, MIRRORED)
     wide = torch.from_numpy(np.pad(photo.numpy(), ((0, 0), width, width), mode="symmetric"))
     shear = [math.degrees(math.atan(value)) for value in shear]
-    out = one.affine(wide, -turn, list(by), 1.0, shear, InterpolationMode.BILINEAR, center=center)
+    out = functional.affine(wide, -turn, list(by), 1.0, shear, InterpolationMode.BILINEAR, center=center)
     return out[:, MIRRORED:-MIRRORED, MIRRORED:-MIRRORED]
 
 
 def reference(photo: torch.Tensor, name: str, strength: int) -> torch.Tensor:
     share, corner = strength / LARGEST, [MIRRORED, MIRRORED]
-    factor, grey = 1 + 0.99 * share, one.rgb_to_grayscale(photo)
+    factor, grey = 1 + 0.99 * share, functional.rgb_to_grayscale(photo)
     return {
         "identity": lambda: photo,
         "shear_x": lambda: moved(photo, (0, 0), shear=(0.99 * share, 0), center=corner),
@@ -47,16 +46,16 @@ def reference(photo: torch.Tensor, name: str, strength: int) -> torch.Tensor:
         "translate_x": lambda: moved(photo, (int(32 * share), 0)),
         "translate_y": lambda: moved(photo, (0, int(32 * share))),
         "rotate": lambda: moved(photo, (0, 0), turn=135 * share),
-        "brightness": lambda: one.adjust_brightness(photo, factor),
+        "brightness": lambda: functional.adjust_brightness(photo, factor),
         "color": lambda: torch.where(
-            photo == grey, grey, one.adjust_saturation(photo, factor)
+            photo == grey, grey, functional.adjust_saturation(photo, factor)
         ),  # which may darken grey
-        "contrast": lambda: one.adjust_contrast(photo, factor),
-        "sharpness": lambda: one.adjust_sharpness(photo, factor),
-        "posterize": lambda: one.posterize(photo, round(8 - 6 * abs(share))),
-        "solarize": lambda: one.solarize(photo, 255 - 8.5 * abs(strength)),
-        "autocontrast": lambda: one.autocontrast(photo),
-        "equalize": lambda: one.equalize(photo),
+        "contrast": lambda: functional.adjust_contrast(photo, factor),
+        "sharpness": lambda: functional.adjust_sharpness(photo, factor),
+        "posterize": lambda: functional.posterize(photo, round(8 - 6 * abs(share))),
+        "solarize": lambda: functional.solarize(photo, 255 - 8.5 * abs(strength)),
+        "autocontrast": lambda: functional.autocontrast(photo),
+        "equalize": lambda: functional.equalize(photo),
     }[name]()
 
 
@@ -65,16 +64,16 @@ def test_each_operation_is_torchvisions(photos, name):
     """To the level; where pixels are interpolated, one in 200 may be rounded to the level beside it."""
     for strength in STRENGTHS:
         operations = torch.full((4,), OPERATIONS.index(name))
-        found = applied(photos, operations, torch.full((4,), strength))
+        operated = applied(photos, operations, torch.full((4,), strength))
         expected = torch.stack([reference(photo, name, strength) for photo in photos])
-        assert found.dtype == torch.uint8 and found.shape == photos.shape
-        off = (found.int() - expected.int()).abs()
+        assert operated.dtype == torch.uint8 and operated.shape == photos.shape
+        off = (operated.int() - expected.int()).abs()
         if name in INTERPOLATED:
             assert off.max() <= 1 and (off > 0).float().mean() <= 0.005, f"{strength}: {(off > 0).float().mean():.4f}"
         else:
             assert off.max() == 0, strength
         if strength in (-30, 30) and name != "identity":
-            assert (found != photos).flatten(1).any(1).all()
+            assert (operated != photos).flatten(1).any(1).all()
 
 
 def test_no_strength_leaves_the_photo_as_it_is(photos):
@@ -131,5 +130,5 @@ def test_a_recipe_asks_for_it_and_stays_fast():
 
 @pytest.mark.parametrize("other", [{"randaugment": 9}, {"three_augment": True}])
 def test_two_policies_are_refused(other):
-    with pytest.raises(ValueError, match=f"trivial and {next(iter(other))} are policies for one place; choose one"):
+    with pytest.raises(ValueError, match=f"trivial and {next(iter(other))} exclude each other; choose one"):
         Augment(trivial=True, **other)

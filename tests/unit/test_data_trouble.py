@@ -50,16 +50,16 @@ def test_links_are_followed_but_not_in_circles(pictures, tmp_path):
     (pictures / "cat/more").symlink_to(tmp_path / "elsewhere")
     (pictures / "cat/deeper/up").symlink_to(pictures / "cat")
     (pictures / "dog/top").symlink_to(pictures)
-    found = pictures_by_class(pictures)
-    assert set(found["cat"]) - set(before["cat"]) == {str(pictures / "cat/more/99.png")}
-    assert found["dog"] == before["dog"] and len(found["cat"]) == 13
+    after = pictures_by_class(pictures)
+    assert set(after["cat"]) - set(before["cat"]) == {str(pictures / "cat/more/99.png")}
+    assert after["dog"] == before["dog"] and len(after["cat"]) == 13
 
 
 @pytest.mark.parametrize("error", [RuntimeError("Failed to decode image"), NotImplementedError("Unimplemented DDS")])
-def test_whatever_a_decoder_raises_is_a_broken_picture(pictures, monkeypatch, error):
+def test_whatever_a_decoder_raises_is_a_corrupt_image(pictures, monkeypatch, error):
     def refuse(*_):
         raise error
 
     monkeypatch.setattr(photos.Image, "open", refuse)
     with pytest.raises(data.CorruptImage, match=f"1.png is damaged or cut short .{error}"):
-        photos.decoded(pictures / "1.png", pictures / "1.png")
+        photos.decode(pictures / "1.png", pictures / "1.png")

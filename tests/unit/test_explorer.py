@@ -34,7 +34,7 @@ def state(records):
 
 
 def measure(state, name):
-    return next(found for found in state["measures"] if found["name"] == name)
+    return next(measure for measure in state["measures"] if measure["name"] == name)
 
 
 def values_in(text):
@@ -86,36 +86,36 @@ def test_what_a_cell_has_not_is_none(state):
 
 
 def test_timelines_are_the_plans(state):
-    said = {cell: found for cell, found in zip(CELLS, state["cells"])}
-    assert said[Cell(2, 4, 4)] == {
+    timelines = dict(zip(CELLS, state["cells"]))
+    assert timelines[Cell(2, 4, 4)] == {
         "name": "class token at 2, 4 registers at 4", "depth": 6, "class_blocks": 0,
         "groups": [["class token", 1, 2, 6], ["registers", 4, 4, 6], ["patches", 64, 0, 6]],
     }  # fmt: skip
-    assert said[Cell(ATTENTION, 0, 4)]["class_blocks"] == 1
-    assert said[Cell(ATTENTION, 0, 4)]["groups"][0] == ["class token", 1, 6, 7]
-    assert said[Cell(POOLING)]["groups"][:2] == [["class token", 0, 0, 0], ["registers", 0, 0, 0]]
+    assert timelines[Cell(ATTENTION, 0, 4)]["class_blocks"] == 1
+    assert timelines[Cell(ATTENTION, 0, 4)]["groups"][0] == ["class token", 1, 6, 7]
+    assert timelines[Cell(POOLING)]["groups"][:2] == [["class token", 0, 0, 0], ["registers", 0, 0, 0]]
 
 
 def test_maps_share_a_scale(records):
     kept = made_up.maps(GRID)
     torch.manual_seed(0)
-    kept = replace(kept, of={cell: 0.1 * torch.rand(3, 4, 8, 8) for cell in kept.of})
-    kept.of[CELLS[6]][0, 1, 2, 3] = 0.9
+    kept = replace(kept, by_cell={cell: 0.1 * torch.rand(3, 4, 8, 8) for cell in kept.by_cell})
+    kept.by_cell[CELLS[6]][0, 1, 2, 3] = 0.9
     packed = atlas.state(GRID, records, kept)["maps"]
-    top = np.quantile(np.stack([found.numpy() for found in kept.of.values()]), 0.99)
+    top = np.quantile(np.stack([cell_maps.numpy() for cell_maps in kept.by_cell.values()]), 0.99)
     assert packed["top"] == pytest.approx(top, abs=1e-4)
     for at in (0, 6, 18):
         codes = np.frombuffer(base64.b64decode(packed["of"][at]), np.uint8).reshape(3, 4, 8, 8)
-        wanted = (kept.of[CELLS[at]].numpy() / top).clip(0, 1) ** 0.5
+        wanted = (kept.by_cell[CELLS[at]].numpy() / top).clip(0, 1) ** 0.5
         assert np.abs(codes / 255 - wanted).max() <= 0.5 / 255 + 1e-6
     assert [photo["uri"][:22] for photo in packed["photos"]] == ["data:image/png;base64,"] * 3
 
 
 def test_more_measures(records):
     step = atlas.Measure("step time", {CELLS[3]: 0.91}, "of the standard plan’s", 2, 0.02, "measured")
-    found = measure(atlas.state(GRID, records, extra=[step]), "step time")
-    assert found["values"][3] == 0.91 and found["values"][4] is None and found["half"] == 0.02
-    assert found["runs"] is None
+    step_time = measure(atlas.state(GRID, records, extra=[step]), "step time")
+    assert step_time["values"][3] == 0.91 and step_time["values"][4] is None and step_time["half"] == 0.02
+    assert step_time["runs"] is None
 
 
 def test_the_sweep_is_left_out(records):
@@ -126,11 +126,11 @@ def test_the_sweep_is_left_out(records):
 
 def test_missing_records_are_said(records):
     with pytest.raises(ValueError, match="1 cells have no record, such as class token at 2, no registers"):
-        atlas.state(GRID, {key: found for key, found in records.items() if key[0] != Cell(2)})
+        atlas.state(GRID, {job: record for job, record in records.items() if job[0] != Cell(2)})
     with pytest.raises(ValueError, match="1 runs are missing, such as class token at 2, no registers, seed 1"):
-        atlas.state(GRID, {key: found for key, found in records.items() if key != (Cell(2), 1)})
+        atlas.state(GRID, {job: record for job, record in records.items() if job != (Cell(2), 1)})
     with pytest.raises(ValueError, match="no cell of this grid"):
-        atlas.state(GRID, records, replace(made_up.maps(GRID), of={Cell(1): torch.ones(3, 4, 8, 8)}))
+        atlas.state(GRID, records, replace(made_up.maps(GRID), by_cell={Cell(1): torch.ones(3, 4, 8, 8)}))
 
 
 class Balanced(HTMLParser):
@@ -185,26 +185,26 @@ def models():
 
 
 def test_maps_are_what_the_class_token_takes(models):
-    found = maps.maps_of(models, ("coffee", "chelsea"))
-    assert set(found.of) == set(models) - {Cell(POOLING)} and found.photos == ("coffee", "chelsea")
+    loaded = maps.maps_of(models, ("coffee", "chelsea"))
+    assert set(loaded.by_cell) == set(models) - {Cell(POOLING)} and loaded.photos == ("coffee", "chelsea")
     model = models[Cell(2, 4, 4)]
     with record(model) as tape, torch.no_grad():
         model(maps.prepare(maps.photo("chelsea"), config=model.config))
-    torch.testing.assert_close(found.of[Cell(2, 4, 4)][1], tape.maps(5)[0])
+    torch.testing.assert_close(loaded.by_cell[Cell(2, 4, 4)][1], tape.maps(5)[0])
     with torch.no_grad():
         model.blocks[5].attention.qkv.weight.mul_(3)
     moved = maps.maps_of({Cell(2, 4, 4): model}, ("coffee", "chelsea"))
-    assert not torch.allclose(moved.of[Cell(2, 4, 4)], found.of[Cell(2, 4, 4)], atol=1e-4)
+    assert not torch.allclose(moved.by_cell[Cell(2, 4, 4)], loaded.by_cell[Cell(2, 4, 4)], atol=1e-4)
 
 
 def test_maps_come_back_from_the_file(tmp_path):
     kept = made_up.maps(GRID)
     file = maps.save(kept, "made_up", tmp_path)
     assert file.stat().st_size <= 300_000
-    found = maps.load("made_up", tmp_path)
-    assert list(found.of) == list(kept.of) and (found.photos, found.seed) == (kept.photos, 0)
-    for cell, wanted in kept.of.items():
-        assert (found.of[cell].sqrt() - wanted.sqrt()).abs().max() <= 0.51 / 255
+    loaded = maps.load("made_up", tmp_path)
+    assert list(loaded.by_cell) == list(kept.by_cell) and (loaded.photos, loaded.seed) == (kept.photos, 0)
+    for cell, wanted in kept.by_cell.items():
+        assert (loaded.by_cell[cell].sqrt() - wanted.sqrt()).abs().max() <= 0.51 / 255
 
 
 def test_a_missing_or_damaged_file_is_said(tmp_path):
@@ -228,4 +228,4 @@ def test_command_reads_what_the_run_keeps(tmp_path, monkeypatch, capsys):
             assert "lacks 1 cells of seed 0, such as average pooling, 4 registers at 2" in capsys.readouterr().err
         checkpoint.save_model(tmp_path / "weights" / f"{number}_seed0.safetensors", ViT(cell.config(small.config)))
     assert atlas_maps.main(arguments) == 0
-    assert list(maps.load("atlas_cpu", tmp_path).of) == [Cell(0), Cell(0, 2, 4)]
+    assert list(maps.load("atlas_cpu", tmp_path).by_cell) == [Cell(0), Cell(0, 2, 4)]

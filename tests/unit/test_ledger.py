@@ -200,8 +200,8 @@ def test_records_are_found_by_what_they_hold(runs):
 
 
 def test_a_value_is_read_with_its_interval(runs):
-    found = ledger.value("recipe_shapes", "plain", "accuracy", runs)
-    assert str(found) == "0.2 ± 0.248 (95 %), n = 3"
+    plain = ledger.value("recipe_shapes", "plain", "accuracy", runs)
+    assert str(plain) == "0.2 ± 0.248 (95 %), n = 3"
     assert ledger.value("recipe_shapes", "plain", "accuracy", runs, seed=1).mean == 0.2
     for arguments, message in (
         (("recipe", "plain", "accuracy"), "the ledger has no experiment 'recipe'; it has recipe_shapes"),

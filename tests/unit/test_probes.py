@@ -150,9 +150,9 @@ def test_the_ratio_sees_one_long_patch_and_no_long_register():
 
 def test_norms_change_with_the_patches_alone():
     config = replace(SMALL, plan=PLAN)
-    model, found = build(config), {}
+    model, quantiles = build(config), {}
     for name, where in {"as it is": slice(0, 0), "registers": slice(0, 4), "patches": slice(4, None)}.items():
         with disturbed(model, 0, where), record(model) as tape, torch.no_grad():
             model(images(config))
-        found[name] = norm_quantiles(tape, 0)
-    assert found["registers"] == found["as it is"] != found["patches"]
+        quantiles[name] = norm_quantiles(tape, 0)
+    assert quantiles["registers"] == quantiles["as it is"] != quantiles["patches"]

@@ -20,10 +20,10 @@ def mask(*patches: tuple[int, int]) -> torch.Tensor:
 
 def spread(**values: float) -> torch.Tensor:
     """A map that is 0 but at `r1c2=…`."""
-    found = torch.zeros(1, ROWS, COLUMNS)
+    maps = torch.zeros(1, ROWS, COLUMNS)
     for where, value in values.items():
-        found[0, int(where[1]), int(where[3])] = value
-    return found
+        maps[0, int(where[1]), int(where[3])] = value
+    return maps
 
 
 OBJECT = mask((1, 1), (1, 2))
@@ -43,8 +43,8 @@ def test_a_map_moved_by_one_patch_points_past_the_object():
 
 def test_a_map_moved_by_one_patch_overlaps_less():
     maps = spread(r1c1=0.5, r1c2=0.5)
-    found = [iou(maps.roll(by, dims=2), OBJECT).item() for by in (0, 1, 2)]
-    assert found == pytest.approx([1, 1 / 3, 0])
+    overlaps = [iou(maps.roll(by, dims=2), OBJECT).item() for by in (0, 1, 2)]
+    assert overlaps == pytest.approx([1, 1 / 3, 0])
 
 
 def test_a_patch_is_the_objects_where_more_than_half_of_it_is():
@@ -72,8 +72,8 @@ def test_patches_that_share_the_largest_value_share_the_point():
 def test_what_holds_the_mass(mass, kept):
     """0.5, 0.3 and two of 0.1, which cannot be told apart."""
     maps = torch.tensor([[[0.5, 0.1, 0.0], [0.1, 0.3, 0.0]]], dtype=torch.float64)
-    found = heaviest(maps, mass)
-    assert found.sum() == kept and (not found.all()) and maps[found].min() > maps[~found].max()
+    heavy = heaviest(maps, mass)
+    assert heavy.sum() == kept and (not heavy.all()) and maps[heavy].min() > maps[~heavy].max()
 
 
 def test_the_mass_is_a_share_whatever_the_map_sums_to():
@@ -88,11 +88,11 @@ def test_heads_are_scored_apart(score):
     maps = torch.rand(2, 3, ROWS, COLUMNS, generator=torch.Generator().manual_seed(0))
     maps[0, 1, 1, 1] = 2  # this head points at the object, of the first image alone
     masks = torch.cat([OBJECT, mask((0, 0), (2, 3), (1, 0))])
-    found = score(maps, masks)
-    assert found.shape == (2, 3)
+    scores = score(maps, masks)
+    assert scores.shape == (2, 3)
     for head in range(3):
-        assert found[:, head].equal(score(maps[:, head], masks))
-    assert found[0, 1] > found[0, 0] and not found.equal(score(maps, masks.flip(0)))
+        assert scores[:, head].equal(score(maps[:, head], masks))
+    assert scores[0, 1] > scores[0, 0] and not scores.equal(score(maps, masks.flip(0)))
 
 
 def test_chance_is_that_of_a_patch_drawn_at_random():
@@ -127,7 +127,7 @@ def test_on_shapes():
 @pytest.mark.parametrize(
     ("maps", "masks", "message"),
     [
-        (torch.full((1, ROWS, COLUMNS), torch.nan), OBJECT, "no finite numbers"),
+        (torch.full((1, ROWS, COLUMNS), torch.nan), OBJECT, "non-finite values"),
         (torch.ones(1, ROWS, COLUMNS), mask(), "hold no object, such as number 0"),
         (torch.ones(2, ROWS, COLUMNS), torch.cat([OBJECT, mask()]), "1 masks hold no object, such as number 1"),
         (torch.ones(1, ROWS, COLUMNS), OBJECT.float(), "masks are bool"),

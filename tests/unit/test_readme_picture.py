@@ -17,12 +17,12 @@ def texts(figure):
 
 def test_numbers_are_the_stored_ones():
     result = stored.load("vit_tiny_chelsea")
-    said = texts(readme_picture.draw(result, PHOTO))
+    shown = texts(readme_picture.draw(result, PHOTO))
     for block in readme_picture.BLOCKS:
-        assert f"up to {100 * result.class_maps[block].mean(dim=0).max():.1f} %" in said
-        assert any(f"max {result.patch_norms[block].max():.0f}" in text for text in said)
+        assert f"up to {100 * result.class_maps[block].mean(dim=0).max():.1f} %" in shown
+        assert any(f"max {result.patch_norms[block].max():.0f}" in text for text in shown)
     halved = replace(result, patch_norms=result.patch_norms / 2)
-    assert texts(readme_picture.draw(halved, PHOTO)) != said
+    assert texts(readme_picture.draw(halved, PHOTO)) != shown
 
 
 def test_picture_is_small_and_wide_enough():

@@ -52,7 +52,7 @@ def test_a_teacher_alone_means_hard():
         ({"on_nan": "cry"}, "on_nan is one of stop, skip"),
         ({"repeats": 0}, "repeats is 1 or more"),
         ({"repeats": 9, "batch_size": 8}, "more than batch_size=8"),
-        ({"trivial": True, "randaugment": 9}, "trivial and randaugment are policies for one place"),
+        ({"trivial": True, "randaugment": 9}, "trivial and randaugment exclude each other"),
         ({"trivial": True, "three_augment": True}, "trivial and three_augment"),
         ({"randaugment": 9, "three_augment": True}, "choose one"),
     ],

@@ -182,8 +182,8 @@ def test_batches_made_together_are_the_batches_made_alone(sets):
     from dtl_lib.data import loader as batches
 
     recipe = Recipe(max_steps=14, batch_size=16, crop=2, flip=True, seed=3)
-    together = list(batches.training(sets.train, recipe, 0, 14))
-    late = list(batches.training(sets.train, recipe, 5, 14))
+    together = list(batches.training_batches(sets.train, recipe, 0, 14))
+    late = list(batches.training_batches(sets.train, recipe, 5, 14))
     assert len(together) == 14
     for (x, y), (late_x, late_y) in zip(together[5:], late, strict=True):
         assert torch.equal(x, late_x) and torch.equal(y, late_y)
@@ -204,7 +204,7 @@ def test_pictures_from_files_are_the_same_from_any_number_of_workers(tmp_path, m
         Image.new("RGB", (20 + number % 5, 24), (5 * number, 250 - 5 * number, number)).save(folder / f"{number}.png")
     images = data.load("folder", tmp_path, image_size=16).train
     recipe = Recipe(max_steps=5, batch_size=8, crop=1, flip=True)
-    alone, helped = (list(batches.training(images, recipe, 1, 5, workers)) for workers in (0, 2))
+    alone, helped = (list(batches.training_batches(images, recipe, 1, 5, workers)) for workers in (0, 2))
     assert len(alone) == len(helped) == 4
     for (x, y), (other_x, other_y) in zip(alone, helped):
         assert torch.equal(x, other_x) and torch.equal(y, other_y)

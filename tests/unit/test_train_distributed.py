@@ -41,7 +41,7 @@ def test_one_process_is_alone_and_its_errors_are_its_own(environment):
 
 
 class OneOfTwo(Processes):
-    """The other has found another broken picture."""
+    """The other process has found another corrupt image."""
 
     world = 2
 
@@ -52,9 +52,9 @@ class OneOfTwo(Processes):
         return [value, self.others]
 
 
-def test_broken_pictures_are_too_many_when_those_of_all_processes_are():
+def test_corrupt_images_are_counted_over_all_processes():
     images, corrupt = small_sets().train, CorruptImages(0.02)  # of 96: one
-    corrupt.add(images, {3: "three.png"})
+    corrupt.record(images, {3: "three.png"})
     OneOfTwo({3: "three.png"}).merge_corrupt(corrupt, images)
     assert corrupt.names == ["three.png"]
     with pytest.raises(ValueError, match="2 of the 96 images of shapes level 1 train cannot be read"):

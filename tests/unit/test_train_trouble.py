@@ -93,7 +93,7 @@ def test_workers_whose_images_find_no_room_are_not_started(pictures, monkeypatch
 
     def iterate(free: int):
         monkeypatch.setattr(os, "statvfs", lambda path: SimpleNamespace(f_bavail=free, f_frsize=1))
-        return list(batches.training(images, Recipe(batch_size=8), 0, 1, 2))
+        return list(batches.training_batches(images, Recipe(batch_size=8), 0, 1, 2))
 
     assert len(iterate(steps)) == 1
     with pytest.raises(ValueError, match=r"/dev/shm has 0.4 MiB free and 2 workers may need 0.4 of it: .*--workers"):
@@ -115,11 +115,11 @@ def test_a_worker_that_is_killed_is_one_line(pictures, tmp_path):
 def test_asking_workers_for_pictures_starts_no_thread_that_their_death_would_upset(pictures, monkeypatch):
     monkeypatch.setattr(resource_sharer, "_resource_sharer", here := resource_sharer._ResourceSharer())
     images = data.load("folder", pictures, image_size=16).train
-    assert len(list(batches.training(images, Recipe(batch_size=8), 0, 2, 2))) == 2
+    assert len(list(batches.training_batches(images, Recipe(batch_size=8), 0, 2, 2))) == 2
     assert here._thread is None
 
 
-@pytest.mark.parametrize("ready, printed", [(batches._leave_to_the_parent, False), (lambda worker: None, True)])
+@pytest.mark.parametrize("ready, printed", [(batches._start_worker, False), (lambda worker: None, True)])
 def test_a_worker_whose_parent_is_gone_prints_no_traceback(capfd, ready, printed):
     """The parent ends in the middle of a hand-over: it closes the connection that a thread of the worker serves."""
 

@@ -74,7 +74,7 @@ def test_a_model_is_what_its_card_says(name):
     card, model = zoo.read_card(name), load_pretrained(name)
     assert not model.training and {value.dtype for value in model.parameters()} == {torch.float32}
     assert model.config == ViTConfig.from_dict(card["config"]) and model.card == card
-    assert zoo.words(model.plan) == card["plan"] and Recipe.from_dict(card["recipe"]).seed == card["seed"]
+    assert zoo.describe(model.plan) == card["plan"] and Recipe.from_dict(card["recipe"]).seed == card["seed"]
     assert {value.dtype for value in load_file(zoo.path(name)).values()} == {torch.float16}
     test = card["test"]
     assert [test["low"], test["high"]] == pytest.approx(wilson(round(test["accuracy"] * test["n"]), test["n"]))
@@ -188,8 +188,8 @@ def test_damage_is_refused_in_one_line(mine, damage, capsys):
     with pytest.raises(ValueError, match=DAMAGE[damage]):
         load_pretrained("zoo/small")
     assert main(["evaluate", "--model", "zoo/small", "--data", "shapes"]) == 2
-    said = capsys.readouterr().err
-    assert DAMAGE[damage] in said and said.startswith("dtl: ") and said.count("\n") == 1
+    error = capsys.readouterr().err
+    assert DAMAGE[damage] in error and error.startswith("dtl: ") and error.count("\n") == 1
 
 
 def test_an_unknown_name_gets_the_near_ones(mine, capsys):
@@ -211,8 +211,8 @@ def test_the_zoo_is_listed_and_a_card_shown(mine, capsys, monkeypatch):
     for name in ("small", "zoo/small"):
         assert main(["zoo", name]) == 0
         shown = capsys.readouterr().out
-        told = (SAID, card["digest"], card["data"]["fingerprint"], str(CONFIG.plan), "seed 0")
-        assert all(part in shown for part in told)
+        expected = (SAID, card["digest"], card["data"]["fingerprint"], str(CONFIG.plan), "seed 0")
+        assert all(part in shown for part in expected)
     monkeypatch.setattr(zoo, "FOLDER", mine / "nothing")
     assert main(["zoo"]) == 0
     assert "zoo is empty" in capsys.readouterr().out
@@ -257,14 +257,14 @@ def test_a_file_is_added_with_its_record(run, bare, mine, tmp_path, capsys):
     assert card["record"] == f"grid:{record.id}" and card["minutes"] == 1.5 and card["command"] == "dtl atlas run"
     assert card["date"] == record.date and card["run"]["data"] == IMAGES
     assert filling.main(["add", str(bare), "grid_1", *about, "--data", "shapes"]) == 2
-    assert "the zoo has zoo/grid_1: add --replace" in capsys.readouterr().err
+    assert "the zoo has zoo/grid_1: --replace puts this one in its place" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"config": CONFIG.with_plan(TokenPlan.of(2, 0, 0, 2)).to_dict()}, "is of another config than the weights"),
-        ({"recipe": Recipe(max_steps=4).to_dict()}, "is of another recipe than the weights"),
+        ({"config": CONFIG.with_plan(TokenPlan.of(2, 0, 0, 2)).to_dict()}, "has another config than the weights"),
+        ({"recipe": Recipe(max_steps=4).to_dict()}, "has another recipe than the weights"),
         ({"values": {"accuracy": 0.9, "seconds": 1.0}}, "states an accuracy of 0.9, and its rounded weights reach"),
         ({"values": {"accuracy": 0.9}}, "does not say how many seconds"),
     ],
@@ -289,7 +289,7 @@ def test_what_the_zoo_cannot_hold_is_refused(run, mine, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("plan", "told"),
+    ("plan", "description"),
     [
         (TokenPlan.of(6), "class token at 0, no registers"),
         (TokenPlan.of(6, 3, 0, 4), "class token at 3, 4 registers at 0"),
@@ -299,5 +299,5 @@ def test_what_the_zoo_cannot_hold_is_refused(run, mine, monkeypatch):
         (TokenPlan(6, (Group("cls", 1, 0), Group("late", 2, 3, 5))), "class token at 0, 2 registers at 3 until 5"),
     ],
 )
-def test_a_plan_in_words(plan, told):
-    assert zoo.words(plan) == told
+def test_a_plan_in_words(plan, description):
+    assert zoo.describe(plan) == description

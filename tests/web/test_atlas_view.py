@@ -48,7 +48,7 @@ def show(browser):
         page.on("pageerror", lambda error: wrong.append(f"script error: {error}"))
         page.on("console", lambda line: wrong.append(line.text) if line.type in ("error", "warning") else None)
         page.on("request", lambda asked: None if asked.url.startswith("data:") else wrong.append(asked.url))
-        page.set_content(PAGE.format(attributes, ground, "\n".join(atlas.view(found).text for found in states)))
+        page.set_content(PAGE.format(attributes, ground, "\n".join(atlas.view(state).text for state in states)))
         return page
 
     yield opened
@@ -66,21 +66,21 @@ def says(page, state, cell, view=0):
     at, panel = CELLS.index(cell), page.locator(".dtl-atlas-view").nth(view).locator(".panel")
     text = panel.inner_text().replace("\u00a0", " ")
     name = str(cell)[0].upper() + str(cell)[1:]
-    found = [text.startswith(name + "\n")]
+    checks = [text.startswith(name + "\n")]
     for measure in state["measures"]:
         value, digits = measure["values"][at], measure["digits"]
         half = "" if measure["half"] is None else f" ± {measure['half']:.{digits}f}"
-        found.append("none here" in text if value is None else f"{value:.{digits}f}{half}" in text)
+        checks.append("none here" in text if value is None else f"{value:.{digits}f}{half}" in text)
     plan = cell.plan(GRID.config.depth)
     for label, group in (("class token", plan.group("cls")), ("registers", plan.group("reg"))):
         there = group and f"{label}: blocks {group.enter} to {plan.blocks - 1}"
-        found.append((there or f"no {label}") in panel.locator(".plan").first.get_attribute("aria-label"))
+        checks.append((there or f"no {label}") in panel.locator(".plan").first.get_attribute("aria-label"))
     bars = panel.locator(".plan").first.locator(".bar").evaluate_all("bars => bars.map(bar => bar.style.gridColumn)")
-    found.append(
+    checks.append(
         bars == [f"{group.enter + 2} / {plan.blocks + 2}" for group in plan.groups] + [f"2 / {plan.blocks + 2}"]
     )
-    found.append(brightest(page, view) == expected_brightest(cell))
-    return found
+    checks.append(brightest(page, view) == expected_brightest(cell))
+    return checks
 
 
 def brightest(page, view=0):
@@ -99,7 +99,7 @@ def brightest(page, view=0):
 
 
 def expected_brightest(cell):
-    maps = made_up.maps(GRID).of.get(cell)
+    maps = made_up.maps(GRID).by_cell.get(cell)
     return [] if maps is None else [[int(at) // 8, int(at) % 8] for at in maps.flatten(0, 1).flatten(1).argmax(dim=1)]
 
 
@@ -142,8 +142,8 @@ def test_keys_move_and_keep(show, state):
     assert all(says(page, state, CELLS[6])) and square(page, CELLS[0]).get_attribute("aria-selected") == "true"
     assert page.locator("[role=gridcell][tabindex='0']").count() == 1
     page.keyboard.press("Enter")
-    told = page.locator("[aria-live=polite]").inner_text().replace("\u00a0", " ")
-    assert told.startswith("Kept: class token at 2, 4 registers at 2. accuracy 42.")
+    status = page.locator("[aria-live=polite]").inner_text().replace("\u00a0", " ")
+    assert status.startswith("Kept: class token at 2, 4 registers at 2. accuracy 42.")
     page.keyboard.press("Tab")  # away from the grid
     assert all(says(page, state, CELLS[6])) and square(page, CELLS[6]).get_attribute("aria-selected") == "true"
     assert page.evaluate("document.activeElement.textContent") == "compare with this cell"

@@ -66,7 +66,7 @@ def drawn(page):
     return np.array(page.evaluate(PIXELS)).reshape(14, 14, 4)
 
 
-def told(page):
+def shares_shown(page):
     """The percentages that the patches' labels give, (14, 14)."""
     shares = np.zeros((14, 14))
     for label in page.eval_on_selector_all(".landing [role=gridcell]", "cells => cells.map(cell => cell.ariaLabel)"):
@@ -79,7 +79,7 @@ def holds(page, shares):
     """Whether the view says and draws `shares`, (14, 14): percentages to the digits shown, and the brightest patch."""
     shares = 100 * shares.numpy()
     brightest = np.unravel_index(drawn(page)[..., :2].sum(axis=-1).argmax(), (14, 14))
-    return np.allclose(told(page), shares, atol=0.06, rtol=0.05) and shares[brightest] >= 0.97 * shares.max()
+    return np.allclose(shares_shown(page), shares, atol=0.06, rtol=0.05) and shares[brightest] >= 0.97 * shares.max()
 
 
 def test_slider_moves_the_map(either, result):

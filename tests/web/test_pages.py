@@ -34,8 +34,8 @@ def foreign_loads(text: str) -> list[str]:
 
 def test_nothing_is_loaded_from_another_host(html):
     files = [path for kind in ("*.html", "*.css") for path in html.rglob(kind)]
-    found = {str(path.relative_to(html)): foreign_loads(path.read_text("utf8")) for path in files}
-    assert {name: loads for name, loads in found.items() if loads} == {}
+    foreign = {str(path.relative_to(html)): foreign_loads(path.read_text("utf8")) for path in files}
+    assert {name: loads for name, loads in foreign.items() if loads} == {}
     scripts = {
         path.name
         for path in html.rglob("*.html")

@@ -1,4 +1,4 @@
-"""What happens to training images: which augmentation (`Augment`), the transforms themselves, and mixing."""
+"""Augmentation of training images: its settings (`Augment`), the transforms, and mixing of images and labels."""
 
 from .policy import Augment
 

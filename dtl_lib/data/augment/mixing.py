@@ -9,18 +9,18 @@ from ...train.recipe import Recipe
 def mixer(recipe: Recipe, classes: int):
     """A function (images, labels) → (images, class shares) that mixes each image with the one before it in the batch.
 
-    With `neighbour=True` the first image is there only for the second to be mixed with, and is left out of what comes
-    back: a process that holds a run of a batch, and the image before it, makes of it what one process would.
+    With `neighbour=True` the first image is there only for the second to be mixed with, and is not returned: a process
+    that holds a slice of a batch and the image before it then computes what one process would.
 
     Mixup (Zhang et al. 2018, §2) blends, CutMix (Yun et al. 2019, §3.1) pastes a box; torchvision's, which draw from
-    torch's generator: the loop has keyed it by (seed, step). None where the recipe asks for neither.
+    torch's generator: the loop has keyed it by (seed, step). None where the recipe uses neither.
     """
     if not (recipe.mixup or recipe.cutmix):
         return None
     from torchvision.transforms import v2
 
-    asked = [(v2.MixUp, recipe.mixup), (v2.CutMix, recipe.cutmix)]
-    choices = [kind(alpha=alpha, num_classes=classes) for kind, alpha in asked if alpha]
+    alphas = {v2.MixUp: recipe.mixup, v2.CutMix: recipe.cutmix}
+    choices = [transform(alpha=alpha, num_classes=classes) for transform, alpha in alphas.items() if alpha]
 
     def mix(images: Tensor, labels: Tensor, neighbour: bool = False) -> tuple[Tensor, Tensor]:
         chosen = choices[int(torch.rand(()) * len(choices))]

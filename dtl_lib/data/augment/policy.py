@@ -1,4 +1,4 @@
-"""Which augmentation training images get, as one value. Imports no torch: recipes check themselves with it."""
+"""The settings of augmentation, as one value. Imports no torch: recipes are checked with it."""
 
 from dataclasses import dataclass
 
@@ -47,4 +47,4 @@ class Augment:
             raise ValueError(f"scale is {self.scale}; it is a share of the area, above 0 and at most 1")
         policies = [name for name in ("trivial", "randaugment", "three_augment") if getattr(self, name)]
         if len(policies) > 1:
-            raise ValueError(f"{' and '.join(policies)} are policies for one place; choose one")
+            raise ValueError(f"{' and '.join(policies)} exclude each other; choose one")

@@ -1,4 +1,4 @@
-"""What happens to a training image before the model sees it, keyed by (seed, epoch, sample)."""
+"""The augmentation of training images, keyed by (seed, epoch, sample)."""
 
 import math
 from collections.abc import Sequence
@@ -59,9 +59,9 @@ def recolour(pixels: torch.Tensor, augment: Augment, key: Sequence[int], indices
     if transform is None:
         return pixels
     out = torch.empty_like(pixels)
-    with keyed.borrowed_generator() as seed_it:
+    with keyed.borrowed_generator() as seed_generator:
         for row, seed in enumerate(keyed.seeds(key, indices, "policy")):
-            seed_it(seed)
+            seed_generator(seed)
             out[row] = transform(pixels[row])
     return out
 
@@ -69,7 +69,7 @@ def recolour(pixels: torch.Tensor, augment: Augment, key: Sequence[int], indices
 def erase(images: torch.Tensor, probability: float, key: Sequence[int], indices) -> torch.Tensor:
     """A keyed box of normalised images (batch, 3, height, width) becomes normal noise (Zhong et al. 2020, §3)."""
     height, width = images.shape[-2:]
-    indices = torch.as_tensor(indices, dtype=torch.int64).cpu()  # decided here: a GPU would have to be waited for
+    indices = torch.as_tensor(indices, dtype=torch.int64).cpu()  # decided on the CPU: a GPU would have to be waited for
     chosen, area, aspect, top, left = keyed.uniform((5,), key, indices, "erase").double().unbind(1)
     hit = (chosen < probability).nonzero().squeeze(1)
     if not len(hit):
@@ -87,7 +87,7 @@ def erase(images: torch.Tensor, probability: float, key: Sequence[int], indices)
 
 
 def _noisy_inside(images: torch.Tensor, rows: torch.Tensor, inside: torch.Tensor, key, samples: torch.Tensor) -> None:
-    """Noise for the boxes alone: drawing it costs more than all else here."""
+    """Noise for the boxes alone: drawing it is the slowest part of erasing."""
     size = inside[0].numel()
     row, place = inside.flatten(1).nonzero().unbind(1)
     images.view(len(images), size)[rows[row], place] = _normal(place, size, key, samples[row]).to(images.dtype)
@@ -96,7 +96,7 @@ def _noisy_inside(images: torch.Tensor, rows: torch.Tensor, inside: torch.Tensor
 def _noisy_everywhere(
     images: torch.Tensor, rows: torch.Tensor, inside: torch.Tensor, key, samples: torch.Tensor
 ) -> None:
-    """The same where to count what is inside would mean to wait for the device."""
+    """The same, without counting the pixels inside, which would mean waiting for the device."""
     size = inside[0].numel()
     places = torch.arange(size, device=images.device).repeat(len(rows))
     noise = _normal(places, size, key, samples.repeat_interleave(size)).to(images.dtype)
@@ -104,14 +104,14 @@ def _noisy_everywhere(
 
 
 def _span(start, length, whole: int) -> torch.Tensor:
-    """Which of 0 … whole−1 lie in a run of `length` whose start is the share `start` of the free room."""
+    """Which of 0 … whole−1 lie in a run of `length` that starts at the fraction `start` of the room left for it."""
     place = torch.arange(whole, device=start.device)
     start = (start * (whole - length + 1)).floor()[:, None]
     return (place >= start) & (place < start + length[:, None])
 
 
 def _normal(places: torch.Tensor, size: int, key: Sequence[int], indices) -> torch.Tensor:
-    """A number at a place of each sample's `size` normal ones: Box and Muller's transform of two keyed uniforms."""
+    """One of each sample's `size` standard normal numbers, by place: Box and Muller's transform of keyed uniforms."""
     radius, angle = (keyed.uniform_at(places + start, key, indices, "noise") for start in (0, size))
     return (-2 * torch.log1p(-radius)).sqrt() * torch.cos(2 * math.pi * angle)
 

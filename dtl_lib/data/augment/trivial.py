@@ -38,15 +38,15 @@ def applied(pixels: torch.Tensor, operations: torch.Tensor, strengths: torch.Ten
     Args:
         pixels: uint8 (batch, 3, height, width).
         operations: places in OPERATIONS, int64 (batch,), on the CPU.
-        strengths: −30 … 30, int64 (batch,), on the CPU; for an operation without direction the sign says nothing.
+        strengths: −30 … 30, int64 (batch,), on the CPU; an operation without direction ignores the sign.
     """
     out = pixels.clone()
-    for names, make in _GROUPS.items():
+    for names, operation in _GROUPS.items():
         kinds = torch.tensor([OPERATIONS.index(name) for name in names])
         rows = torch.isin(operations, kinds).nonzero().squeeze(1)
         if len(rows):
             where = rows.to(pixels.device, non_blocking=True)
-            out[where] = make(pixels[where], operations[rows], strengths[rows])
+            out[where] = operation(pixels[where], operations[rows], strengths[rows])
     return out
 
 
@@ -54,8 +54,8 @@ def _moved(pixels: torch.Tensor, operations: torch.Tensor, strengths: torch.Tens
     """Shears about the upper left corner, shifts by whole pixels, and turns about the centre."""
     height, width = pixels.shape[-2:]
     share = strengths.double() / LARGEST
-    shear_x, shear_y, left, up, turned = (share * (operations == OPERATIONS.index(name)) for name in MOVES)
-    cos, sin = torch.deg2rad(DEGREES * turned).cos(), torch.deg2rad(DEGREES * turned).sin()
+    shear_x, shear_y, left, up, rotation = (share * (operations == OPERATIONS.index(name)) for name in MOVES)
+    cos, sin = torch.deg2rad(DEGREES * rotation).cos(), torch.deg2rad(DEGREES * rotation).sin()
     # where a pixel x, y from the centre comes from: factors of x and of y, and pixels
     lines = [
         (cos, SHEAR * shear_x - sin, SHEAR * shear_x * height / 2 - (PIXELS * left).trunc()),
@@ -64,22 +64,23 @@ def _moved(pixels: torch.Tensor, operations: torch.Tensor, strengths: torch.Tens
     x, y = (torch.arange(n, device=pixels.device) + (1 - n) / 2 for n in (width, height))
     grid = []
     for line, length in zip(lines, (width, height)):
-        of_x, of_y, by = (_of(pixels, factor.float())[..., 0] for factor in line)
-        grid.append((of_x * x + of_y * y[:, None] + by) * (2 / length))  # a matrix product may depend on the batch
+        x_factor, y_factor, offset = (_per_image(pixels, factor.float())[..., 0] for factor in line)
+        # no matrix product: its rounding may depend on the batch
+        grid.append((x_factor * x + y_factor * y[:, None] + offset) * (2 / length))
     moved = F.grid_sample(pixels.float(), torch.stack(grid, -1), padding_mode="reflection", align_corners=False)
     return moved.round_().to(torch.uint8)
 
 
 def _blended(pixels: torch.Tensor, operations: torch.Tensor, strengths: torch.Tensor) -> torch.Tensor:
-    """Away from a plainer copy, or towards it: a black one, the grey one, one of its mean, a blurred one."""
+    """Towards a plainer copy of the image, or away from it: black, grey, of its mean, or blurred."""
     from torchvision.transforms.v2.functional import rgb_to_grayscale
 
-    _, color, contrast, sharpness = (_of(pixels, operations == OPERATIONS.index(name)) for name in BLENDS)
+    _, color, contrast, sharpness = (_per_image(pixels, operations == OPERATIONS.index(name)) for name in BLENDS)
     grey = rgb_to_grayscale(pixels)
     mean = grey.sum((1, 2, 3), keepdim=True) / grey[0].numel()  # of whole numbers: exact in whatever batch
     plain = torch.where(color, grey, torch.where(contrast, mean, 0.0))
     plain = torch.where(sharpness, _blurred(pixels), plain)
-    factor = _of(pixels, (1 + ENHANCE * strengths.double() / LARGEST).float())
+    factor = _per_image(pixels, (1 + ENHANCE * strengths.double() / LARGEST).float())
     return (plain + factor * (pixels - plain)).clamp_(0, 255).to(torch.uint8)
 
 
@@ -95,11 +96,11 @@ def _blurred(pixels: torch.Tensor) -> torch.Tensor:
 
 def _posterized(pixels: torch.Tensor, _, strengths: torch.Tensor) -> torch.Tensor:
     lost = (BITS * strengths.abs() / LARGEST).round().long()
-    return pixels & _of(pixels, (256 - 2**lost).to(torch.uint8))
+    return pixels & _per_image(pixels, (256 - 2**lost).to(torch.uint8))
 
 
 def _solarized(pixels: torch.Tensor, _, strengths: torch.Tensor) -> torch.Tensor:
-    return torch.where(pixels >= _of(pixels, 255 - 255 / LARGEST * strengths.abs()), ~pixels, pixels)
+    return torch.where(pixels >= _per_image(pixels, 255 - 255 / LARGEST * strengths.abs()), ~pixels, pixels)
 
 
 def _autocontrasted(pixels: torch.Tensor, *_) -> torch.Tensor:
@@ -114,8 +115,8 @@ def _equalized(pixels: torch.Tensor, *_) -> torch.Tensor:
     return equalize(pixels)
 
 
-def _of(pixels: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-    """A value for each image, where the images are."""
+def _per_image(pixels: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """One value for each image, on the images' device, to be broadcast over its pixels."""
     return values.view(-1, 1, 1, 1).to(pixels.device, non_blocking=True)
 
 

@@ -1,5 +1,5 @@
 """Generated images of ten shapes on textured grounds, with exact masks: a data set that needs no download."""
 
-from .generator import Level, Shapes, load
+from .generator import Level, Shapes
 
-__all__ = ["Level", "Shapes", "load"]
+__all__ = ["Level", "Shapes"]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from .. import keyed
-from ..images import Images, Sets, size_of
+from ..images import Images, size_of
 from .outlines import OUTLINES
 from .textures import GRID, TEXTURES
 
@@ -21,11 +21,11 @@ FULL_TURN = 6.283185307179586
 
 @dataclass(frozen=True)
 class Level:
-    """How hard a picture is.
+    """How hard an image is.
 
     Args:
         radius: of the object, smallest and largest, as a share of the shorter side.
-        wander: how far the object may stray, as a share of the room it has: 0 stays in the centre, 1 goes anywhere.
+        wander: how far the object may lie from the centre, as a share of the room it has: 0 is the centre, 1 anywhere.
         turn: largest rotation either way, as a share of a full turn.
         ground, thing: range of the ground's and the object's colours.
         relief: largest difference between the two colours of a texture.
@@ -53,14 +53,14 @@ LEVELS = {
 
 
 class Shapes(Images):
-    """Pictures of one shape each, a pure function of (seed, index).
+    """Images of one shape each, a pure function of (seed, index).
 
     Args:
         size: pixels, an int or (height, width).
         level: 1 large, bright, near the centre, dark ground; 2 between; 3 small, anywhere, colours free, busy ground.
         seed: of the whole series.
-        start: the first picture's place in the series; parts of one series do not overlap.
-        length: how many pictures.
+        start: the first image's place in the series; parts of one series do not overlap.
+        length: how many images.
 
     Raises:
         ValueError: for a level, size or range that does not exist.
@@ -156,37 +156,6 @@ class Shapes(Images):
         return torch.arange(height)[:, None] - (height - 1) / 2, torch.arange(width) - (width - 1) / 2
 
 
-def load(image_size=None, level: int = 1, seed: int = 0, samples: int | None = None) -> Sets:
-    """Three parts of one series of shapes, from index ranges that never meet.
-
-    Args:
-        image_size: pixels, an int or (height, width); 32 where None.
-        level, seed: as in `Shapes`.
-        samples: training images, 50,000 where None; 2,000 are held out and 10,000 are for the test.
-
-    Raises:
-        ValueError: as `Shapes`, and for more samples than a range holds.
-    """
-    if samples is not None and samples < 1:
-        raise ValueError(f"samples is {samples}; it counts training images, 1 or more")
-    lengths = LENGTHS | ({} if samples is None else {"train": samples})
-    if lengths["train"] > PARTS["held_out"]:
-        raise ValueError(f"samples is {samples}; a series holds {PARTS['held_out']:,} training images")
-    return Sets(
-        **{
-            part: Shapes(
-                32 if image_size is None else image_size,
-                level,
-                seed,
-                start,
-                lengths[part],
-                f"shapes level {level} {part}",
-            )
-            for part, start in PARTS.items()
-        }
-    )
-
-
 def _rotated(x, y, turn):
     """Coordinates turned by `turn` full turns; sine and cosine in float64, so that float32 rounds alike everywhere."""
     angle = turn.double() * FULL_TURN
@@ -208,8 +177,8 @@ def _colours(first, second, span: tuple[float, float], relief: float):
     """Two colours (batch, 3, 1, 1) inside `span`, at most `relief` apart in each channel."""
     low, high = span
     grey = (first[0] + first[1] + first[2]) / 3
-    one = low + (high - low) * torch.stack([grey + SATURATION * (channel - grey) for channel in first], 1)
-    return one, (one + (2 * torch.stack(second, 1) - 1) * relief).clamp(low, high)
+    colour = low + (high - low) * torch.stack([grey + SATURATION * (channel - grey) for channel in first], 1)
+    return colour, (colour + (2 * torch.stack(second, 1) - 1) * relief).clamp(low, high)
 
 
 def _apart(low, high, ground, level: Level):

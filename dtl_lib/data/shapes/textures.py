@@ -7,7 +7,7 @@ GRID = 9
 
 
 def wave(x):
-    """A rounded up and down of period 1 between −1 and 1; a parabola, for what `outlines` says about rounding."""
+    """A smooth wave of period 1 between −1 and 1, of parabolas, which round alike everywhere (see `outlines`)."""
     x = x - x.floor()
     half = 2 * x
     half = half - half.floor()

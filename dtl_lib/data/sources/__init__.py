@@ -1,5 +1,9 @@
-"""Where images come from: one file for each kind of source, one row of `SOURCES` for each name."""
+"""Where images come from: one file for each kind of source, one row of `SOURCES` for each name.
 
+A file has a function `load` that returns `data.Sets`; its parameters are some of `data.load`'s, with the same names.
+"""
+
+import inspect
 from dataclasses import dataclass
 from importlib import import_module
 
@@ -15,30 +19,27 @@ class Source:
     """A data set, or a kind of them, that `load` knows by name.
 
     Args:
-        module: whose function `load` gives its parts, from `dtl_lib.data` on.
-        takes: the arguments of `dtl_lib.data.load` that it takes.
-        model: the configuration that `dtl train` takes for it where none is named.
-        recipe: the recipe that it takes.
+        module: the file here whose function `load` gives its parts.
+        model: the configuration that `dtl train` uses where none is named.
+        recipe: the recipe that it uses.
+        in_files: whether its images lie in files, below a path.
     """
 
     module: str
-    takes: tuple[str, ...]
     model: str = LARGE
     recipe: str = "imagenet"
+    in_files: bool = True
 
 
-_FILES = ("path", "image_size", "samples", "config")
-_CIFAR = Source("sources.cifar", ("name", "path", "image_size", "samples"), "vit_cifar_patch4_32", "cifar10")
-_FOLDER = Source("sources.folder", ("name", *_FILES))
 SOURCES = {
-    "shapes": Source("shapes", ("image_size", "level", "seed", "samples"), "vit_shapes_patch8_32", "shapes"),
-    "cifar10": _CIFAR,
-    "cifar100": _CIFAR,
-    "imagenet": _FOLDER,
-    "folder": _FOLDER,
-    "wds": Source("sources.shards", _FILES),
+    "shapes": Source("shapes", "vit_shapes_patch8_32", "shapes", in_files=False),
+    "cifar10": Source("cifar", "vit_cifar_patch4_32", "cifar10"),
+    "cifar100": Source("cifar", "vit_cifar_patch4_32", "cifar10"),
+    "imagenet": Source("folder"),
+    "folder": Source("folder"),
+    "wds": Source("shards"),
 }
-TIMM = Source("sources.timm_readers", ("name", *_FILES))
+TIMM = Source("timm_readers")
 PREFIXES = ("hfds", "hfids", "tfds", "torch", "wds")  # of the names that timm's readers know: PREFIX/NAME
 
 
@@ -56,9 +57,9 @@ def load(name: str, path=None, image_size=None, level: int = 1, seed: int = 0, s
     """A data set's three parts, a `data.Sets`.
 
     Args:
-        name: shapes, cifar10, cifar100, imagenet, folder (pictures in class folders), wds (WebDataset shards), or a
-            timm reader (`hfds/…`).
-        path: the folder it lies in; where None, under `DTL_DATA` (default ~/.cache/dtl).
+        name: one of `SOURCES`, such as shapes, cifar10, folder (images in class folders) or wds (WebDataset shards),
+            or a timm reader's (`hfds/…`).
+        path: its folder; where None, under `DTL_DATA` (default ~/.cache/dtl).
         image_size: pixels, an int or (height, width); the data set's own where None.
         level, seed: of `shapes` alone.
         samples: training images to use; all where None.
@@ -67,8 +68,7 @@ def load(name: str, path=None, image_size=None, level: int = 1, seed: int = 0, s
     Raises:
         ValueError: for an unknown name, and for missing or damaged data: which file, what was expected, what to do.
     """
-    given = {"name": name, "path": path, "image_size": image_size, "level": level, "seed": seed}
-    given |= {"samples": samples, "config": config}
-    row = source(name)
-    module = import_module(f"..{row.module}", __package__)
-    return module.load(**{argument: given[argument] for argument in row.takes})
+    arguments = {"name": name, "path": path, "image_size": image_size, "level": level, "seed": seed}
+    arguments |= {"samples": samples, "config": config}
+    loader = import_module(f".{source(name).module}", __package__).load
+    return loader(**{parameter: arguments[parameter] for parameter in inspect.signature(loader).parameters})

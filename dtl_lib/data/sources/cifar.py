@@ -27,13 +27,14 @@ def load(name: str, path=None, image_size=None, samples: int | None = None) -> S
         samples: training images to use, always the same ones; all where None.
 
     Raises:
-        ValueError: for a missing, cut or altered file — says which, what was expected and what to do.
+        ValueError: for a missing, cut or altered file: which, what was expected and what to do.
     """
-    source = _source(name)
-    folder = _find(source, name, path)
-    pixels, targets = _read(folder, name, source.train_list)
-    test_pixels, test_targets = _read(folder, name, source.test_list)
-    classes = _unpickle(_verified(folder, name, source.meta["filename"], source.meta["md5"]))[source.meta["key"]]
+    published = _published(name)
+    folder = _find(published, name, path)
+    pixels, targets = _read(folder, name, published.train_list)
+    test_pixels, test_targets = _read(folder, name, published.test_list)
+    meta = published.meta
+    classes = _unpickle(_verified(folder, name, meta["filename"], meta["md5"]))[meta["key"]]
     train, held_out = split(len(targets), held_out_of(len(targets), folder))
     train = train[subset(len(train), samples)]
     size = image_size and size_of(image_size)
@@ -61,35 +62,35 @@ def parse(content: bytes, labels: str) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.from_numpy(pixels), torch.tensor(entry[labels], dtype=torch.int64)
 
 
-def _source(name: str):
-    from torchvision.datasets import CIFAR10, CIFAR100
+def _published(name: str):
+    """torchvision's class for the data set: files, checksums, address, download."""
+    from torchvision import datasets
 
-    sources = {"cifar10": CIFAR10, "cifar100": CIFAR100}
-    if name not in sources:
-        raise ValueError(f"there is no {name!r}; there are {' and '.join(sources)}")
-    return sources[name]
+    if name not in LABELS:
+        raise ValueError(f"there is no {name!r}; there are {' and '.join(LABELS)}")
+    return getattr(datasets, name.upper())
 
 
-def _find(source, name: str, path) -> Path:
+def _find(published, name: str, path) -> Path:
     """The folder with the files: the one given, one inside it, or a fresh download into `DTL_DATA`."""
     root = data_folder() if path is None else Path(path).expanduser()
     above = (root, root / name, root / name.upper())
-    for folder in (*above, *(folder / source.base_folder for folder in above)):
-        if any((folder / file).exists() for file, _ in source.train_list + source.test_list):
+    for folder in (*above, *(folder / published.base_folder for folder in above)):
+        if any((folder / file).exists() for file, _ in published.train_list + published.test_list):
             return folder
     if path is not None:
         raise ValueError(
-            f"{path} holds no {name}: {source.base_folder}/ with {source.train_list[0][0]} was expected "
-            f"there; unpack {source.filename} in it, or leave the path out to download"
+            f"{path} holds no {name}: {published.base_folder}/ with {published.train_list[0][0]} was expected "
+            f"there; unpack {published.filename} in it, or leave the path out to download"
         )
     try:
-        source(root, download=True)
+        published(root, download=True)
     except (OSError, RuntimeError) as error:
         raise ValueError(
-            f"{name} is not under {root} and could not be downloaded ({error}); unpack {source.filename} "
-            f"from {source.url} there, or set DTL_DATA to the folder that holds it"
+            f"{name} is not under {root} and could not be downloaded ({error}); unpack {published.filename} "
+            f"from {published.url} there, or set DTL_DATA to the folder that holds it"
         ) from None
-    return root / source.base_folder
+    return root / published.base_folder
 
 
 def _read(folder: Path, name: str, files) -> tuple[torch.Tensor, torch.Tensor]:
@@ -106,10 +107,10 @@ def _verified(folder: Path, name: str, file: str, md5: str) -> bytes:
         content = path.read_bytes()
     except OSError as error:
         raise ValueError(f"{path} cannot be read ({error.strerror}); {remedy}") from None
-    found = hashlib.md5(content, usedforsecurity=False).hexdigest()
-    if found != md5:
+    actual = hashlib.md5(content, usedforsecurity=False).hexdigest()
+    if actual != md5:
         raise ValueError(
-            f"{path} is damaged or cut short: {len(content):,} bytes with MD5 {found}, expected MD5 {md5}; {remedy}"
+            f"{path} is damaged or cut short: {len(content):,} bytes with MD5 {actual}, expected MD5 {md5}; {remedy}"
         )
     return content
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from ..decoded import Decoded
+from ..files import ImageFiles
 from ..images import CorruptImage, Sets
 from ..splits import held_out_of, split, subset
 
@@ -10,8 +10,8 @@ EXTRAS = {"hfds": "datasets", "hfids": "datasets", "tfds": "tensorflow-datasets"
 SPLITS = {"train": ("train",), "validation": ("validation", "val", "valid", "test")}  # the first that there is
 
 
-class Indexed:
-    """A timm or torchvision data set that gives a sample by number, as a source for `Decoded`."""
+class IndexedDataset:
+    """A timm or torchvision data set with random access, as a source for `ImageFiles`."""
 
     def __init__(self, dataset, name: str):
         self.dataset, self.name = dataset, name
@@ -21,16 +21,16 @@ class Indexed:
         return len(self.reader)
 
     def __call__(self, number: int):
-        called = f"{self.name}, sample {number}"
+        sample_name = f"{self.name}, sample {number}"
         try:
             image, target = self.reader[number][:2]
         except OSError as error:  # torchvision's data sets decode here
-            raise CorruptImage(called, f"cannot be read: {error}") from None
-        return image, called, int(target)
+            raise CorruptImage(sample_name, f"cannot be read: {error}") from None
+        return image, sample_name, int(target)
 
 
-class Kept:
-    """A stream's first samples, read once and kept in memory, since a stream cannot be asked for a sample by number."""
+class BufferedStream:
+    """A stream's first samples, read into memory once: a stream has no random access."""
 
     def __init__(self, dataset, name: str, samples: int):
         self.name, self.samples = name, []
@@ -52,7 +52,7 @@ def load(name: str, path=None, image_size=None, samples: int | None = None, conf
 
     Args:
         name: prefix/name, such as `hfds/uoft-cs/cifar10` or `torch/fashion_mnist`.
-        path: the folder it lies in or is cached in.
+        path: its folder, or the cache's.
         image_size: pixels, an int or (height, width); the config's, or 224, where None.
         samples: training images to use; needed for a stream (`wds`, `tfds`, `hfids`), read into memory once, as
             are as many test images.
@@ -66,7 +66,7 @@ def load(name: str, path=None, image_size=None, samples: int | None = None, conf
     train, held_out = split(len(source), held_out_of(len(source), name))
 
     def part(title, source, members):
-        return Decoded(f"{name} {title}", classes, source, members, config, image_size)
+        return ImageFiles(f"{name} {title}", classes, source, members, config, image_size)
 
     return Sets(
         part("train", source, train[subset(len(train), samples)]),
@@ -80,40 +80,42 @@ def _open(name: str, path, part: str, samples: int | None):
 
     prefix = name.partition("/")[0]
     try:
-        how = _on_the_hub(name, path, part) if prefix in ("hfds", "hfids") else {"split": part}
-        dataset = create_dataset(name, root=path and str(path), is_training=False, **how)
+        options = _hub_options(name, path, part) if prefix in ("hfds", "hfids") else {"split": part}
+        dataset = create_dataset(name, root=path and str(path), is_training=False, **options)
     except ImportError as error:
-        raise ValueError(f"{name} needs a package that is not here ({error}); pip install {EXTRAS[prefix]}") from None
+        raise ValueError(
+            f"{name} needs a package that is not installed ({error}); pip install {EXTRAS[prefix]}"
+        ) from None
     except (AssertionError, LookupError, OSError, RuntimeError, ValueError, TypeError) as error:
         where = f" in {path}" if path else ""
         raise ValueError(f"timm cannot open {name}{where}: {' '.join(str(error).split())}") from None
     if not isinstance(dataset, torch.utils.data.IterableDataset):
-        return Indexed(dataset, name)
+        return IndexedDataset(dataset, name)
     if samples is None:
         raise ValueError(
-            f"{name} is a stream, whose images cannot be asked for by number; say how many to read into "
-            "memory with samples, or unpack it into class folders and use the data set `folder`"
+            f"{name} is a stream, without random access; say with samples how many images to read into "
+            "memory, or unpack it into class folders and use the data set `folder`"
         )
-    return Kept(dataset, name, samples)
+    return BufferedStream(dataset, name, samples)
 
 
-def _on_the_hub(name: str, path, part: str) -> dict[str, str]:
-    """What a Hugging Face data set calls the part and its columns of images and classes: timm takes only their names.
+def _hub_options(name: str, path, part: str) -> dict[str, str]:
+    """timm's arguments that name a Hugging Face data set's split, and its columns of images and classes.
 
     CIFAR-10 there has the splits `train` and `test` and a column `img`, ImageNet `train` and `validation` and `image`.
     """
     import datasets
 
-    prefix, _, where = name.partition("/")
-    splits = datasets.get_dataset_split_names(where)
+    prefix, _, hub_name = name.partition("/")
+    splits = datasets.get_dataset_split_names(hub_name)
     split = next((split for split in SPLITS[part] if split in splits), None)
     if split is None:
         raise ValueError(f"it has no split {' or '.join(SPLITS[part])}, only {', '.join(splits)}")
-    rows = datasets.load_dataset(where, split=split, cache_dir=path and str(path), streaming=prefix == "hfids")
+    rows = datasets.load_dataset(hub_name, split=split, cache_dir=path and str(path), streaming=prefix == "hfids")
     columns = rows.features or {}
     kinds = {"input_key": datasets.Image, "target_key": datasets.ClassLabel}
-    found = {key: [name for name, kind in columns.items() if isinstance(kind, of)] for key, of in kinds.items()}
-    return {"split": split} | {key: names[0] for key, names in found.items() if names}
+    names = {key: [name for name, kind in columns.items() if isinstance(kind, type_)] for key, type_ in kinds.items()}
+    return {"split": split} | {key: matching[0] for key, matching in names.items() if matching}
 
 
 def _classes(source) -> tuple[str, ...]:

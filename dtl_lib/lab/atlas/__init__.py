@@ -3,23 +3,32 @@
 from .analysis import (
     Estimate,
     Surface,
-    Tested,
+    TestedContrast,
     best,
     main_effects,
     means,
-    norm_ratio,
     number,
-    numbers,
     pareto,
     slope,
     surface,
-    tested,
+    tested_contrasts,
+    value_names,
     verdict,
 )
 from .contrasts import Contrast, contrasts
 from .findings import Findings, costs, find
 from .grid import ATTENTION, POOLING, Cell, Grid, grids
-from .run import Interrupted, count, left, mend, missing, read, records_file, run, sweep
+from .run import (
+    Interrupted,
+    count_runs,
+    drop_partial_record,
+    missing,
+    read,
+    records_file,
+    run,
+    runs_left,
+    sweep,
+)
 from .workers import RunFailed
 
 __all__ = [
@@ -33,28 +42,27 @@ __all__ = [
     "Grid",
     "Interrupted",
     "Surface",
-    "Tested",
+    "TestedContrast",
     "best",
     "contrasts",
     "costs",
-    "count",
+    "count_runs",
+    "drop_partial_record",
     "find",
     "grids",
-    "left",
     "main_effects",
     "means",
-    "mend",
     "missing",
-    "norm_ratio",
     "number",
-    "numbers",
     "pareto",
     "read",
     "records_file",
     "run",
+    "runs_left",
     "slope",
     "surface",
     "sweep",
-    "tested",
+    "tested_contrasts",
+    "value_names",
     "verdict",
 ]

@@ -1,4 +1,4 @@
-"""What an atlas's records say: cells, main effects and contrasts, with intervals from the seeds of all cells together.
+"""Statistics of an atlas's records: cells, main effects and contrasts, with intervals pooled over all cells' seeds.
 
 Three seeds alone cannot resolve a cell. Every run is taken as cell + seed + noise, least squares, and the noise's
 variance is estimated from the residuals of all runs: (cells − 1) × (seeds − 1) degrees of freedom.
@@ -23,7 +23,7 @@ class Surface:
 
     Attributes:
         mean: of each cell, over seeds.
-        seeds: which.
+        seeds: of the runs of every cell.
         deviation: the pooled standard deviation of a run, once cell and seed are taken out.
         freedom: its degrees of freedom.
     """
@@ -65,15 +65,15 @@ class Estimate:
 
     @property
     def p(self) -> float:
-        """How often a difference as large would be seen if there were none."""
+        """The probability of a difference at least as large if there were none (two-sided t test)."""
         from scipy.stats import t
 
         return float(2 * t.sf(abs(self.value) / self.error, self.freedom)) if self.error else float(self.value == 0)
 
 
 @dataclass(frozen=True)
-class Tested:
-    """A contrast's estimate; `p` is Holm's, over all contrasts tested together."""
+class TestedContrast:
+    """A contrast's estimate; `p` is corrected by Holm's procedure over all contrasts tested together."""
 
     name: str
     estimate: Estimate
@@ -81,36 +81,32 @@ class Tested:
 
 
 def number(record: Record, name: str) -> float | None:
-    """One of a record's values, or `norm_ratio`; None where the record has no such number."""
+    """One of a record's values, or `norm_ratio`; None where the record has no such number.
+
+    `norm_ratio` is what `probes.norms.norm_ratio` says of the trunk's last block, from the quantiles that are recorded.
+    """
     if name == "norm_ratio":
-        return norm_ratio(record) if "norm_98" in record.values else None
-    found = record.values.get(name)
-    return None if isinstance(found, list) else found
+        high, median = (record.values.get(quantile) for quantile in ("norm_98", "norm_50"))
+        return high[-1] / median[-1] if high and median else None
+    value = record.values.get(name)
+    return None if isinstance(value, list) else value
 
 
-def numbers(records: Iterable[Record]) -> list[str]:
-    """The names that `number` finds in at least one of the records."""
+def value_names(records: Iterable[Record]) -> list[str]:
+    """The names for which `number` has a value in at least one of the records."""
     names = dict.fromkeys(name for record in records for name in (*record.values, "norm_ratio"))
     return [name for name in names if any(number(record, name) is not None for record in records)]
-
-
-def norm_ratio(record: Record) -> float:
-    """The 98th percentile of the patch tokens' lengths over their median, after the trunk's last block.
-
-    Far above 1 where a few tokens are of another kind (Vision Transformers Need Registers, §2.1).
-    """
-    return record.values["norm_98"][-1] / record.values["norm_50"][-1]
 
 
 def means(
     records: Mapping[Job, Record], value: str = "accuracy", scale: float = 1.0, *, cells: Iterable[Cell] | None = None
 ) -> dict[Cell, float]:
     """Each cell's mean over the seeds that are there; a cell without the value is left out. Args: as in `surface`."""
-    found: dict[Cell, list[float]] = {cell: [] for cell in (_cells(records) if cells is None else cells)}
+    by_cell: dict[Cell, list[float]] = {cell: [] for cell in (_cells(records) if cells is None else cells)}
     for (cell, _), record in records.items():
-        if cell in found and (seen := number(record, value)) is not None:
-            found[cell].append(scale * seen)
-    return {cell: math.fsum(seen) / len(seen) for cell, seen in found.items() if seen}
+        if cell in by_cell and (recorded := number(record, value)) is not None:
+            by_cell[cell].append(scale * recorded)
+    return {cell: math.fsum(values) / len(values) for cell, values in by_cell.items() if values}
 
 
 def surface(
@@ -121,7 +117,7 @@ def surface(
 
     Args:
         records: by cell and seed.
-        value: a name that `number` finds.
+        value: a name that `number` knows.
         scale: what to multiply it by: 100 for points.
         cells: which, such as `grid.cells()`; those of the records where None.
         seeds: which; those of the records where None.
@@ -131,54 +127,54 @@ def surface(
     """
     cells = _cells(records) if cells is None else list(cells)
     seeds = tuple(sorted({seed for _, seed in records} if seeds is None else seeds))
-    if lacking := [(cell, seed) for seed in seeds for cell in cells if (cell, seed) not in records]:
-        cell, seed = lacking[0]
-        raise ValueError(f"{len(lacking)} runs are missing, such as {cell}, seed {seed}: dtl atlas run goes on")
+    if missing := [(cell, seed) for seed in seeds for cell in cells if (cell, seed) not in records]:
+        cell, seed = missing[0]
+        raise ValueError(f"{len(missing)} runs are missing, such as {cell}, seed {seed}: dtl atlas run continues")
     if len(cells) < 2 or len(seeds) < 2:
-        raise ValueError(f"{len(cells)} cells × {len(seeds)} seeds have no spread to speak of: it takes two of both")
-    found = {(cell, seed): number(records[cell, seed], value) for cell in cells for seed in seeds}
-    if without := [key for key, seen in found.items() if seen is None]:
+        raise ValueError(f"{len(cells)} cells × {len(seeds)} seeds have no spread: at least two of each are needed")
+    runs = {(cell, seed): number(records[cell, seed], value) for cell in cells for seed in seeds}
+    if without := [job for job, recorded in runs.items() if recorded is None]:
         raise ValueError(f"{without[0][0]}, seed {without[0][1]}, has no {value}: leave such cells out")
-    found = {key: scale * seen for key, seen in found.items()}
-    mean = {cell: math.fsum(found[cell, seed] for seed in seeds) / len(seeds) for cell in cells}
-    of_seed = {seed: math.fsum(found[cell, seed] for cell in cells) / len(cells) for seed in seeds}
-    all_of_them = math.fsum(mean.values()) / len(cells)
-    rest = [found[c, s] - mean[c] - of_seed[s] + all_of_them for c in cells for s in seeds]
+    runs = {job: scale * recorded for job, recorded in runs.items()}
+    mean = {cell: math.fsum(runs[cell, seed] for seed in seeds) / len(seeds) for cell in cells}
+    seed_mean = {seed: math.fsum(runs[cell, seed] for cell in cells) / len(cells) for seed in seeds}
+    grand_mean = math.fsum(mean.values()) / len(cells)
+    residuals = [runs[c, s] - mean[c] - seed_mean[s] + grand_mean for c in cells for s in seeds]
     freedom = (len(cells) - 1) * (len(seeds) - 1)
-    return Surface(mean, seeds, math.sqrt(math.fsum(r**2 for r in rest) / freedom), freedom)
+    return Surface(mean, seeds, math.sqrt(math.fsum(r**2 for r in residuals) / freedom), freedom)
 
 
-def tested(surface: Surface, contrasts: Sequence[Contrast]) -> list[Tested]:
-    """Every contrast, in the order given, with p-values that Holm's step-down procedure has corrected."""
-    found = [surface.estimate(contrast.weights) for contrast in contrasts]
-    order, corrected, least = sorted(range(len(found)), key=lambda at: found[at].p), {}, 0.0
+def tested_contrasts(surface: Surface, contrasts: Sequence[Contrast]) -> list[TestedContrast]:
+    """Every contrast, in the order given, with p-values corrected by Holm's step-down procedure."""
+    estimates = [surface.estimate(contrast.weights) for contrast in contrasts]
+    order, corrected, least = sorted(range(len(estimates)), key=lambda at: estimates[at].p), {}, 0.0
     for rank, at in enumerate(order):
-        least = max(least, min(1.0, found[at].p * (len(found) - rank)))
+        least = max(least, min(1.0, estimates[at].p * (len(estimates) - rank)))
         corrected[at] = least
-    return [Tested(contrast.name, found[at], corrected[at]) for at, contrast in enumerate(contrasts)]
+    return [TestedContrast(contrast.name, estimates[at], corrected[at]) for at, contrast in enumerate(contrasts)]
 
 
-def verdict(tested: Tested, point: float = 1.0) -> str:
-    """What a contrast comes to, in the words of the book's predictions.
+def verdict(tested: TestedContrast, point: float = 1.0) -> str:
+    """Whether a difference is found, small, both or neither, in the words of the book's predictions.
 
     Args:
-        tested: of a surface in percentage points.
-        point: what counts as small.
+        tested: a contrast of a surface in percentage points.
+        point: the difference below which it is small.
     """
-    said = []
+    verdicts = []
     if tested.p < ALPHA:
-        said.append("found")
+        verdicts.append("found")
     if abs(tested.estimate.value) + tested.estimate.half < point:
-        said.append("smaller than a point")
-    return ", ".join(said) or "cannot tell"
+        verdicts.append("smaller than a point")
+    return ", ".join(verdicts) or "cannot tell"
 
 
 def main_effects(surface: Surface) -> tuple[dict[int | str, Estimate], dict[int | None, Estimate]]:
     """How far each place of the class token, and each of the registers, lies from the mean of all cells."""
     cells = list(surface.mean)
-    of_cls = {cls: surface.effect([cell for cell in cells if cell.cls == cls]) for cls in _kinds(c.cls for c in cells)}
-    of_reg = {reg: surface.effect([cell for cell in cells if cell.reg == reg]) for reg in _kinds(c.reg for c in cells)}
-    return of_cls, of_reg
+    by_cls = {cls: surface.effect([cell for cell in cells if cell.cls == cls]) for cls in _unique(c.cls for c in cells)}
+    by_reg = {reg: surface.effect([cell for cell in cells if cell.reg == reg]) for reg in _unique(c.reg for c in cells)}
+    return by_cls, by_reg
 
 
 def pareto(points: Mapping[Any, Sequence[float]]) -> list:
@@ -218,10 +214,10 @@ def slope(
 
 
 def _cells(records: Mapping[Job, Record]) -> list[Cell]:
-    return _kinds(cell for cell, _ in records)
+    return _unique(cell for cell, _ in records)
 
 
-def _kinds(values: Iterable) -> list:
+def _unique(values: Iterable) -> list:
     return list(dict.fromkeys(values))
 
 

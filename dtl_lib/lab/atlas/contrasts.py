@@ -1,4 +1,4 @@
-"""What is asked of an atlas: contrasts between cells, written down before the first run."""
+"""The contrasts between cells that an atlas tests, written down before the first run."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ class Contrast:
 
 
 def contrasts(grid: Grid) -> list[Contrast]:
-    """The comparisons that a grid's surface is asked for, in the order of the book's predictions.
+    """The comparisons that are made on a grid's surface, in the order of the book's predictions.
 
     Early means the first half of the trunk, late the second; the block in the middle begins the second.
     """

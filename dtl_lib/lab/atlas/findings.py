@@ -1,10 +1,21 @@
-"""All that a grid's records say of one value, complete or not: what is printed, drawn and told."""
+"""Everything a grid's records say about one value, complete or not; `dtl atlas show`, README and chapters read it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ...ledger import Record
-from .analysis import Estimate, Surface, Tested, best, main_effects, means, pareto, slope, surface, tested
+from .analysis import (
+    Estimate,
+    Surface,
+    TestedContrast,
+    best,
+    main_effects,
+    means,
+    pareto,
+    slope,
+    surface,
+    tested_contrasts,
+)
 from .contrasts import contrasts
 from .grid import Cell, Grid, Job
 from .run import missing, sweep
@@ -14,15 +25,15 @@ TESTED = "accuracy"  # the one value that the book's predictions test
 
 @dataclass(frozen=True)
 class Findings:
-    """What the records say; None and empty where runs are missing or the value has no such thing.
+    """What the records say about one value; None or empty where runs are missing or it does not apply.
 
     Attributes:
         mean: of each cell of the surface that has the value, over the seeds there are.
         missing: runs of the surface and, once that is complete, of the sweep.
         cost: multiply–adds an image of every cell of the surface and the sweep.
         surface: with its spread, over the cells that have the value.
-        effects: of the class token's places, and of the registers'.
-        best: the cell of highest held-out accuracy, which the sweep is made at.
+        effects: main effects of the class token's places, and of the registers'.
+        best: the cell of highest held-out accuracy, at which the sweep runs.
         tested: the contrasts; of test accuracy alone.
         sweep: means over the number of registers at the best cell.
         sweep_surface: the same, with its spread.
@@ -35,7 +46,7 @@ class Findings:
     surface: Surface | None = None
     effects: tuple[dict[int | str, Estimate], dict[int | None, Estimate]] | None = None
     best: Cell | None = None
-    tested: tuple[Tested, ...] = ()
+    tested: tuple[TestedContrast, ...] = ()
     sweep: dict[Cell, float] | None = None
     sweep_surface: Surface | None = None
     slope: Estimate | None = None
@@ -51,35 +62,34 @@ class Findings:
 
 
 def find(grid: Grid, records: Mapping[Job, Record], value: str = TESTED, scale: float = 1.0) -> Findings:
-    """Everything there is to say of a value.
+    """Everything the records say about a value.
 
     Args:
         grid: which cells and seeds.
         records: as `read` gives them.
-        value: a name that `number` finds.
+        value: a name that `number` knows.
         scale: what to multiply it by: 100 for points.
     """
     mean = means(records, value, scale, cells=grid.cells())
-    lacking = missing(grid.cells(), grid.seeds, records)
-    if lacking:
-        return Findings(mean, lacking, costs(grid, grid.cells()))
-    over = {"seeds": grid.seeds}
-    whole = surface(records, value, scale, cells=list(mean), **over) if len(mean) > 1 else None
-    numbers = sweep(grid, records)
-    lacking = missing(numbers, grid.seeds, records)
-    swept = means(records, value, scale, cells=numbers)
-    full = not lacking and len(swept) > 1
+    runs_missing = missing(grid.cells(), grid.seeds, records)
+    if runs_missing:
+        return Findings(mean, runs_missing, costs(grid, grid.cells()))
+    whole = surface(records, value, scale, cells=list(mean), seeds=grid.seeds) if len(mean) > 1 else None
+    sweep_cells = sweep(grid, records)
+    runs_missing = missing(sweep_cells, grid.seeds, records)
+    swept = means(records, value, scale, cells=sweep_cells)
+    complete = not runs_missing and len(swept) > 1
     return Findings(
         mean,
-        lacking,
-        costs(grid, [*grid.cells(), *numbers]),
+        runs_missing,
+        costs(grid, [*grid.cells(), *sweep_cells]),
         whole,
         whole and main_effects(whole),
-        best(surface(records, "held_out", cells=grid.cells(), **over)),
-        tuple(tested(whole, contrasts(grid))) if value == TESTED else (),
+        best(surface(records, "held_out", cells=grid.cells(), seeds=grid.seeds)),
+        tuple(tested_contrasts(whole, contrasts(grid))) if value == TESTED else (),
         swept,
-        surface(records, value, scale, cells=list(swept), **over) if full else None,
-        slope(records, value, scale, cells=list(swept), **over) if full else None,
+        surface(records, value, scale, cells=list(swept), seeds=grid.seeds) if complete else None,
+        slope(records, value, scale, cells=list(swept), seeds=grid.seeds) if complete else None,
     )
 
 

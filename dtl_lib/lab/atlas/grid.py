@@ -1,4 +1,4 @@
-"""Which runs an atlas is made of: cells, seeds, and what all of them share."""
+"""The runs of an atlas: cells, seeds, and the model and recipe that all of them share."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -8,7 +8,7 @@ from ...tokens import TokenPlan
 from ...train.recipe import Recipe
 
 ATTENTION, POOLING = "class attention", "average pooling"
-NEVER = 10**6  # steps between evaluations, so many that the only one is at the end
+NEVER = 10**6  # steps between evaluations: the only one is at the end
 CLASS_BLOCKS = 1  # a class token that enters after the trunk is read by as many class-attention blocks
 
 
@@ -44,7 +44,7 @@ class Cell:
         return replace(base, plan=self.plan(base.depth), pool="patches" if self.cls == POOLING else "cls")
 
     @classmethod
-    def of(cls, config: ViTConfig | Mapping) -> "Cell":
+    def from_config(cls, config: ViTConfig | Mapping) -> "Cell":
         """The cell that a configuration belongs to."""
         config = config if isinstance(config, ViTConfig) else ViTConfig.from_dict(config)
         token, registers = config.plan.group("cls"), config.plan.group("reg")
@@ -61,9 +61,14 @@ class Cell:
 Job = tuple[Cell, int]  # a run: its cell and its seed
 
 
+def weights_name(cell: Cell | str, seed: int) -> str:
+    """The file that a run's weights are kept in; "*" stands for any cell."""
+    return f"{cell}_seed{seed}.safetensors".replace(",", "").replace(" ", "_")
+
+
 @dataclass(frozen=True)
 class Grid:
-    """An atlas to be: `cls` × `reg` at `num_reg` registers, then the other numbers of registers at its best cell.
+    """The runs to make: `cls` × `reg` at `num_reg` registers, then the other numbers of registers at its best cell.
 
     Args:
         experiment: the ledger's file for its records.
@@ -102,14 +107,14 @@ class Grid:
 
 
 def grids() -> dict[str, Grid]:
-    """The grids that have a name: `cpu` for two cores in an afternoon, `gpu` for the whole question."""
+    """The grids that have a name: `cpu` takes two cores an afternoon, `gpu` is the full study."""
     cifar = ViTConfig(
         32, 4, classes=10, crop=1.0, mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616)
     )  # fmt: skip
     small = replace(cifar, dim=64, depth=6, heads=4, plan=None)
     quick = Recipe(max_steps=700, batch_size=64, lr=2e-3, warmup_steps=100, flip=True, eval_every=700, log_every=100)
-    # Width 192 is vit_cifar_patch4_32's: 5.4 M parameters. Nobody has measured this grid yet; the width, and
-    # augmentation so that a hundred passes are not learned by heart, are meant to bring the standard plan above 88 %.
+    # Width 192 is vit_cifar_patch4_32's: 5.4 M parameters. This grid has not been run yet; its width,
+    # and augmentation against memorising in a hundred passes, should bring the standard plan above 88 %.
     large = replace(cifar, dim=192, depth=12, heads=3, plan=None, drop_path=0.05)
     long = Recipe(
         epochs=100, batch_size=256, lr=1e-3, warmup_epochs=5, crop=4, flip=True, trivial=True, smoothing=0.1,

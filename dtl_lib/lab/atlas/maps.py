@@ -1,4 +1,4 @@
-"""What the class token of every trained cell of an atlas looks at, computed once and kept with the library."""
+"""The class token's attention maps of every trained cell of an atlas, computed once and stored with the library."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ from ...data.photos import PHOTOS, photo, prepare
 from ...models import ViT
 from ...stored import quantise
 from ...tape import record
-from . import Cell
+from .grid import Cell, weights_name
 
 FOLDER = ledger.FOLDER / "maps"
 PHOTOGRAPHS = ("chelsea", "rocket", "coffee")
@@ -28,14 +28,14 @@ class Maps:
 
     Attributes:
         photos: names of bundled photos, in the order of the maps.
-        of: cell → share of its attention that each patch gets, `(photos, heads, rows, columns)`; cells without a class
-            token are left out.
+        by_cell: the share of its attention that each patch gets, `(photos, heads, rows, columns)`; cells without a
+            class token are left out.
         seed: which of each cell's models.
         source: the library's version and the command.
     """
 
     photos: tuple[str, ...]
-    of: dict[Cell, Tensor]
+    by_cell: dict[Cell, Tensor]
     seed: int
     source: Mapping[str, str]
 
@@ -46,44 +46,44 @@ def trained(folder: str | Path, seed: int = 0) -> dict[Cell, ViT]:
     Raises:
         ValueError: where there is none.
     """
-    files = sorted(Path(folder).glob(f"*_seed{seed}{checkpoint.SUFFIX}"))
+    files = sorted(Path(folder).glob(weights_name("*", seed)))
     if not files:
         raise ValueError(
             f"{folder} holds no weights of seed {seed}: give the folder that the atlas's run wrote them to"
         )
     models = [checkpoint.load_model(file) for file in files]
-    return {Cell.of(model.config): model for model in models}
+    return {Cell.from_config(model.config): model for model in models}
 
 
 @torch.inference_mode()
 def maps_of(models: Mapping[Cell, ViT], photos: Sequence[str] = PHOTOGRAPHS, seed: int = 0) -> Maps:
-    """The maps of trained models on bundled photos, each made as large as the model takes.
+    """The maps of trained models on bundled photos, each resized to the model's input.
 
     Args:
         models: by cell, as `trained` gives them.
         photos: names that `dtl_lib.data.photos.photo` knows.
         seed: to note where the models are from.
     """
-    of = {}
+    by_cell = {}
     for cell, model in models.items():
         last = model.plan.blocks - 1
         if "cls" not in model.plan.layout(last):
             continue
         with record(model.eval(), tokens=False) as tape:
             model(torch.cat([prepare(photo(name), config=model.config) for name in photos]))
-        of[cell] = tape.maps(last)
+        by_cell[cell] = tape.maps(last)
     source = {
         "library": f"dtl_lib {__version__}",
         "command": COMMAND,
         "photos": "; ".join(f"{PHOTOS[name].file}, {PHOTOS[name].source}, {PHOTOS[name].licence}" for name in photos),
     }
-    return Maps(tuple(photos), of, seed, source)
+    return Maps(tuple(photos), by_cell, seed, source)
 
 
 def save(maps: Maps, experiment: str, folder: str | Path | None = None) -> Path:
     """Write maps as `<experiment>.safetensors`: roots as uint8 with one scale a map, and a card; returns the file."""
-    codes, scales = zip(*(quantise(found) for found in maps.of.values()))
-    cells = [[cell.cls, cell.reg, cell.num_reg] for cell in maps.of]
+    codes, scales = zip(*map(quantise, maps.by_cell.values()))
+    cells = [[cell.cls, cell.reg, cell.num_reg] for cell in maps.by_cell]
     card = {"cells": cells, "photos": maps.photos, "seed": maps.seed, "source": dict(maps.source)}
     file = Path(folder or FOLDER) / f"{experiment}.safetensors"
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -105,9 +105,9 @@ def load(experiment: str, folder: str | Path | None = None) -> Maps:
         )
     try:
         with safe_open(file, "pt") as opened:
-            found = (opened.get_tensor("maps") * opened.get_tensor("maps_scale")).square()
+            maps = (opened.get_tensor("maps") * opened.get_tensor("maps_scale")).square()
             card = json.loads(opened.metadata()["card"])
-        of = {Cell(*cell): maps for cell, maps in zip(card["cells"], found, strict=True)}
-        return Maps(tuple(card["photos"]), of, card["seed"], card["source"])
+        by_cell = {Cell(*cell): cell_maps for cell, cell_maps in zip(card["cells"], maps, strict=True)}
+        return Maps(tuple(card["photos"]), by_cell, card["seed"], card["source"])
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{file} is damaged ({error}): `{COMMAND}` writes it again") from None

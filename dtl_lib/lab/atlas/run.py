@@ -1,4 +1,4 @@
-"""Run a grid: many small trainings, one record each; what is recorded is not run again."""
+"""Run a grid: many short trainings, one record each; a run that has a record is not repeated."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,14 +17,14 @@ from .workers import Workers
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C or SIGTERM: what is recorded stays, the runs in flight are lost.
+    """Ctrl-C or SIGTERM: records stay, the runs in flight are lost.
 
     Attributes:
         status: what the command should exit with, as `dtl train` does: 0 after SIGTERM, 130 after Ctrl-C.
     """
 
     def __init__(self, left: int, status: int = 130):
-        super().__init__(f"stopped with {_runs(left)} left; the same command goes on")
+        super().__init__(f"stopped with {_runs(left)} left; the same command continues")
         self.status = status
 
 
@@ -37,27 +37,27 @@ def read(grid: Grid, folder: str | Path | None = None) -> dict[Job, Record]:
     """The grid's records in a folder (the ledger's own where None), by cell and seed.
 
     Raises:
-        ValueError: where one of them is of another recipe or model than the grid's, or is none: which line.
+        ValueError: where a record has another recipe or model than the grid, or a line is no record: which one.
     """
     path = records_file(grid, folder)
-    found = {}
+    records = {}
     for record in ledger.read(grid.experiment, folder, missing_ok=True):
         try:
-            cell = Cell.of(record.config or {})
-            ours = {"model": cell.config(grid.config), "recipe": replace(grid.recipe, seed=record.seed)}
+            cell = Cell.from_config(record.config or {})
+            expected = {"model": cell.config(grid.config), "recipe": replace(grid.recipe, seed=record.seed)}
         except (ValueError, TypeError):  # no plan for this depth, or no seed
-            cell, ours = None, {"model": None}
-        for what, theirs in (("model", record.config), ("recipe", record.recipe)):
-            if ours[what] is None or plain(theirs) != plain(ours[what].to_dict()):
+            cell, expected = None, {"model": None}
+        for part, recorded in (("model", record.config), ("recipe", record.recipe)):
+            if expected[part] is None or plain(recorded) != plain(expected[part].to_dict()):
                 raise ValueError(
-                    f"{path}: record {record.id} is of another {what} than this grid's: keep its runs in another folder"
+                    f"{path}: record {record.id} has another {part} than this grid: keep its runs in another folder"
                 )
-        found[cell, record.seed] = record
-    return found
+        records[cell, record.seed] = record
+    return records
 
 
-def mend(grid: Grid, folder: str | Path | None = None) -> str:
-    """Cut off a last line that a machine has died in while it was written; says what was cut, or is empty."""
+def drop_partial_record(grid: Grid, folder: str | Path | None = None) -> str:
+    """Remove a last line that was being written when the machine died; returns a note of what was removed, or ""."""
     path = records_file(grid, folder)
     content = path.read_bytes() if path.is_file() else b""
     *_, last = content.splitlines(keepends=True) or [b""]
@@ -70,11 +70,11 @@ def mend(grid: Grid, folder: str | Path | None = None) -> str:
         with open(path, "r+b") as file:
             file.truncate(len(content) - len(last))
     line = content.count(b"\n", 0, len(content) - 1) + 1
-    return f"{path}, line {line}: half a record, {len(last):,} bytes, is cut off; its run is done again"
+    return f"{path}, line {line}: half a record, {len(last):,} bytes, is removed; its run is repeated"
 
 
 def missing(cells: Sequence[Cell], seeds: Sequence[int], done) -> list[Job]:
-    """What has no record yet; every cell's first seed comes before any cell's second."""
+    """The runs without a record; every cell's first seed comes before any cell's second."""
     return [(cell, seed) for seed in seeds for cell in cells if (cell, seed) not in done]
 
 
@@ -86,59 +86,59 @@ def sweep(grid: Grid, done: Mapping[Job, Record]) -> list[Cell]:
     return grid.sweep_cells(best(surface(done, "held_out", cells=grid.cells(), seeds=grid.seeds)))
 
 
-def left(grid: Grid, done: Mapping[Job, Record]) -> list[Job]:
-    """What can be run now: the surface's missing runs, and once it is complete the sweep's."""
+def runs_left(grid: Grid, done: Mapping[Job, Record]) -> list[Job]:
+    """The runs that can be made now: the surface's missing ones, and once it is complete the sweep's."""
     return missing(grid.cells(), grid.seeds, done) or missing(sweep(grid, done), grid.seeds, done)
 
 
-def count(grid: Grid, done: Mapping[Job, Record]) -> tuple[int, int]:
-    """Runs left, and runs in all, those of a sweep whose place is still open among them."""
+def count_runs(grid: Grid, done: Mapping[Job, Record]) -> tuple[int, int]:
+    """Runs left and runs in all, including those of a sweep whose cell is not known yet."""
     on_surface = {cell.num_reg for cell in grid.cells()}
-    all_of_sweep = len(grid.seeds) * len(set(grid.sweep) - on_surface)
-    total = len(grid.cells()) * len(grid.seeds) + all_of_sweep
+    sweep_runs = len(grid.seeds) * len(set(grid.sweep) - on_surface)
+    total = len(grid.cells()) * len(grid.seeds) + sweep_runs
     todo = missing(grid.cells(), grid.seeds, done)
-    return (len(todo) + all_of_sweep if todo else len(left(grid, done))), total
+    return (len(todo) + sweep_runs if todo else len(runs_left(grid, done))), total
 
 
 def run(
     grid: Grid, folder: str | Path | None = None, *, command: str, jobs: int = 1, weights: str | Path | None = None,
     device: str | None = None, progress: bool = True,
 ) -> Iterator[Record]:  # fmt: skip
-    """Run what has no record, surface first, then sweep; yields each record once it is appended to the folder's file.
+    """Make the runs without a record, the surface's first, then the sweep's; yields each record once it is in its file.
 
     Args:
         grid: which runs.
         folder: where the records go; the ledger's own where None.
         command: what to type for the same.
-        jobs: runs beside each other, each with its share of the cores.
+        jobs: runs at the same time, each with its share of the cores.
         weights: where to keep every run's weights; None keeps none.
         device: as in `fit`.
         progress: whether to show a bar: runs left, and when the last will end.
 
     Raises:
-        ValueError: where the records, the data or the device do not fit, before any run begins.
-        RunFailed: where a run fails or its process dies; what is recorded stays.
+        ValueError: before any run begins, where the records, the data or the device do not fit.
+        RunFailed: where a run fails or its process dies; records stay.
         Interrupted: after Ctrl-C or SIGTERM.
     """
     done = read(grid, folder)
-    todo, total = count(grid, done)
+    todo, total = count_runs(grid, done)
     if not todo:
         return
     device, steps = str(find_device(device)), grid.recipe.steps(len(grid.sets().train))
     bar = progress_bar(todo * steps, "step", shown=progress, smoothing=0)
-    with between_steps() as asked, bar, Workers(min(jobs, todo), grid, weights, device) as workers:
+    with between_steps() as stop_request, bar, Workers(min(jobs, todo), grid, weights, device) as workers:
         before = len(done)
-        while ready := left(grid, done):
-            for found in workers.results(ready):
-                if found:
-                    job, values = found
+        while ready := runs_left(grid, done):
+            for result in workers.results(ready):
+                if result:
+                    job, values = result
                     done[job] = _recorded(grid, job, values, folder, command, device)
                     yield done[job]
                 now_left = todo - len(done) + before
                 bar.set_description(f"{now_left} of {_runs(total)} left", refresh=False)
                 bar.update((len(done) - before) * steps + workers.steps - bar.n)
-                if asked.stop and now_left:
-                    raise Interrupted(now_left, asked.status)
+                if stop_request.stop and now_left:
+                    raise Interrupted(now_left, stop_request.status)
 
 
 def _recorded(grid: Grid, job: Job, values: dict, folder, command: str, device: str) -> Record:

@@ -1,4 +1,4 @@
-"""One run of an atlas: train a cell, measure it, and say what came out as a record."""
+"""One run of an atlas: train a cell, measure it, and return the values of its record."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,14 +15,14 @@ from ...tape import record
 from ...tokens import TokenPlan
 from ...train import fit
 from ...train.evaluation import as_expected
-from .grid import Cell, Grid
+from .grid import Cell, Grid, weights_name
 
-LOOKED_AT = 500  # test images that maps and norms are measured on
+INSPECTED = 500  # test images that maps and norms are measured on
 QUANTILES = {"norm_50": 0.5, "norm_98": 0.98}
 
 
 def fresh(grid: Grid, cell: Cell, seed: int) -> ViT:
-    """The cell's model before training; what it shares with the standard plan begins alike in all cells of a seed."""
+    """The cell's model before training; weights it shares with the standard plan start equal in all cells of a seed."""
     torch.manual_seed(seed)
     standard = ViT(replace(grid.config, plan=TokenPlan.of(grid.config.depth), pool="cls"))
     model = ViT(cell.config(grid.config))
@@ -48,48 +48,42 @@ def train_cell(
     recipe = replace(grid.recipe, seed=seed)
     step = (lambda number, *_: on_step(number)) if on_step else None
     model = fresh(grid, cell, seed)
-    found = fit(model, sets, recipe, device=device, progress=False, on_step=step)
+    result = fit(model, sets, recipe, device=device, progress=False, on_step=step)
     values = {
-        "n": found.test.n,
-        "accuracy": found.test.accuracy,
-        "loss": found.test.loss,
-        "held_out": found.best["accuracy"],
-        "train_loss": next(row["loss"] for row in reversed(found.history) if "loss" in row),
+        "n": result.test.n,
+        "accuracy": result.test.accuracy,
+        "loss": result.test.loss,
+        "held_out": result.best["accuracy"],
+        "train_loss": next(row["loss"] for row in reversed(result.history) if "loss" in row),
         "steps": recipe.steps(len(sets.train)),
         "images": recipe.steps(len(sets.train)) * recipe.batch_size,
-        "seconds": found.seconds,
+        "seconds": result.seconds,
         "multiply_adds": model.config.cost().total,
         **look_inside(model, sets.test),
     }
     if folder:
-        checkpoint.save_model(
-            Path(folder) / f"{_word(cell)}_seed{seed}.safetensors", model, {"recipe": recipe.to_dict()}
-        )
+        checkpoint.save_model(Path(folder) / weights_name(cell, seed), model, {"recipe": recipe.to_dict()})
     return model, values
 
 
 @torch.inference_mode()
 def look_inside(model: ViT, images) -> dict:
-    """What the tokens do in a trained model: norms by block, and where the class token looks in its last block.
+    """Norms by block, and where the class token looks in its last block.
 
     Returns:
         `norm_50`, `norm_98`: quantiles of the patch tokens' lengths after each block of the trunk; `entropy` of the
         class token's attention, nats, mean over images and heads; `on_registers`, the share of it that they get.
     """
-    x, _ = as_expected(model, images).batch(torch.arange(min(LOOKED_AT, len(images))))
+    x, _ = as_expected(model, images).batch(torch.arange(min(INSPECTED, len(images))))
     x = x.to(next(model.parameters()).device)
     model.eval()
     with record(model) as tape:
         model(x)
     norms = [norm_quantiles(tape, block, list(QUANTILES.values())) for block in range(model.plan.depth)]
-    values = {name: [found[at] for found in norms] for at, name in enumerate(QUANTILES)}
+    values = {name: list(lengths) for name, lengths in zip(QUANTILES, zip(*norms))}
     last = model.plan.blocks - 1
     if "cls" in model.plan.layout(last):
         values["entropy"] = entropy(attention_row(tape, last)).mean().item()
         if "reg" in model.plan.layout(last):
             values["on_registers"] = share(tape, last, "reg").mean().item()
     return values
-
-
-def _word(cell: Cell) -> str:
-    return str(cell).replace(",", "").replace(" ", "_")

@@ -1,4 +1,4 @@
-"""The location atlas as a reader handles it: records and maps → a plain state, a state → one HTML fragment."""
+"""The interactive view of the location atlas: records and maps → a plain state, the state → one HTML fragment."""
 
 import base64
 import html
@@ -22,7 +22,7 @@ from .maps import Maps
 
 HERE = Path(__file__).parent
 LEVELS = 255
-TOP = 0.99  # the share of all shares that the maps’ colours tell apart: a few patches would darken all others
+TOP = 0.99  # quantile of all shares at which the maps’ colours end: a few patches would darken all others
 GROUPS = {"cls": "class token", "dist": "distillation token", "reg": "registers", PATCHES: "patches"}
 LAST = "of the class token’s attention in the last block"
 RATIO = "of the patch tokens’ lengths after the last block: 98th percentile over median"
@@ -55,7 +55,7 @@ class Measure:
 
 @dataclass(frozen=True)
 class Html:
-    """A fragment that a notebook shows as it is."""
+    """A fragment that a notebook displays."""
 
     text: str = field(repr=False)
 
@@ -79,8 +79,8 @@ def state(
     """
     cells = grid.cells()
     ours = {(cell, seed): record for (cell, seed), record in records.items() if cell in cells}
-    if lacking := [cell for cell in cells if cell not in {cell for cell, _ in ours}]:
-        raise ValueError(f"{len(lacking)} cells have no record, such as {lacking[0]}: run dtl atlas run first")
+    if empty := [cell for cell in cells if cell not in {cell for cell, _ in ours}]:
+        raise ValueError(f"{len(empty)} cells have no record, such as {empty[0]}: run dtl atlas run first")
     measures = [*_measured(grid, ours), *extra]
     number = f"{grid.num_reg} register{'s' * (grid.num_reg > 1)}"
     return {
@@ -98,11 +98,11 @@ def state(
 
 
 def view(state: Mapping) -> Html:
-    """The state as one fragment: style, script, values and a plain table for who runs no script."""
+    """The state as one fragment: style, script, values and a plain table for readers without JavaScript."""
     name = f"dtl-atlas-{uuid.uuid4().hex[:8]}"
     values = json.dumps(state, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
     script = (HERE / "view.js").read_text("utf8")
-    # Who copies an output has its id twice: the script starts whichever has not been started.
+    # A copied output has the same id: the script starts every fragment that has not been started.
     start = f"document.querySelectorAll('[id=\"{name}\"]:not([data-ready])').forEach(start);"
     return Html(
         f'<div class="dtl-atlas" id="{name}">\n<style>\n{(HERE / "view.css").read_text("utf8")}</style>\n'
@@ -115,14 +115,14 @@ def view(state: Mapping) -> Html:
 def _measured(grid: Grid, records: Mapping[tuple[Cell, int], Record]) -> list[Measure]:
     """The measures that the records hold; multiply–adds are the same in every run of a cell."""
     standard = grid.config.with_plan(TokenPlan.of(grid.config.depth)).cost().total / 1e6
-    found = [
+    measures = [
         _measure(records, "accuracy", "accuracy", "%", 1, 100, "of the test images, mean over seeds"),
         _measure(records, "multiply_adds", "multiply–adds", "M", 2 if standard < 100 else 0, 1e-6, "of one image"),
         _measure(records, "entropy", "entropy", "nats", 2, 1, f"{LAST}: high where it looks everywhere"),
         _measure(records, "on_registers", "share on registers", "%", 1, 100, LAST),
         _measure(records, "norm_ratio", "norm ratio", "", 2, 1, RATIO),
     ]
-    return [replace(measure, standard=standard if measure.unit == "M" else None) for measure in found if measure]
+    return [replace(measure, standard=standard if measure.unit == "M" else None) for measure in measures if measure]
 
 
 def _measure(records, value: str, name: str, unit: str, digits: int, scale: float, says: str) -> Measure | None:
@@ -133,7 +133,7 @@ def _measure(records, value: str, name: str, unit: str, digits: int, scale: floa
         return None
     level = surface(having, value, scale)
     runs = {cell: [scale * number(having[cell, seed], value) for seed in level.seeds] for cell in cells}
-    half = level.half if any(min(found) < max(found) for found in runs.values()) else None
+    half = level.half if any(min(values) < max(values) for values in runs.values()) else None
     return Measure(name, level.mean, unit, digits, half, says, runs=runs)
 
 
@@ -157,23 +157,24 @@ def _timeline(config: ViTConfig) -> dict:
     """Who is in the sequence: `[name, tokens, enter, leave]` a group, registers and class token first."""
     plan = config.plan
     rows, columns = config.grid
-    there = [[group.name, group.tokens, group.enter, group.leave or plan.blocks] for group in plan.groups]
+    present = [[group.name, group.tokens, group.enter, group.leave or plan.blocks] for group in plan.groups]
     absent = [[name, 0, 0, 0] for name in ("cls", "reg") if plan.group(name) is None]
-    groups = sorted([*there, *absent], key=lambda group: list(GROUPS).index(group[0]))
+    groups = sorted([*present, *absent], key=lambda group: list(GROUPS).index(group[0]))
     groups = [[GROUPS[name], *rest] for name, *rest in [*groups, [PATCHES, rows * columns, 0, plan.blocks]]]
     return {"depth": plan.depth, "class_blocks": plan.class_blocks, "groups": groups}
 
 
 def _packed(maps: Maps, cells: list[Cell], config: ViTConfig) -> dict:
     """Roots of shares as uint8 in base64, 255 for the scale's top, one for all cells; null where there is no map."""
-    known = [maps.of.get(cell) for cell in cells]
-    if all(found is None for found in known):
+    by_cell = [maps.by_cell.get(cell) for cell in cells]
+    present = [cell_maps for cell_maps in by_cell if cell_maps is not None]
+    if not present:
         raise ValueError("the maps are of no cell of this grid: make them from its weights")
-    top = torch.cat([found.flatten() for found in known if found is not None]).quantile(TOP).item()
-    _, heads, rows, columns = next(found for found in known if found is not None).shape
+    top = torch.cat([cell_maps.flatten() for cell_maps in present]).quantile(TOP).item()
+    _, heads, rows, columns = present[0].shape
 
-    def text(found):
-        codes = (LEVELS * (found / top).clamp(0, 1).sqrt()).round().byte()
+    def text(cell_maps):
+        codes = (LEVELS * (cell_maps / top).clamp(0, 1).sqrt()).round().byte()
         return base64.b64encode(codes.numpy().tobytes()).decode()
 
     return {
@@ -183,7 +184,7 @@ def _packed(maps: Maps, cells: list[Cell], config: ViTConfig) -> dict:
         "columns": columns,
         "top": round(top, 4),
         "seed": maps.seed,
-        "of": [None if found is None else text(found) for found in known],
+        "of": [None if cell_maps is None else text(cell_maps) for cell_maps in by_cell],
     }
 
 
@@ -200,9 +201,9 @@ def _table(state: Mapping) -> str:
     measure, rows, columns = state["measures"][0], state["rows"], state["columns"]
     digits, width = measure["digits"], len(columns["names"])
 
-    def line(kind: str, name: str, values: Iterable[str], of: str = "td") -> str:
-        rest = "".join(f"<{of}>{html.escape(value)}</{of}>" for value in values)
-        return f'<tr><th scope="{kind}">{html.escape(name)}</th>{rest}</tr>'
+    def line(scope: str, name: str, values: Iterable[str], tag: str = "td") -> str:
+        rest = "".join(f"<{tag}>{html.escape(value)}</{tag}>" for value in values)
+        return f'<tr><th scope="{scope}">{html.escape(name)}</th>{rest}</tr>'
 
     half = "" if measure["half"] is None else f" ± {measure['half']:.{digits}f}"
     caption = f"{measure['name']}{half} {measure['unit']}: {rows['title']} (rows), {columns['title']} (columns)"

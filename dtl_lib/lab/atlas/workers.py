@@ -1,4 +1,8 @@
-"""Processes that train cells beside each other; none outlives the one that started it."""
+"""Worker processes that train cells in parallel; none outlives the process that started it.
+
+Not `concurrent.futures`: its pool waits for runs in flight when it is shut down (it can kill its workers from Python
+3.14 on), and where one worker dies it fails every job with the same BrokenProcessPool, without saying whose died.
+"""
 
 import multiprocessing
 import os
@@ -16,7 +20,7 @@ from ...host import keep_memory
 from .grid import Grid, Job
 from .train_cell import train_cell
 
-LOOK = 0.5  # seconds between two looks at what the runs have done
+POLL = 0.5  # seconds between two updates of the progress
 SIGNALS = {signal.SIGINT, signal.SIGTERM}
 
 
@@ -25,7 +29,7 @@ class RunFailed(ValueError):
 
 
 class Workers:
-    """As many processes as asked for, each with its share of the cores; a context that ends them.
+    """Worker processes, each with its share of the cores; a context that ends them.
 
     Args:
         count: processes.
@@ -54,7 +58,7 @@ class Workers:
         """Start the jobs in this order; yields (job, values) as they end, and None at least every half second.
 
         Raises:
-            RunFailed: where one does not end as it should.
+            RunFailed: where a run fails or its process dies.
         """
         waiting, busy = deque(jobs), []
         while waiting or busy:
@@ -62,7 +66,7 @@ class Workers:
                 if worker.job is None and waiting:
                     worker.begin(waiting.popleft())
             busy = [worker for worker in self._workers if worker.job]
-            ready = connection.wait([worker.pipe for worker in busy], LOOK)
+            ready = connection.wait([worker.pipe for worker in busy], POLL)
             for worker in busy:
                 if worker.pipe in ready:
                     yield worker.result()
@@ -77,11 +81,11 @@ class _Worker:
         spawn = multiprocessing.get_context("spawn")
         self.job: Job | None = None
         self._step = spawn.RawValue("l", 0)  # without a lock: a process that is killed would keep it
-        self.pipe, theirs = spawn.Pipe()
-        self._process = spawn.Process(target=_work, args=(theirs, self._step, *shared))
-        with _deaf():
+        self.pipe, child_end = spawn.Pipe()
+        self._process = spawn.Process(target=_work, args=(child_end, self._step, *shared))
+        with _signals_blocked():
             self._process.start()
-        theirs.close()  # then the pipe ends when the process does
+        child_end.close()  # then the pipe ends when the process does
 
     @property
     def steps(self) -> int:
@@ -89,7 +93,7 @@ class _Worker:
 
     def begin(self, job: Job) -> None:
         self.job, self._step.value = job, 0
-        with suppress(BrokenPipeError):  # it has died already: `result` says so
+        with suppress(BrokenPipeError):  # it has died already: `result` reports it
             self.pipe.send(job)
 
     def result(self) -> tuple[Job, dict]:
@@ -116,9 +120,9 @@ class _Worker:
 
 
 @contextmanager
-def _deaf():
-    """A process started inside hears neither Ctrl-C nor SIGTERM, from its first moment: its parent decides."""
-    resource_tracker.ensure_running()  # or it is started inside too, and unblocks them
+def _signals_blocked():
+    """A process started inside never receives Ctrl-C or SIGTERM: its parent decides when it ends."""
+    resource_tracker.ensure_running()  # started inside, it would unblock them
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         yield
@@ -127,14 +131,14 @@ def _deaf():
 
 
 def _work(pipe, step, grid: Grid, weights, device: str, threads: int) -> None:
-    """What a worker does: jobs from the pipe, their values or what went wrong back into it."""
-    threading.Thread(target=_leave_with, args=(multiprocessing.parent_process(),), daemon=True).start()
+    """The worker's loop: receives jobs through the pipe, sends back their values or an error."""
+    threading.Thread(target=_exit_with, args=(multiprocessing.parent_process(),), daemon=True).start()
     torch.set_num_threads(threads)
     if device == "cpu":
         keep_memory()
     sets = None
 
-    def count(number: int) -> None:
+    def show_progress(number: int) -> None:
         step.value = number
 
     while True:
@@ -144,11 +148,11 @@ def _work(pipe, step, grid: Grid, weights, device: str, threads: int) -> None:
             return
         try:
             sets = sets or grid.sets()
-            pipe.send((train_cell(grid, cell, seed, sets, weights, device, count)[1], None))
+            pipe.send((train_cell(grid, cell, seed, sets, weights, device, show_progress)[1], None))
         except Exception as error:
             pipe.send((None, f"{type(error).__name__}: {first_line(error)}"))
 
 
-def _leave_with(parent) -> None:
+def _exit_with(parent) -> None:
     parent.join()
     os._exit(1)

@@ -114,8 +114,8 @@ class Processes:
 
     def merge_corrupt(self, corrupt, images) -> None:
         """Merge what the processes have counted of a part of the data: too many are too many over all of them."""
-        for names in self.gather(corrupt.of(images)) if self.world > 1 else ():
-            corrupt.add(images, names)
+        for names in self.gather(corrupt.names_of(images)) if self.world > 1 else ():
+            corrupt.record(images, names)
 
     def settle(self) -> None:
         """Wait for the last `any_rank`, and forget it: the next call is a first one."""

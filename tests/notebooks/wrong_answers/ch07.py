@@ -44,19 +44,19 @@ def no_running_maximum(p):
 
 
 def in_sorted_order(p):
-    most, found = 0.0, []
+    most, corrected = 0.0, []
     for value in _steps(p).values():
         most = max(most, min(1.0, value))
-        found.append(most)
-    return found
+        corrected.append(most)
+    return corrected
 
 
 def above_one(p):
-    most, found = 0.0, {}
+    most, corrected = 0.0, {}
     for at, value in _steps(p).items():
         most = max(most, value)
-        found[at] = most
-    return [found[at] for at in range(len(p))]
+        corrected[at] = most
+    return [corrected[at] for at in range(len(p))]
 
 
 def uncorrected(p):

@@ -1,31 +1,28 @@
-"""Pictures of many sizes, decoded from their files as they are asked for."""
+"""Images of many sizes, decoded from their files as batches ask for them."""
 
 import math
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from types import SimpleNamespace
 
 import torch
 from PIL import Image
 
-from ..config import IMAGENET_MEAN, IMAGENET_STD
 from . import keyed
 from .images import CorruptImage, Images, size_of
-from .photos import centre, decoded, resampling
+from .photos import centre, decode, preprocessing, resampling
 
 ATTEMPTS = 10
 ASPECT = 3 / 4, 4 / 3
-PREPROCESSING = SimpleNamespace(image_size=224, crop=0.9, interpolation="bicubic", mean=IMAGENET_MEAN, std=IMAGENET_STD)
 
 
-class Decoded(Images):
-    """Pictures read one by one: the whole centre for evaluation, a keyed random resized crop for training.
+class ImageFiles(Images):
+    """Images decoded one by one: resized and centre-cropped for evaluation, a keyed random resized crop for training.
 
     Args:
         name, classes: as in `Images`.
-        source: for a number, what to open (a path, a binary file, or a PIL image), how to call it in an error, and its
-            class.
+        source: a function of a sample's number in it that returns what to decode (a path, a binary file or a PIL
+            image), its name for errors, and its class.
         members: the numbers in the source that are samples here, int64 (images,).
         config: anything with attributes image_size, crop, interpolation, mean and std; ImageNet's where None.
         image_size: (height, width) in place of the config's.
@@ -34,11 +31,11 @@ class Decoded(Images):
     def __init__(
         self, name: str, classes: Sequence[str], source: Callable, members: torch.Tensor, config=None, image_size=None
     ):
-        wanted = {key: getattr(config, key, value) for key, value in vars(PREPROCESSING).items()}
+        settings = preprocessing(config, image_size=image_size)
         self.name, self.classes, self.source, self.members = name, tuple(classes), source, members
-        self.image_size = size_of(image_size or wanted["image_size"])
-        self.mean, self.std = tuple(wanted["mean"]), tuple(wanted["std"])
-        self.crop, self.interpolation = wanted["crop"], wanted["interpolation"]
+        self.image_size = size_of(settings["image_size"])
+        self.mean, self.std = tuple(settings["mean"]), tuple(settings["std"])
+        self.crop, self.interpolation = settings["crop"], settings["interpolation"]
         self._targets = torch.full((len(members),), -1)
 
     def __len__(self):
@@ -51,7 +48,7 @@ class Decoded(Images):
         return self._targets[indices]
 
     def raw(self, indices):
-        return self._decoded(indices, lambda image, _: centre(image, self.image_size, self.crop, self.interpolation))
+        return self._decode(indices, lambda image, _: centre(image, self.image_size, self.crop, self.interpolation))
 
     def cropped(self, indices, augment, key):
         if not augment.crop:
@@ -59,42 +56,42 @@ class Decoded(Images):
         draws = keyed.uniform((ATTEMPTS, 4), key, indices, "resized crop").tolist()
         filter_, (height, width) = resampling(self.interpolation), self.image_size
 
-        def cut(image: Image.Image, row: int) -> torch.Tensor:
+        def crop_and_resize(image: Image.Image, row: int) -> torch.Tensor:
             box = resized_crop(image.size, draws[row], augment.scale)
             return _to_tensor(image.resize((width, height), filter_, box=box))
 
-        return self._decoded(indices, cut)
+        return self._decode(indices, crop_and_resize)
 
     def identity(self):
         return self.members.numpy().tobytes(), self.crop, self.interpolation
 
-    def _decoded(self, indices, make: Callable) -> torch.Tensor:
-        """make(image, row) of every picture, stacked; in threads, as Pillow frees the interpreter while it decodes."""
+    def _decode(self, indices, transform: Callable) -> torch.Tensor:
+        """transform(image, row) of every image, stacked; in threads, as Pillow releases the GIL while it decodes."""
         indices, corrupt = self.checked(indices).tolist(), {}
-        with torch.inference_mode(False):  # a mode is a thread's own: the pool's may not write into the caller's
+        with torch.inference_mode(False):  # the mode is per thread: the pool's threads may not write inference tensors
             out = torch.empty(len(indices), 3, *self.image_size, dtype=torch.uint8)
 
-        def one(row: int) -> None:
+        def decode_row(row: int) -> None:
             try:
-                file, called, target = self.source(int(self.members[indices[row]]))
+                file, name, target = self.source(int(self.members[indices[row]]))
                 self._targets[indices[row]] = target
-                out[row] = make(decoded(file, called), row)
+                out[row] = transform(decode(file, name), row)
             except CorruptImage as error:
                 corrupt[row] = error
 
         if torch.utils.data.get_worker_info() is not None:  # a loader's worker: its siblings keep the other cores busy
-            list(map(one, range(len(indices))))
+            list(map(decode_row, range(len(indices))))
         else:
             with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-                list(pool.map(one, range(len(indices))))
+                list(pool.map(decode_row, range(len(indices))))
         if corrupt:
-            found = {indices[row]: corrupt[row].name for row in sorted(corrupt)}
-            raise CorruptImage(*corrupt[min(corrupt)].args, found)
+            names = {indices[row]: corrupt[row].name for row in sorted(corrupt)}
+            raise CorruptImage(*corrupt[min(corrupt)].args, names)
         return out
 
 
-class Listed(Decoded):
-    """`Decoded` whose classes are known before a picture is opened: the source has `targets`, and a `listing`."""
+class LabelledFiles(ImageFiles):
+    """`ImageFiles` whose classes are known before any image is opened: the source has `targets` and a `listing`."""
 
     def __init__(self, name, classes, source, members, config=None, image_size=None):
         super().__init__(name, classes, source, members, config, image_size)
@@ -105,10 +102,10 @@ class Listed(Decoded):
 
 
 def resized_crop(size: tuple[int, int], draws: Sequence[Sequence[float]], smallest: float) -> tuple[float, ...]:
-    """A box of random area and aspect ratio inside a picture (Szegedy et al. 2015, Going Deeper with Convolutions, §6).
+    """A box of random area and aspect ratio inside an image (Szegedy et al. 2015, Going Deeper with Convolutions, §6).
 
     Args:
-        size: (width, height) of the picture.
+        size: (width, height) of the image.
         draws: attempts, each four numbers in [0, 1): area, aspect, left, top. The first that fits is taken, or the
             largest centred box of an allowed aspect where none does.
         smallest: share of the area that is kept at least.

@@ -1,4 +1,4 @@
-"""Broken pictures among good ones: replaced in training, left out in evaluation, counted, and too many stop it."""
+"""Corrupt images among good ones: replaced in training, left out in evaluation, counted, and too many stop it."""
 
 import pickle
 import shutil
@@ -48,21 +48,21 @@ def file_of(images, sample: int):
 
 
 def read(images, corrupt, workers, steps=8, **more):
-    return list(batches.training(images, RECIPE, 0, steps, workers, corrupt=corrupt, **more))
+    return list(batches.training_batches(images, RECIPE, 0, steps, workers, corrupt=corrupt, **more))
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
 @both
-def test_a_broken_picture_is_replaced_by_the_next_and_counted(folder, damage, workers):
+def test_a_corrupt_image_is_replaced_by_the_next_and_counted(folder, damage, workers):
     images = load(folder)
     whole = read(images, None, 0)
     DAMAGE[damage](file_of(images, 7))
     DAMAGE[damage](file_of(images, 8))
     corrupt = CorruptImages(0.1)
-    found = read(images, corrupt, workers)
+    read_batches = read(images, corrupt, workers)
     assert len(corrupt) == 2 and corrupt.names == sorted(str(file_of(images, sample)) for sample in (7, 8))
     samples = [part for _, part in batches.indices(len(images), 8, 5, 0, 8)]
-    for step, ((x, y), (good_x, good_y)) in enumerate(zip(found, whole, strict=True)):
+    for step, ((x, y), (good_x, good_y)) in enumerate(zip(read_batches, whole, strict=True)):
         hit = (samples[step] == 7) | (samples[step] == 8)
         assert torch.equal(x[~hit], good_x[~hit]) and torch.equal(y[~hit], good_y[~hit])
         if hit.any():
@@ -96,16 +96,16 @@ def test_processes_replace_alike_and_count_their_own(folder, workers):
 
 
 @both
-def test_evaluation_leaves_broken_pictures_out(folder, workers):
+def test_evaluation_leaves_corrupt_images_out(folder, workers):
     images = load(folder)
     good = [sample for sample in range(len(images)) if sample not in (0, 1, 30)]
     expected = images.batch(good)
     for sample, damage in ((0, "cut"), (1, "text"), (30, "gone")):
         DAMAGE[damage](file_of(images, sample))
     corrupt = CorruptImages(0.1)
-    found = list(batches.evaluation_batches(images, 2, workers, corrupt=corrupt))
-    assert all(1 <= len(y) <= 2 for _, y in found)  # the first batch has no picture left
-    x, y = (torch.cat(column) for column in zip(*found))
+    evaluated = list(batches.evaluation_batches(images, 2, workers, corrupt=corrupt))
+    assert all(1 <= len(y) <= 2 for _, y in evaluated)  # the first batch has no picture left
+    x, y = (torch.cat(column) for column in zip(*evaluated))
     assert torch.equal(x, expected[0]) and torch.equal(y, expected[1]) and len(corrupt) == 3
     again = list(batches.evaluation_batches(images, 64, workers, corrupt=corrupt))
     assert len(again[0][1]) == len(good) and len(corrupt) == 3
@@ -114,7 +114,7 @@ def test_evaluation_leaves_broken_pictures_out(folder, workers):
 @both
 def test_a_folder_that_vanishes_stops_the_run_with_one_line(folder, workers):
     images, corrupt = load(folder), CorruptImages(0.05)
-    steps = batches.training(images, RECIPE, 0, 10_000, workers, corrupt=corrupt)
+    steps = batches.training_batches(images, RECIPE, 0, 10_000, workers, corrupt=corrupt)
     next(steps)
     shutil.rmtree(folder)
     with pytest.raises(
@@ -125,7 +125,7 @@ def test_a_folder_that_vanishes_stops_the_run_with_one_line(folder, workers):
 
 
 @both
-def test_one_broken_picture_is_always_allowed(folder, workers):
+def test_one_corrupt_image_is_always_allowed(folder, workers):
     images = load(folder)
     DAMAGE["cut"](file_of(images, 0))
     assert len(read(images, CorruptImages(0.0), workers)) == 8
@@ -142,7 +142,7 @@ def test_where_nothing_can_be_read_no_limit_goes_on_for_ever(folder):
 
 
 @both
-def test_without_a_count_a_broken_picture_is_an_error(folder, workers):
+def test_without_a_count_a_corrupt_image_is_an_error(folder, workers):
     images = load(folder)
     DAMAGE["gone"](file_of(images, 7))
     with pytest.raises(CorruptImage, match="jpg cannot be opened .No such file or directory.; put it back"):
@@ -156,8 +156,8 @@ def test_the_error_says_which_samples(folder):
     with pytest.raises(CorruptImage) as caught:
         images.batch([1, 9, 3, 2])
     error = pickle.loads(pickle.dumps(caught.value))
-    assert error.found == {9: str(file_of(images, 9)), 2: str(file_of(images, 2))} and error.name == error.found[9]
-    assert str(error) == f"{error.name} is no image that can be read; a .jpg, .png or .webp file is needed"
+    assert error.names == {9: str(file_of(images, 9)), 2: str(file_of(images, 2))} and error.name == error.names[9]
+    assert str(error) == f"{error.name} is not an image that can be read; a .jpg, .png or .webp file is needed"
 
 
 def test_parts_are_counted_each_on_its_own(folder):
