@@ -86,7 +86,7 @@ def test_a_state_that_does_not_fit_is_refused(kind):
         {"exp_avg/norm.weight": torch.zeros(12, dtype=torch.int64)},
     ):
         key = next(iter(wrong))
-        message = f"the optimiser's {key.partition('/')[0]} of {key.partition('/')[2]} does not fit the model"
+        message = f"the optimizer's {key.partition('/')[0]} of {key.partition('/')[2]} does not fit the model"
         with pytest.raises(ValueError, match=message):
             load_optimizer_state(optimizer, named(model), state | wrong)
 
