@@ -5,17 +5,16 @@ ViT-Ti/16, 1.1 or more at width 192 on CIFAR; the A/A control, timm against a co
 """
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import timm
-import torch
-import torch.nn.functional as F
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from dtl_lib.config import ViTConfig, named
 from dtl_lib.host import keep_memory
-from dtl_lib.lab.bench import measure, ratio
+from dtl_lib.lab.bench import BenchConfig, make_step, measure, ratio
 from dtl_lib.models import ViT
 from dtl_lib.pretrained import from_timm
 from dtl_lib.tokens import TokenPlan
@@ -48,62 +47,41 @@ CASES = (
 )
 
 
-def forward(model: nn.Module, images: torch.Tensor):
-    """A forward pass without gradients."""
-
-    def run():
-        with torch.inference_mode():
-            model(images)
-
-    model.eval()
-    return run
+PASSES = {"forward": False, "step": True}  # name → whether it trains: the loop's own step
 
 
-def step(model: nn.Module, images: torch.Tensor):
-    """Forward, backward, AdamW."""
-    targets = torch.arange(len(images), device=images.device) % 10
-    make_optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
-
-    def run():
-        make_optimizer.zero_grad()
-        F.cross_entropy(model(images), targets).backward()
-        make_optimizer.step()
-
-    model.train()
-    return run
+def passes(models: Mapping[str, nn.Module], configs: Mapping[str, ViTConfig], batch: int, what: str, options) -> dict:
+    """Seconds of each round, by model."""
+    how = BenchConfig(batch, PASSES[what], amp="off", device=options.device)
+    runs = {label: make_step(configs[label], how, model) for label, model in models.items()}
+    return measure(runs, options.rounds, options.device)
 
 
-def against_timm(case: Case, make_step, options) -> None:
+def against_timm(case: Case, what: str, options) -> None:
     """timm, a copy of it (A/A) and ours, with the same weights."""
     theirs = case.timm().to(options.device)
     ours = from_timm(theirs)
-    images = torch.randn(case.batch, 3, *ours.config.image_size, device=options.device)
     models = {"timm": theirs, "timm, a copy": copy.deepcopy(theirs), "ours": ours}
-    seconds = measure(
-        {name: make_step(model, images) for name, model in models.items()}, options.rounds, options.device
-    )
+    seconds = passes(models, dict.fromkeys(models, ours.config), case.batch, what, options)
     control, speed = ratio(seconds, "timm", "timm, a copy"), ratio(seconds, "timm", "ours")
-    name = f"{case.name}: {make_step.__name__}, batch {case.batch}"
+    name = f"{case.name}: {what}, batch {case.batch}"
     report(name, seconds, {"A/A": (control, "control: 1"), "speed": (speed, f"asked: ≥ {case.asked}")})
     if options.record:
         measured = values(seconds, {"control": control, "speed": speed}, batch=case.batch)
         record("bench_model", options, f"ours against timm: {name}", measured, ours.config)
 
 
-def late_tokens(config: ViTConfig, name: str, batch: int, make_step, options) -> None:
+def late_tokens(config: ViTConfig, name: str, batch: int, what: str, options) -> None:
     """A class token and registers from block 0 against the same from the middle, beside what the cost model says."""
-    images = torch.randn(batch, 3, *config.image_size, device=options.device)
     plans = {at: TokenPlan.of(config.depth, at, at, REGISTERS) for at in (0, config.depth // 2, 3 * config.depth // 4)}
     configs = {("from block 0" if not at else f"late, from {at}"): config.with_plan(plans[at]) for at in plans}
     configs = {**configs, "from block 0, a copy": configs["from block 0"]}
     models = {label: ViT(each).to(options.device) for label, each in configs.items()}
-    seconds = measure(
-        {label: make_step(model, images) for label, model in models.items()}, options.rounds, options.device
-    )
+    seconds = passes(models, configs, batch, what, options)
     totals = {label: each.cost().total for label, each in configs.items()}
     ratios = {label: ratio(seconds, "from block 0", label) for label in configs if label != "from block 0"}
     predicted = {label: totals["from block 0"] / totals[label] for label in ratios}
-    title = f"{name}: {make_step.__name__}, batch {batch}, cls and {REGISTERS} registers"
+    title = f"{name}: {what}, batch {batch}, cls and {REGISTERS} registers"
     report(title, seconds, {k: (value, f"cost model: {predicted[k]:.3f}") for k, value in ratios.items()})
     if options.record:
         more = {f"predicted_{label.split()[-1]}": round(value, 4) for label, value in predicted.items()}
@@ -113,14 +91,14 @@ def late_tokens(config: ViTConfig, name: str, batch: int, make_step, options) ->
 def main() -> None:
     options = parser(__doc__).parse_args()
     for case in CASES:
-        for make_step in (forward, step):
-            if options.only in f"{case.name} {make_step.__name__}":
-                against_timm(case, make_step, options)
+        for what in PASSES:
+            if options.only in f"{case.name} {what}":
+                against_timm(case, what, options)
     cifar = replace(named("vit_cifar_patch4_32"), depth=12)
     for name, config, batch in (("vit_tiny_patch16_224", named("vit_tiny_patch16_224"), 8), ("vit_cifar", cifar, 32)):
-        for make_step in (forward, step):
-            if options.only in f"late {name} {make_step.__name__}":
-                late_tokens(config, name, batch, make_step, options)
+        for what in PASSES:
+            if options.only in f"late {name} {what}":
+                late_tokens(config, name, batch, what, options)
 
 
 if __name__ == "__main__":
