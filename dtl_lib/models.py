@@ -73,7 +73,7 @@ class ViT(nn.Module):
         super().__init__()
         self.config, self.plan = config, config.plan
         self.read, self.head_names = config.read, config.head_names
-        self.all_rows = False  # a recorder sets it: the last block then answers for every token
+        self.all_rows = False  # True where a hook on the last block needs the rows that the head does not read
         self.patch_embed = PatchEmbed(config.patch_size, config.dim, config.channels)
         if config.positions == "learned":
             self.positions = nn.Parameter(nn.init.trunc_normal_(torch.empty(*config.grid, config.dim), std=0.02))

@@ -1,7 +1,8 @@
 """Look inside a forward pass: hidden states, queries, keys and exact attention maps, by name.
 
 Attention stays fused while it is recorded. The tape keeps q and k, by reference, and computes afterwards, in float32,
-the rows of the map that are asked for.
+the rows of the map that are asked for. Without gradients the last block stays as narrow as in a plain forward pass: its
+other rows, too, are computed when they are asked for.
 """
 
 from collections.abc import Iterator
@@ -12,7 +13,8 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
-from .layers import ALL, TalkingHeads
+from .deferred import DeferredRows, can_run_again
+from .layers import ALL, Block, TalkingHeads
 from .models import ViT
 from .tokens import PATCHES, READ_BY_HEAD, TokenNotThere
 
@@ -26,22 +28,19 @@ def record(model: nn.Module, grad: bool = False, all_rows: bool = True, tokens: 
     Args:
         model: a `ViT`, also inside DistributedDataParallel.
         grad: keep v and the gradient of attention's output too, for `Tape.attention_gradient`.
-        all_rows: False leaves the last block its shortcut, answering only for what the head reads: cheaper, and enough
-            for the maps of cls and dist.
-        tokens: False does not keep the residual stream, for who wants maps alone: less memory.
+        all_rows: False keeps of the last block only the rows that the head reads, enough for the maps of cls and dist:
+            less memory, and with gradients faster.
+        tokens: False does not keep the residual stream: less memory where only maps are wanted.
 
     Raises:
         ValueError: for a compiled model, whose modules are not called, or one that is no `ViT`.
     """
-    vit = _unwrap(model)
-    tape = Tape(vit, grad, all_rows, tokens)
-    before, vit.all_rows = vit.all_rows, all_rows
-    handles = tape._attach()
+    tape = Tape(_unwrap(model), grad, all_rows, tokens)
+    tape._attach()
     try:
         yield tape
     finally:
-        vit.all_rows = before
-        for handle in handles:
+        for handle in tape._handles:
             handle.remove()
 
 
@@ -56,8 +55,8 @@ class Tape:
     def __init__(self, model: ViT, grad: bool = False, all_rows: bool = True, tokens: bool = True):
         self.plan = model.plan
         self.grid: tuple[int, int] | None = None
-        self._model, self._grad, self._stream = model, grad, tokens
-        self._short = model.plan.blocks - 1 if model.config.read and not all_rows else None
+        self._model, self._grad, self._all_rows, self._stream = model, grad, all_rows, tokens
+        self._last, self._handles = model.plan.blocks - 1, []
         self._clear()
 
     def tokens(self, block: int | str) -> Tensor:
@@ -65,12 +64,16 @@ class Tape:
         self._check(0 if block == "input" else block)
         if not self._stream:
             raise ValueError("the residual stream was not kept: leave tokens=False out")
-        return self._tokens[block]
+        kept = self._tokens[block]
+        return (
+            kept if block != self._last or self._deferred is None else torch.cat([kept, self._deferred.tokens], dim=1)
+        )
 
     def queries(self, block: int) -> Tensor:
         """Queries of a block, `(batch, heads, query, head_dim)`; in class attention only cls and dist ask."""
         self._check(block)
-        return self._qk[block][0]
+        q, _ = self._qk[block]
+        return q if block != self._last or self._deferred is None else torch.cat([q, self._deferred.queries], dim=2)
 
     def keys(self, block: int) -> Tensor:
         """Keys of a block, `(batch, heads, key, head_dim)`."""
@@ -143,6 +146,8 @@ class Tape:
         if stage not in ("attention", "softmax"):
             raise ValueError(f'stage is "attention" or "softmax", not {stage!r}')
         q, k = self._qk[block]
+        if query == ALL or query.stop > q.shape[2]:
+            q = self.queries(block)
         q, k = q[:, :, query].float(), k.float()
         core = self._core(block)
         with torch.no_grad(), torch.autocast(q.device.type, enabled=False):
@@ -192,7 +197,7 @@ class Tape:
         self.plan.check_block(block)
         if block not in self._qk:
             raise ValueError("nothing is recorded: call the model inside the with block")
-        if every_row and block == self._short:
+        if every_row and block == self._last and self._narrow and not self._all_rows:
             raise ValueError(f"block {block} was recorded for what the head reads alone: leave all_rows=False out")
 
     def _core(self, block: int) -> nn.Module:
@@ -200,29 +205,47 @@ class Tape:
 
     def _clear(self, *_) -> None:
         self._tokens, self._qk, self._v, self._output_gradients, self._mixing = {}, {}, {}, {}, {}
+        self._narrow, self._deferred = False, None
 
-    def _attach(self) -> list:
+    def _attach(self) -> None:
         model = self._model
-        handles = [
+        self._handles = [
             model.patch_embed.register_forward_pre_hook(self._clear),
             model.patch_embed.register_forward_hook(self._keep_grid),
-            model.blocks[0].register_forward_pre_hook(lambda _, args: self._keep_tokens("input", args[0])),
+            model.blocks[-1].register_forward_pre_hook(self._enter_last),
         ]
         for index, block in enumerate(model.blocks):
-            keep_tokens = lambda _, args, output, index=index: self._keep_tokens(index, output)  # noqa: E731
             keep_heads = lambda _, args, output, index=index: self._keep_heads(index, args, output)  # noqa: E731
-            handles.append(block.register_forward_hook(keep_tokens))
-            handles.append(block.attention.core.register_forward_hook(keep_heads))
-        return handles
+            self._handles.append(block.attention.core.register_forward_hook(keep_heads))
+        if not self._stream:
+            return
+        self._handles.append(
+            model.blocks[0].register_forward_pre_hook(lambda _, args: self._keep_tokens("input", args[0]))
+        )
+        for index, block in enumerate(model.blocks):
+            keep_tokens = lambda _, args, output, index=index: self._keep_tokens(index, output)  # noqa: E731
+            self._handles.append(block.register_forward_hook(keep_tokens))
+
+    def _enter_last(self, block: Block, args: tuple[Tensor, slice]) -> tuple[Tensor, slice]:
+        """Widen the last block to every row, unless the rows that the head does not read can be computed later."""
+        x, rows = args
+        own = {handle.id for handle in self._handles}
+        later = not self._grad and can_run_again(block, own)
+        if self._all_rows and not later:
+            rows = ALL
+        self._narrow = rows != ALL
+        self._deferred = DeferredRows(block, x.detach(), rows, own) if self._narrow and self._all_rows else None
+        return x, rows
 
     def _keep_grid(self, module: nn.Module, args: tuple, output: Tensor) -> None:
         self.grid = tuple(output.shape[1:3])
 
     def _keep_tokens(self, block: int | str, tokens: Tensor) -> None:
-        if self._stream:
-            self._tokens[block] = tokens.detach()
+        self._tokens[block] = tokens.detach()
 
     def _keep_heads(self, block: int, qkv: tuple[Tensor, ...], output: Tensor) -> None:
+        if block in self._qk:  # the last block runs again, for its other rows
+            return
         q, k, v = (part.detach() for part in qkv)
         self._qk[block] = (q, k)
         if isinstance(core := self._core(block), TalkingHeads):

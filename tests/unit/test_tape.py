@@ -405,3 +405,123 @@ def test_ddp_is_seen_through(tmp_path):
         assert tape.attention_gradient(3).shape == tape.attention(3).shape
     finally:
         torch.distributed.destroy_process_group()
+
+
+class TestTheLastBlocksOtherRows:
+    """Without gradients they are computed when they are asked for, and are what the forward pass would have computed."""
+
+    KINDS = ("moving", "plain", "cait", "talking")
+
+    @staticmethod
+    def build(kind):
+        return build(TokenPlan.of(3), talking_heads=True, layer_scale=0.3) if kind == "talking" else MODELS[kind]()
+
+    @staticmethod
+    def widths(model):
+        """The rows that the core of the last block is called with, one number a call."""
+        rows = []
+        hook = model.blocks[-1].attention.core.register_forward_pre_hook(lambda _, args: rows.append(args[0].shape[2]))
+        return rows, hook
+
+    @pytest.mark.parametrize("kind, size", itertools.product(KINDS, SIZES))
+    @pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0)])
+    def test_they_are_those_of_a_forward_pass_that_computes_every_row(self, kind, size, order):
+        model, last = self.build(kind), self.build(kind).plan.blocks - 1
+        with record(model) as at_once:  # gradients are on
+            model(images(*size))
+        with record(model) as tape, torch.no_grad():
+            model(images(*size))
+        asks = [lambda t: t.tokens(last), lambda t: t.queries(last), lambda t: t.attention(last)]
+        for ask in [asks[number] for number in order]:
+            torch.testing.assert_close(ask(tape), ask(at_once), atol=2e-6, rtol=1e-5)
+        assert torch.equal(tape.tokens(last), tape.tokens(last))
+        with record(model) as inside, torch.inference_mode():
+            model(images(*size))
+            torch.testing.assert_close(inside.tokens(last), at_once.tokens(last), atol=2e-6, rtol=1e-5)
+            torch.testing.assert_close(inside.maps(last), at_once.maps(last), atol=2e-6, rtol=1e-5)
+            torch.testing.assert_close(inside.attention(last), at_once.attention(last), atol=2e-6, rtol=1e-5)
+
+    def test_they_cost_nothing_where_nobody_asks(self, monkeypatch):
+        model, rows = build(), []
+        forward = type(model.blocks[-1].attention.core).forward
+        monkeypatch.setattr(
+            type(model.blocks[-1].attention.core),
+            "forward",
+            lambda self, q, k, v: rows.append((q.shape[2], k.shape[2])) or forward(self, q, k, v),
+        )
+        with record(model) as tape, torch.no_grad():
+            model(images())
+        every = tape.keys(3).shape[2]
+        tape.maps(3), tape.maps(3, of="dist"), tape.norms(2), tape.attention(2)
+        assert rows[-1] == (2, every) and len(rows) == 4
+        tape.norms(3), tape.tokens(3)
+        assert rows[4:] == [(every - 2, every)]
+
+    def test_the_logits_are_the_same_to_the_bit(self):
+        model = build()
+        with torch.no_grad():
+            plain = model(images())
+            with record(model):
+                assert torch.equal(model(images()), plain)
+
+    def test_under_autocast(self):
+        model = build()
+        tapes = []
+        for gradients in (True, False):
+            with record(model) as tape, torch.autocast("cpu", torch.bfloat16), torch.set_grad_enabled(gradients):
+                model(images())
+            tapes.append(tape)
+        at_once, tape = tapes
+        assert tape.queries(3).dtype == at_once.queries(3).dtype == torch.bfloat16
+        torch.testing.assert_close(tape.queries(3), at_once.queries(3), atol=0.02, rtol=0.02)
+        torch.testing.assert_close(tape.tokens(3), at_once.tokens(3), atol=0.05, rtol=0.05)
+
+    @pytest.mark.parametrize("change", ["step", "swap", "data", "mode", "hook"])
+    def test_a_block_that_changed_since_is_refused(self, change):
+        model = build()
+        with record(model) as tape, torch.no_grad():
+            model(images())
+        before, part = tape.maps(3), model.blocks[-1].mlp.expand
+        with torch.no_grad():
+            if change == "step":
+                part.weight.add_(0.1)
+            elif change == "swap":
+                part.weight = torch.nn.Parameter(part.weight.clone())
+            elif change == "data":
+                part.weight.data = part.weight.clone()
+        if change == "mode":
+            model.train()
+        if change == "hook":
+            part.register_forward_hook(lambda *_: None)
+        for ask in (tape.tokens, tape.norms, tape.queries, tape.attention):
+            with pytest.raises(ValueError, match="the last block has changed since"):
+                ask(3)
+        assert torch.equal(tape.maps(3), before)  # what the head reads is kept
+
+    def test_a_change_elsewhere_does_not_matter(self):
+        model = build()
+        with record(model) as tape, torch.no_grad():
+            model(images())
+            with record(model) as unchanged:
+                model(images())
+            expected = unchanged.tokens(3)
+            for module in (*model.blocks[:-1], model.patch_embed, model.norm):
+                _randomise(module)
+        torch.testing.assert_close(tape.tokens(3), expected)
+
+    @pytest.mark.parametrize("reason", ["gradients", "grad=True", "training", "a hook of their own", "inference weights"])
+    def test_every_row_is_computed_at_once_where_later_would_be_wrong(self, reason):
+        with torch.inference_mode(reason == "inference weights"):
+            model = build(drop_path=0.5)
+        model.train(reason == "training")
+        rows, hook = self.widths(model)
+        if reason != "a hook of their own":
+            hook.remove()
+        with record(model, grad=reason == "grad=True") as tape, torch.set_grad_enabled(reason == "gradients"):
+            model(images())
+        hook.remove()
+        every = tape.keys(3).shape[2]
+        assert tape._qk[3][0].shape[2] == every and tape._tokens[3].shape[1] == every
+        assert rows == ([every] if reason == "a hook of their own" else [])
+        _randomise(model.blocks[-1]) if reason != "inference weights" else None
+        assert tape.attention(3).shape == (2, 4, every, every) and tape.tokens(3).shape[1] == every
