@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from difflib import get_close_matches
+from typing import cast
 
 from .cost import Cost, cost_of
 from .tokens import READ_BY_HEAD, TokenPlan
@@ -41,7 +42,7 @@ class ViTConfig:
     depth: int = 12
     heads: int = 3
     mlp_ratio: float = 4.0
-    plan: TokenPlan | None = None
+    plan: TokenPlan = None  # pyright: ignore[reportAssignmentType]  # __post_init__ puts a plan in its place
     classes: int = 1000
     pool: str = "cls"
     norm_after_pool: bool = False
@@ -105,12 +106,17 @@ class ViTConfig:
             raise ValueError('class attention updates the class token alone: use pool="cls", or class_blocks=0')
         if self.norm_after_pool and self.pool == "cls":
             raise ValueError('norm_after_pool goes with pool="patches"; a class token is normalised either way')
-        self.grid_of(*self.image_size)
+        self.grid_of(*self.size)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of an image, pixels: `image_size`, which an int may have been given for."""
+        return cast(tuple[int, int], self.image_size)
 
     @property
     def grid(self) -> tuple[int, int]:
         """Rows and columns of patches of an image of `image_size`."""
-        return self.grid_of(*self.image_size)
+        return self.grid_of(*self.size)
 
     def grid_of(self, height: int, width: int) -> tuple[int, int]:
         """Rows and columns of patches of an image, or a ValueError with the nearest sizes that fit."""

@@ -144,7 +144,7 @@ class Attention(nn.Module):
             return self.qkv(x).chunk(3, dim=-1)
         weights = self.qkv.weight.chunk(3)
         biases = (None,) * 3 if self.qkv.bias is None else self.qkv.bias.chunk(3)
-        return tuple(F.linear(part, *both) for part, *both in zip((x[:, rows], x, x), weights, biases))
+        return tuple(F.linear(part, weight, bias) for part, weight, bias in zip((x[:, rows], x, x), weights, biases))
 
 
 class Mlp(nn.Module):
@@ -246,10 +246,9 @@ def initialise(module: nn.Module) -> None:
     """ViT's initialisation: truncated normal of 0.02 for matrices, zero for biases, LeCun normal for the patches."""
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
     elif isinstance(module, nn.Conv2d):
         fan_in = module.in_channels * math.prod(module.kernel_size)
         std = fan_in**-0.5 / 0.8796  # cut at two of its own, a normal's standard deviation shrinks to 0.8796
         nn.init.trunc_normal_(module.weight, std=std, a=-2 * std, b=2 * std)
+    if isinstance(module, nn.Linear | nn.Conv2d) and module.bias is not None:
         nn.init.zeros_(module.bias)

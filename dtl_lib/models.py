@@ -1,6 +1,7 @@
 """One Vision Transformer: by configuration alone ViT, DeiT, DeiT-III, DINO, DINOv2 with registers, CaiT, and others."""
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, cast
 
 import torch
 from einops import rearrange, repeat
@@ -18,6 +19,9 @@ from .layers import (
     sincos_positions,
 )
 from .tokens import PATCHES, TokenNotThere, TokenPlan
+
+if TYPE_CHECKING:
+    from .pretrained import LoadReport
 
 __all__ = ["ViT", "ViTConfig", "Cost", "Features", "enter_and_leave", "configurations", "named"]
 
@@ -69,6 +73,10 @@ class ViT(nn.Module):
         config: what to build.
     """
 
+    positions: Tensor
+    card: dict  # of a model from a file: what it was saved with
+    loaded: "LoadReport"  # of a model from `load_pretrained`
+
     def __init__(self, config: ViTConfig):
         super().__init__()
         self.config, self.plan = config, config.plan
@@ -103,7 +111,7 @@ class ViT(nn.Module):
         config = self.config
         common = {name: getattr(config, name) for name in ("mlp_ratio", "qkv_bias", "layer_scale", "norm_eps")}
         if block >= config.depth:
-            return ClassAttention(config.dim, config.heads, rows=config.read, **common)
+            return ClassAttention(config.dim, config.heads, rows=cast(slice, config.read), **common)
         core = TalkingHeads(config.heads) if config.talking_heads else None
         return Block(config.dim, config.heads, drop_path=config.drop_path_rates()[block], core=core, **common)
 
@@ -126,8 +134,8 @@ class ViT(nn.Module):
         x, grid = self.encode(images)
         if not self.config.norm_after_pool:
             x = self.norm(x)
-        if self.changes[-1]:
-            x = enter_and_leave(x, *self.changes[-1], self.tokens)
+        if change := self.changes[-1]:
+            x = enter_and_leave(x, *change, cast(dict, self.tokens))
         return Features({name: x[:, where] for name, where in self.plan.final.items()}, grid, self.plan)
 
     def encode(self, images: Tensor, rows: slice = ALL) -> tuple[Tensor, tuple[int, int]]:
@@ -141,10 +149,10 @@ class ViT(nn.Module):
             `(batch, rows, dim)`, and (rows, columns) of the patches.
         """
         x, grid = self.embed(images)
-        last = len(self.blocks) - 1
+        last, tokens = len(self.blocks) - 1, cast(dict, self.tokens)
         for index, block in enumerate(self.blocks):
-            if self.changes[index]:
-                x = enter_and_leave(x, *self.changes[index], self.tokens)
+            if change := self.changes[index]:
+                x = enter_and_leave(x, *change, tokens)
             x = block(x, rows if index == last else ALL)
         return x, grid
 

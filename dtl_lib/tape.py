@@ -7,6 +7,7 @@ other rows, too, are computed when they are asked for.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Literal, cast
 
 import torch
 from einops import rearrange
@@ -49,17 +50,17 @@ class Tape:
 
     Attributes:
         plan: the model's token plan.
-        grid: rows and columns of the patches of the images recorded.
+        grid: rows and columns of the patches of the images recorded; (0, 0) before.
     """
 
     def __init__(self, model: ViT, grad: bool = False, all_rows: bool = True, tokens: bool = True):
         self.plan = model.plan
-        self.grid: tuple[int, int] | None = None
+        self.grid: tuple[int, int] = (0, 0)
         self._model, self._grad, self._all_rows, self._stream = model, grad, all_rows, tokens
         self._last, self._handles = model.plan.blocks - 1, []
         self._clear()
 
-    def tokens(self, block: int | str) -> Tensor:
+    def tokens(self, block: int | Literal["input"]) -> Tensor:
         """The residual stream after a block, `(batch, tokens, dim)`; `"input"` is the stream before block 0."""
         self._check(0 if block == "input" else block)
         if not self._stream:
@@ -118,7 +119,7 @@ class Tape:
         rows = self._rows(block, self._query(block, of), stage)
         return rows if isinstance(of, str) and of not in READ_BY_HEAD else rows.squeeze(2)
 
-    def norms(self, block: int | str) -> dict[str, Tensor]:
+    def norms(self, block: int | Literal["input"]) -> dict[str, Tensor]:
         """Length of each token after a block: `(batch, tokens)` by group, `(batch, rows, columns)` for the patches,
         `(batch,)` for cls and dist."""
         lengths = self.tokens(block).float().norm(dim=-1)
@@ -201,7 +202,7 @@ class Tape:
             raise ValueError(f"block {block} was recorded for what the head reads alone: leave all_rows=False out")
 
     def _core(self, block: int) -> nn.Module:
-        return self._model.blocks[block].attention.core
+        return cast(Block, self._model.blocks[block]).attention.core
 
     def _clear(self, *_) -> None:
         self._tokens, self._qk, self._v, self._output_gradients, self._mixing = {}, {}, {}, {}, {}
@@ -214,9 +215,9 @@ class Tape:
             model.patch_embed.register_forward_hook(self._keep_grid),
             model.blocks[-1].register_forward_pre_hook(self._enter_last),
         ]
-        for index, block in enumerate(model.blocks):
+        for index in range(model.plan.blocks):
             keep_heads = lambda _, args, output, index=index: self._keep_heads(index, args, output)  # noqa: E731
-            self._handles.append(block.attention.core.register_forward_hook(keep_heads))
+            self._handles.append(self._core(index).register_forward_hook(keep_heads))
         if not self._stream:
             return
         self._handles.append(
@@ -238,9 +239,9 @@ class Tape:
         return x, rows
 
     def _keep_grid(self, module: nn.Module, args: tuple, output: Tensor) -> None:
-        self.grid = tuple(output.shape[1:3])
+        self.grid = output.shape[1], output.shape[2]
 
-    def _keep_tokens(self, block: int | str, tokens: Tensor) -> None:
+    def _keep_tokens(self, block: int | Literal["input"], tokens: Tensor) -> None:
         self._tokens[block] = tokens.detach()
 
     def _keep_heads(self, block: int, qkv: tuple[Tensor, ...], output: Tensor) -> None:

@@ -1,5 +1,7 @@
 """A live timm model as a `ViT`: its configuration read off its parts, its weights under our names."""
 
+from typing import Any
+
 import torch
 from einops import rearrange
 from torch import Tensor, nn
@@ -20,12 +22,13 @@ def from_timm(model: nn.Module) -> ViT:
     """
     cait = hasattr(model, "blocks_token_only")
     _refuse_unknown(model, cait)
-    ours = ViT(_config(model, cait))
-    ours.load_state_dict(_state(model, cait))
-    return ours.train(model.training).to(model.pos_embed.device, model.pos_embed.dtype)
+    theirs: Any = model  # timm's classes have no types of their own
+    ours = ViT(_config(theirs, cait))
+    ours.load_state_dict(_state(theirs, cait))
+    return ours.train(theirs.training).to(theirs.pos_embed.device, theirs.pos_embed.dtype)
 
 
-def _config(model: nn.Module, cait: bool) -> ViTConfig:
+def _config(model: Any, cait: bool) -> ViTConfig:
     first, depth = model.blocks[0], len(model.blocks)
     rates = [getattr(block.drop_path if cait else block.drop_path1, "drop_prob", 0.0) for block in model.blocks]
     scale = first.gamma_1 if cait else getattr(first.ls1, "gamma", None)
@@ -57,14 +60,14 @@ def _config(model: nn.Module, cait: bool) -> ViTConfig:
     )
 
 
-def _plan(model: nn.Module, cait: bool, depth: int) -> TokenPlan:
+def _plan(model: Any, cait: bool, depth: int) -> TokenPlan:
     if cait:
         return TokenPlan.of(depth, cls_pos=depth, class_blocks=len(model.blocks_token_only))
     parameters = {"cls": model.cls_token, "dist": getattr(model, "dist_token", None), "reg": model.reg_token}
     return TokenPlan(depth, tuple(Group(name, p.shape[1]) for name, p in parameters.items() if p is not None))
 
 
-def _state(model: nn.Module, cait: bool) -> dict[str, Tensor]:
+def _state(model: Any, cait: bool) -> dict[str, Tensor]:
     weights = dict(model.state_dict())
     rows, columns = model.patch_embed.grid_size
     positions = weights.pop("pos_embed")[0]
@@ -119,13 +122,13 @@ def _rename(name: str, depth: int, average: bool) -> str:
 _KNOWN = {"PatchEmbed", "Block", "LayerScaleBlock", "Attention", "TalkingHeadAttn", "Mlp", "NoneType"}
 
 
-def _refuse_unknown(model: nn.Module, cait: bool) -> None:
+def _refuse_unknown(model: Any, cait: bool) -> None:
     """A ValueError that names the first part of a timm model that a `ViT` does not have."""
     from timm.models.cait import Cait
     from timm.models.vision_transformer import VisionTransformer
 
     kind = type(model).__name__
-    if not isinstance(model, VisionTransformer | Cait) or model.pos_embed is None:
+    if not issubclass(type(model), VisionTransformer | Cait) or model.pos_embed is None:
         raise ValueError(f"from_timm takes timm's ViT, DeiT, DINO, DINOv2 and CaiT models, not a {kind}")
     inside = [getattr(block, part, None) for block in model.blocks for part in ("attn", "mlp")]
     if strange := sorted({type(part).__name__ for part in (model.patch_embed, *model.blocks, *inside)} - _KNOWN):

@@ -99,7 +99,7 @@ class TokenPlan:
         groups = []
         if cls_pos is not None:
             groups += [Group(name, 1, enter=cls_pos) for name in READ_BY_HEAD[: 1 + dist]]
-        if num_reg:
+        if reg_pos is not None:
             groups += [Group("reg", num_reg, enter=reg_pos)]
         return cls(depth, tuple(groups), class_blocks)
 

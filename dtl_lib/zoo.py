@@ -87,7 +87,7 @@ def read_card(name: str) -> dict:
         raise ValueError(f"{card_file} is missing: a model of the zoo has its card beside it; {REMEDY}") from None
     except ValueError:
         card = None
-    if not isinstance(card, Mapping) or not card.get("seal") or not seal_holds(card):
+    if not isinstance(card, dict) or not card.get("seal") or not seal_holds(card):
         raise ValueError(f"{card_file} is damaged: the card is not the one that was saved; {REMEDY}")
     check(card, file.stem)
     return card

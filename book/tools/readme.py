@@ -27,7 +27,7 @@ TRAINED = (
     ("cifar10_same_minutes", "class token from 3, 10", "the first, ten minutes, class token from block 3 of 6"),
     ("cifar10_same_minutes", "4 registers, 10", "the first, ten minutes, four registers"),
 )
-OURS, LOOKING = "ours against timm: ", "looking inside"
+OURS, LOOKING = "ours against timm: ", "looking inside: vit_tiny"
 MEASURED = (
     (f"{OURS}vit_tiny_patch16_224: forward", "speed", "timm's time over ours, ViT-Ti/16 at 224, forward, same logits"),
     (f"{OURS}vit_tiny_patch16_224: step", "speed", "the same, training step"),

@@ -56,7 +56,7 @@ def exercise(check: Callable) -> Callable:
         else:
             print("right")
 
-    checker.is_exercise = True
+    setattr(checker, "is_exercise", True)  # noqa: B010 - a function's own attributes have no type
     return checker
 
 

@@ -1,8 +1,11 @@
 """Checkers of chapter 05, The class token."""
 
+from typing import cast
+
 import torch
 
 from ..config import ViTConfig
+from ..layers import Block
 from ..models import ViT
 from ..tape import record
 from ..tokens import Group, TokenPlan
@@ -51,14 +54,13 @@ def check_first_query(first_query) -> None:
             parameter += 0.2 * torch.randn_like(parameter)
         with record(model) as tape:
             model(torch.randn(1, 3, 8, 8))
-        answer, block = first_query(model), model.blocks[2]
+        answer, block, early = first_query(model), cast(Block, model.blocks[2]), cast(Block, model.blocks[0])
         expect_shape(answer, (3, 4), "(heads, head_dim)")
         token = model.tokens["cls"]
         unnormed = block.attention.project_qkv(token[None], slice(0, 1))[0].reshape(3, 4)
         expect(not torch.allclose(answer, unnormed, atol=1e-5), "a block normalises what it reads: norm1 comes first")
         _, key, _ = (part.reshape(3, 4) for part in block.attention.project_qkv(block.norm1(token)[None], slice(0, 1)))
         expect(not torch.allclose(answer, key, atol=1e-5), "that is the key: queries are the first third of qkv")
-        early = model.blocks[0]
         early = early.attention.project_qkv(early.norm1(token)[None], slice(0, 1))[0].reshape(3, 4)
         expect(not torch.allclose(answer, early, atol=1e-5), "the token enters before block 2 here: use that block")
         transposed = tape.queries(2)[0, :, 0].flatten().reshape(4, 3).T

@@ -140,8 +140,8 @@ def show_roofline(
     ends = array([min(across.min(), rate / bandwidth) / 2, rate / bandwidth, max(across.max(), rate / bandwidth) * 3])
     axis.plot(ends, (bandwidth * ends / 1e9).clip(max=rate / 1e9), color="#777777", linewidth=1.5)
     axis.plot(across, up, "o", color=COLOURS[0])
-    for name, *place in zip(reached, across, up):
-        axis.annotate(name, place, xytext=(7, -3), textcoords="offset points", va="top", fontsize=9)
+    for name, right, above in zip(reached, across, up):
+        axis.annotate(name, (right, above), xytext=(7, -3), textcoords="offset points", va="top", fontsize=9)
     for text, at in ((f"{bandwidth / 1e9:,.0f} GB/s", ends[:2]), (f"{rate / 1e9:,.0f} GFLOP/s", ends[1:])):
         middle = at.prod() ** 0.5
         spot = (middle, min(rate, bandwidth * middle) / 1e9)

@@ -2,10 +2,12 @@
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
+from cycler import cycler
 from matplotlib.figure import Figure
 
 # Okabe and Ito's palette, without the yellow that vanishes on white.
@@ -15,10 +17,10 @@ SIGNED = "RdBu_r"
 MARK = "#ff2d6f"
 ABSENT = "#d9d9d9"
 
-STYLE = {
+STYLE: dict[Any, Any] = {  # by matplotlib's own names
     "axes.grid": False,
     "axes.labelsize": 11,
-    "axes.prop_cycle": matplotlib.cycler(color=COLOURS),
+    "axes.prop_cycle": cycler(color=COLOURS),
     "axes.spines.right": False,
     "axes.spines.top": False,
     "axes.titlesize": 11,

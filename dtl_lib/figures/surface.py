@@ -6,6 +6,7 @@ from string import ascii_uppercase
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
 from .style import COLOURS, MAP, MARK, array, styled
@@ -58,7 +59,7 @@ def show_atlas(surface: Mapping, pareto: Mapping) -> Figure:
     """A surface, and below it accuracy against cost; each is given the arguments of its own function, by name."""
     width, height = _surface_size(surface["rows"], surface["columns"])
     figure = plt.figure(figsize=(max(width, 8.4), height + 4.2))
-    above, below = figure.subfigures(2, 1, height_ratios=(height, 4.2), hspace=0.04)
+    above, below = figure.subfigures(2, 1, height_ratios=(height, 4.2), hspace=0.04, squeeze=False).flat
     _surface(above, **{"half": None, "label": "", "mark": None, "digits": 1, **surface})
     _pareto(below, **{"front": (), "kinds": {}, "x": "M multiply–adds an image", "y": "test accuracy, %", **pareto})
     return figure
@@ -116,16 +117,14 @@ def _pareto(figure, points, front, kinds, x, y) -> None:
 def _key(axis, shapes, letters: Mapping[str, str]) -> None:
     """The legend of shapes and letters, beside the axis."""
     lines = [
-        plt.Line2D([], [], marker=marker, color=colour, markerfacecolor="white", linestyle="", markersize=7)
+        Line2D([], [], marker=marker, color=colour, markerfacecolor="white", linestyle="", markersize=7)
         for _, marker, colour in shapes
     ]
     names = [kind for kind, *_ in shapes]
     if letters:
-        lines.append(plt.Line2D([], [], color="black", linewidth=1.2))
+        lines.append(Line2D([], [], color="black", linewidth=1.2))
         names.append("no cell is cheaper and better:")
-        lines += [
-            plt.Line2D([], [], marker=rf"$\mathrm{{{letter}}}$", color="black", linestyle="") for letter in letters
-        ]
+        lines += [Line2D([], [], marker=rf"$\mathrm{{{letter}}}$", color="black", linestyle="") for letter in letters]
         names += letters.values()
     if names:
         axis.legend(lines, names, loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=9.5)

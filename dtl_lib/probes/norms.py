@@ -1,6 +1,7 @@
 """How long are the tokens, and do a few stand out?"""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 
@@ -8,7 +9,7 @@ from ..tape import Tape
 from ..tokens import PATCHES
 
 
-def norm_quantiles(tape: Tape, block: int | str, shares: Sequence[float] = (0.5, 0.98)) -> list[float]:
+def norm_quantiles(tape: Tape, block: int | Literal["input"], shares: Sequence[float] = (0.5, 0.98)) -> list[float]:
     """Quantiles of the patch tokens' lengths after a block, over all images recorded.
 
     Args:
@@ -25,7 +26,7 @@ def norm_quantiles(tape: Tape, block: int | str, shares: Sequence[float] = (0.5,
     return torch.quantile(lengths, torch.tensor(list(shares), dtype=lengths.dtype, device=lengths.device)).tolist()
 
 
-def norm_ratio(tape: Tape, block: int | str) -> float:
+def norm_ratio(tape: Tape, block: int | Literal["input"]) -> float:
     """The 98th percentile of the patch tokens' lengths over their median, after a block.
 
     Far above 1, a few patches have become registers in all but name (Vision Transformers Need Registers, Darcet et al.
