@@ -1,0 +1,13 @@
+from . import attention as attention
+from . import norms as norms
+from . import objects as objects
+from .attention import attention_row as attention_row
+from .attention import entropy as entropy
+from .attention import share as share
+from .norms import norm_quantiles as norm_quantiles
+from .norms import norm_ratio as norm_ratio
+from .objects import chance as chance
+from .objects import elsewhere as elsewhere
+from .objects import heaviest as heaviest
+from .objects import iou as iou
+from .objects import pointing_game as pointing_game
