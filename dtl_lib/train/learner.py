@@ -87,7 +87,7 @@ def make_learner(
             teacher = load_teacher(recipe.distill_from, device, model.config)
     scaler = torch.amp.GradScaler(device.type, enabled=precision(device, recipe.amp) == "fp16")
     guard = Guard(recipe, device, folder)
-    mix = mixer(recipe, model.config.classes) if recipe.mixup or recipe.cutmix else None
+    mix = mixer(recipe.mixup, recipe.cutmix, model.config.classes)
     parameters = list(model.parameters())
     return Learner(
         model, wrapped, optimizer, recipe, schedule, device, scaler, guard, mix, teacher, average, processes, parameters

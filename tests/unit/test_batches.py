@@ -71,7 +71,7 @@ def test_processes_that_do_not_divide_the_batch_are_refused(world, right):
 @pytest.mark.parametrize("world", WORLDS)
 def test_mixing_in_parts_is_mixing_the_whole_batch(kind, more, world):
     images, recipe = numbered(50), Recipe(batch_size=8, seed=1, flip=True, **kind, **more)
-    mix, device = mixer(recipe, 50), torch.device("cpu")
+    mix, device = mixer(recipe.mixup, recipe.cutmix, 50), torch.device("cpu")
     alone, changed = list(batches.training_batches(images, recipe, 0, 8)), 0
     for step, mine in enumerate(parts(images, recipe, world, 8)):
         with keyed_generators(device, recipe.seed, step):

@@ -408,7 +408,7 @@ def test_ddp_is_seen_through(tmp_path):
 
 
 class TestTheLastBlocksOtherRows:
-    """Without gradients they are computed when they are asked for, and are what the forward pass would have computed."""
+    """Without gradients they are computed when they are asked for, and are what the forward pass would have."""
 
     KINDS = ("moving", "plain", "cait", "talking")
 
@@ -509,7 +509,9 @@ class TestTheLastBlocksOtherRows:
                 _randomise(module)
         torch.testing.assert_close(tape.tokens(3), expected)
 
-    @pytest.mark.parametrize("reason", ["gradients", "grad=True", "training", "a hook of their own", "inference weights"])
+    @pytest.mark.parametrize(
+        "reason", ["gradients", "grad=True", "training", "a hook of their own", "inference weights"]
+    )
     def test_every_row_is_computed_at_once_where_later_would_be_wrong(self, reason):
         with torch.inference_mode(reason == "inference weights"):
             model = build(drop_path=0.5)
