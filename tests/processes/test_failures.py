@@ -70,7 +70,7 @@ def test_data_that_one_process_does_not_see(tmp_path):
 
 def test_what_all_processes_refuse_is_said_once():
     lines, error, _ = failed(3, "none", "--outputdir", "x")
-    assert lines == ["dtl: train has no flag --outputdir; did you mean --output-dir, --optimizer, --opt?"], error
+    assert lines == ["dtl: train has no flag --outputdir; did you mean --output-dir?"], error
     lines, error, _ = failed(2, "none", "--data", "folder", "--data-path", "nowhere", "--output-dir", "x")
     assert len(lines) == 1 and lines[0].startswith("dtl: process 0 of 2 on ") and "nowhere is not a folder" in lines[0]
     lines, error, _ = failed(2, "none", restarts=1)
