@@ -158,7 +158,7 @@ def _images(args: Namespace, before: dict | None) -> dict:
     """The arguments of `data.load` that say which images."""
     saved = (before or {}).get("run", {}).get("data", {})
     if args.data_path and not (args.data or saved):
-        names = ", ".join(name for name, row in SOURCES.items() if "path" in row.takes)
+        names = ", ".join(name for name, row in SOURCES.items() if row.in_files)
         raise ValueError(f"say what lies in {args.data_path}: --data NAME, such as {names}")
     defaults = {"name": "shapes", "path": None, "level": 1, "samples": None}
     asked = {"name": args.data, "path": args.data_path, "level": args.level, "samples": args.samples}
