@@ -89,13 +89,11 @@ def fits(path: str | Path, state: Mapping[str, Tensor], expected: Mapping[str, T
                 f"{path} holds {name}, which its configuration does not have: the two do not belong together"
             )
         if name not in state:
-            raise CheckpointError(
-                f"{path} lacks {name}, which its configuration asks for: the two do not belong together"
-            )
+            raise CheckpointError(f"{path} lacks {name}, which its configuration needs: the two do not belong together")
         have, want = state[name], expected[name]
         if have.shape != want.shape:
             raise CheckpointError(
-                f"{path}: {name} has shape {tuple(have.shape)} and its configuration asks for {tuple(want.shape)}"
+                f"{path}: {name} has shape {tuple(have.shape)} and its configuration needs {tuple(want.shape)}"
             )
         if have.dtype not in FLOATS:
             raise CheckpointError(
@@ -140,7 +138,7 @@ def _read(path: Path, tensors: bool = True) -> tuple[dict[str, Tensor], dict]:
     try:
         with safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get("card")
-            found = {name: file.get_tensor(name) for name in file.keys()} if text and tensors else {}
+            read = {name: file.get_tensor(name) for name in file.keys()} if text and tensors else {}
     except (SafetensorError, OSError, RuntimeError) as error:  # RuntimeError: shorter than its header says
         raise CheckpointError(
             f"{path} is no safetensors file, or cut short or damaged ({first_line(error)}): fetch or save it again"
@@ -156,12 +154,12 @@ def _read(path: Path, tensors: bool = True) -> tuple[dict[str, Tensor], dict]:
         ) from None
     if not seal_holds(card):
         raise CheckpointError(f"{path} is damaged: its card is not the one that was saved; use an earlier copy")
-    return found, card
+    return read, card
 
 
 def _identity(path: Path) -> tuple[int, int]:
-    found = path.stat()
-    return found.st_ino, found.st_mtime_ns
+    status = path.stat()
+    return status.st_ino, status.st_mtime_ns
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], card: Mapping, kind: str, before: Path | None = None) -> dict:

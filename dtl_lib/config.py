@@ -170,7 +170,7 @@ class ViTConfig:
     def cost(self) -> Cost:
         """What a forward pass over one image of `image_size` costs, from the plan.
 
-        The last block answers for the rows that the head reads, as `model(images)` does.
+        The last block computes the rows that the head reads, as `model(images)` does.
         """
         return cost_of(self)
 

@@ -37,18 +37,18 @@ def cost_of(config) -> Cost:
     blocks, activations = [], 0
     for block in range(config.plan.blocks):
         tokens = config.plan.tokens(block) + patches
-        asking = len(config.head_names) if _narrow(config, block) else tokens
+        queries = len(config.head_names) if _narrow(config, block) else tokens
         talking = config.talking_heads and block < config.depth
         here = {
-            "qkv": (asking + 2 * tokens) * dim**2,
-            "attention": 2 * asking * tokens * dim,
-            "mixing": 2 * asking * tokens * config.heads**2 if talking else 0,
-            "projection": asking * dim**2,
-            "mlp": 2 * asking * dim * hidden,
+            "qkv": (queries + 2 * tokens) * dim**2,
+            "attention": 2 * queries * tokens * dim,
+            "mixing": 2 * queries * tokens * config.heads**2 if talking else 0,
+            "projection": queries * dim**2,
+            "mlp": 2 * queries * dim * hidden,
         }
         parts = {name: value + here.get(name, 0) for name, value in parts.items()}
         blocks.append(sum(here.values()))
-        activations += _kept(config, tokens, asking, hidden, talking)
+        activations += _kept(config, tokens, queries, hidden, talking)
     activations += patches * config.patch_size**2 * config.channels  # the image, for the patch projection
     activations += _kept_by_head(config, tokens, patches)
     return Cost(parts, tuple(blocks), _parameters(config), 4 * activations)
@@ -58,14 +58,14 @@ def _narrow(config, block: int) -> bool:
     return block >= config.depth or (config.pool == "cls" and block == config.plan.blocks - 1)
 
 
-def _kept(config, tokens: int, asking: int, hidden: int, talking: bool) -> int:
+def _kept(config, tokens: int, queries: int, hidden: int, talking: bool) -> int:
     """Numbers that autograd keeps of one block: inputs of norms, products, the GELU, attention and LayerScale."""
-    scaled = 2 * asking * config.dim if config.layer_scale is not None else 0
-    normed = 2 * (tokens + asking) * (config.dim + 1)  # what goes into each norm and comes out, mean and deviation
-    heads = (2 * tokens + 2 * asking) * config.dim  # q, k, v and the output that the projection takes
+    scaled = 2 * queries * config.dim if config.layer_scale is not None else 0
+    normed = 2 * (tokens + queries) * (config.dim + 1)  # what goes into each norm and comes out, mean and deviation
+    heads = (2 * tokens + 2 * queries) * config.dim  # q, k, v and the output that the projection takes
     copies = 4 if config.heads > 1 else 3  # mixing one head moves nothing, so two of the copies are one
-    maps = config.heads * asking * (copies * tokens if talking else 1)  # fused attention keeps one number a row
-    return normed + heads + maps + 2 * asking * hidden + scaled
+    maps = config.heads * queries * (copies * tokens if talking else 1)  # fused attention keeps one number a row
+    return normed + heads + maps + 2 * queries * hidden + scaled
 
 
 def _kept_by_head(config, tokens: int, patches: int) -> int:

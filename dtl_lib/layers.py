@@ -1,7 +1,7 @@
 """The parts of a Vision Transformer, each small enough to read at once.
 
 Every option collapses to `nn.Identity`, so a block is two lines: residual plus dropped-path(scaled(f(normed x))).
-`rows` says which tokens of the sequence ask; keys and values always come from all of them.
+`rows` says which tokens of the sequence are queries; keys and values always come from all of them.
 """
 
 import math
@@ -128,7 +128,7 @@ class Attention(nn.Module):
         self.project = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor, rows: slice = ALL) -> Tensor:
-        """`(batch, tokens, dim)` → `(batch, rows, dim)`: the tokens in `rows` ask, all tokens answer."""
+        """`(batch, tokens, dim)` → `(batch, rows, dim)`: queries from `rows`, keys and values from all tokens."""
         q, k, v = (
             rearrange(part, "batch tokens (heads dim) -> batch heads tokens dim", heads=self.heads)
             for part in self.project_qkv(x, rows)
@@ -138,7 +138,7 @@ class Attention(nn.Module):
     def project_qkv(self, x: Tensor, rows: slice) -> tuple[Tensor, ...]:
         """Queries of `rows`, keys and values of every token.
 
-        Without gradients by three products, so that who keeps q and k keeps no v; a step keeps all of them.
+        Without gradients by three products, so that keeping q and k does not keep v; a training step keeps all three.
         """
         if rows == ALL and torch.is_grad_enabled():
             return self.qkv(x).chunk(3, dim=-1)
@@ -226,7 +226,7 @@ class Block(nn.Module):
 
 
 class ClassAttention(Block):
-    """A block in which only the tokens in `rows` ask and are updated; the others stay as they are (CaiT, §3, eq. 5–7).
+    """A block in which only the tokens in `rows` are queries and are updated; the others stay as they are (CaiT, §3).
 
     Args: as in `Block`, and
         rows: where the class token (and the distillation token) stand.
@@ -237,7 +237,7 @@ class ClassAttention(Block):
         self.rows = rows
 
     def forward(self, x: Tensor, rows: slice = ALL) -> Tensor:
-        """`(batch, tokens, dim)` → the same, with new values in `self.rows`; only those where `rows` asks for them."""
+        """`(batch, tokens, dim)` → the same, with new values in `self.rows`; only those where `rows` is `self.rows`."""
         new = super().forward(x, self.rows)
         return new if rows == self.rows else torch.cat([new, x[:, self.rows.stop :]], dim=1)
 

@@ -48,7 +48,7 @@ class Features:
     Attributes:
         tokens: name → `(batch, tokens, dim)`.
         grid: rows and columns of the patches.
-        plan: says where a token is that is asked for and not here.
+        plan: for the message about a token that is not here.
     """
 
     tokens: dict[str, Tensor]
@@ -61,7 +61,11 @@ class Features:
         return self.tokens[name]
 
     def __getattr__(self, name: str) -> Tensor:
-        if name.startswith("_") or name in ("tokens", "grid", "plan"):  # what notebooks and pickle ask of any value
+        if name.startswith("_") or name in (
+            "tokens",
+            "grid",
+            "plan",
+        ):  # notebooks and pickle look these up on any value
             raise AttributeError(name)
         return self[name]
 
@@ -143,7 +147,7 @@ class ViT(nn.Module):
 
         Args:
             images: `(batch, channels, height, width)`; positions are interpolated for other sizes.
-            rows: the tokens to answer for in the last block; the others are idle there and cost nothing.
+            rows: the tokens to compute in the last block; the others are keys and values there, and cost no more.
 
         Returns:
             `(batch, rows, dim)`, and (rows, columns) of the patches.

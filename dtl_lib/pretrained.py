@@ -83,8 +83,8 @@ def load_shared(model: ViT, weights: dict[str, Tensor], depth: int) -> LoadRepor
         weights: a `ViT`'s, by name.
         depth: blocks in the trunk of the model they are from: class attention goes to class attention alone.
     """
-    own, found = model.state_dict(), {_place(name, depth): name for name in weights}
-    theirs = {name: found.get(_place(name, model.plan.depth)) for name in own}
+    own, by_place = model.state_dict(), {_place(name, depth): name for name in weights}
+    theirs = {name: by_place.get(_place(name, model.plan.depth)) for name in own}
     shared = {name: weights[t] for name, t in theirs.items() if t and weights[t].shape == own[name].shape}
     model.load_state_dict(shared, strict=False)
     used = {theirs[name] for name in shared}
@@ -147,8 +147,8 @@ def _cached(name: str) -> Path | None:
     """The weights, where the hub's client has fetched them before."""
     from huggingface_hub import try_to_load_from_cache
 
-    found = try_to_load_from_cache(f"timm/{name}", "model.safetensors")
-    return Path(found) if isinstance(found, str) else None
+    file = try_to_load_from_cache(f"timm/{name}", "model.safetensors")
+    return Path(file) if isinstance(file, str) else None
 
 
 def _download(name: str, file: Path) -> nn.Module:

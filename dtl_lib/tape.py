@@ -71,7 +71,7 @@ class Tape:
         )
 
     def queries(self, block: int) -> Tensor:
-        """Queries of a block, `(batch, heads, query, head_dim)`; in class attention only cls and dist ask."""
+        """Queries of a block, `(batch, heads, query, head_dim)`; in class attention only cls and dist are queries."""
         self._check(block)
         q, _ = self._qk[block]
         return q if block != self._last or self._deferred is None else torch.cat([q, self._deferred.queries], dim=2)
@@ -101,7 +101,7 @@ class Tape:
             stage: as in `attention`.
 
         Raises:
-            TokenNotThere: where the token is not in that block, or does not ask there.
+            TokenNotThere: where the token is not in that block, or is no query there.
         """
         row = self.row(block, of, stage)[..., self.plan.layout(block)[PATCHES]]
         return rearrange(row, "... (rows columns) -> ... rows columns", rows=self.grid[0])
@@ -172,22 +172,22 @@ class Tape:
         if name not in READ_BY_HEAD:
             self._check(block)
         if block >= self.plan.depth and name not in READ_BY_HEAD:
-            asks = " and ".join(n for n in READ_BY_HEAD if n in layout)
-            raise TokenNotThere(f"in block {block}, class attention, only {asks} asks: {name} has no map there")
+            queries = " and ".join(n for n in READ_BY_HEAD if n in layout)
+            raise TokenNotThere(f"in block {block}, class attention, only {queries} attends: {name} has no map there")
         if name == PATCHES:
             return self._patch(index, layout[name].start)
         where = layout[name]
         if not index:
             return where
         if len(index) > 1 or not 0 <= index[0] < where.stop - where.start:
-            asked = ", ".join(map(str, index))
-            raise ValueError(f"{name} has tokens 0 … {where.stop - where.start - 1}, not {asked}")
+            given = ", ".join(map(str, index))
+            raise ValueError(f"{name} has tokens 0 … {where.stop - where.start - 1}, not {given}")
         return slice(where.start + index[0], where.start + index[0] + 1)
 
     def _patch(self, index: list[int], first: int) -> slice:
         rows, columns = self.grid
         if len(index) != 2:
-            raise ValueError('a patch is asked for as ("patch", row, column)')
+            raise ValueError('a patch is given as ("patch", row, column)')
         row, column = index
         if not (0 <= row < rows and 0 <= column < columns):
             raise ValueError(f"there is no patch ({row}, {column}): the grid has {rows} rows and {columns} columns")

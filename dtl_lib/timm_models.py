@@ -132,7 +132,7 @@ def _refuse_unknown(model: Any, cait: bool) -> None:
         raise ValueError(f"from_timm takes timm's ViT, DeiT, DINO, DINOv2 and CaiT models, not a {kind}")
     inside = [getattr(block, part, None) for block in model.blocks for part in ("attn", "mlp")]
     if strange := sorted({type(part).__name__ for part in (model.patch_embed, *model.blocks, *inside)} - _KNOWN):
-        raise ValueError(f"this {kind} is made with {' and '.join(strange)}, which a ViT here has not")
+        raise ValueError(f"this {kind} is made with {' and '.join(strange)}, which a ViT here does not have")
     first, absent = model.blocks[0], (nn.Identity, type(None))
     parts = {
         "a norm before the blocks": getattr(model, "norm_pre", None),
@@ -152,5 +152,5 @@ def _refuse_unknown(model: Any, cait: bool) -> None:
         "pooling over prefix tokens": getattr(model, "pool_include_prefix", False),
         "a projection without bias": None in (model.patch_embed.proj.bias, first.attn.proj.bias),
     }
-    if found := [name for name, so in differs.items() if so]:
-        raise ValueError(f"this {kind} has {' and '.join(found)}, which a ViT here has not")
+    if unknown := [name for name, differ in differs.items() if differ]:
+        raise ValueError(f"this {kind} has {' and '.join(unknown)}, which a ViT here does not have")

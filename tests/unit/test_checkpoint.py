@@ -168,7 +168,7 @@ def tampered(saved, change_tensors=None, change_card=None):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: replace(c, dim=32), "has shape .* and its configuration asks for"),
+        (lambda c: replace(c, dim=32), "has shape .* and its configuration needs"),
         (lambda c: replace(c, classes=7), r"classifiers.cls.bias has shape \(5,\)"),
         (lambda c: c.with_plan(TokenPlan.of(3)), "holds tokens.late, which its configuration does not have"),
         (lambda c: replace(c, layer_scale=None), "holds blocks.0.scale1.factor"),

@@ -93,7 +93,7 @@ def load(samples: int | None = None) -> Sets:
 
 
 def _part(name: str, count: int) -> InMemory:
-    pixels = torch.full((count, 3, 8, 8), 128, dtype=torch.uint8)
+    pixels = torch.full((count, 3, 32, 32), 128, dtype=torch.uint8)
     return InMemory(f"novel, {name}", ("dark", "bright"), (0.5,) * 3, (0.25,) * 3, pixels, torch.arange(count) % 2)
 '''
 SOURCE_TEST = """
@@ -103,9 +103,9 @@ from dtl_lib.cli.main import main
 
 def test_novel(tmp_path):
     sets = data.load("novel", samples=16)
-    assert len(sets.train) == 16 and sets.test.batch([0, 1])[0].shape == (2, 3, 8, 8)
-    size = "--image-size 8 --batch-size 8 --max-steps 1 --samples 16".split()
-    main(["train", "--data", "novel", "--model", "vit_shapes_patch8_32", *size, "--output-dir", str(tmp_path)])
+    assert len(sets.train) == 16 and sets.test.batch([0, 1])[0].shape == (2, 3, 32, 32)
+    short = "--data novel --batch-size 8 --max-steps 1 --samples 16".split()
+    assert main(["train", *short, "--output-dir", str(tmp_path)]) == 0
 """
 RECIPE_TEST = """
 from dtl_lib.train import recipes
@@ -200,7 +200,7 @@ ADDED = {
         "dtl_lib/data/sources/NAME.py": new(SOURCE),
         "tests/unit/test_data_NAME.py": new(SOURCE_TEST),
         "dtl_lib/data/sources/__init__.py": row(
-            ("SOURCES = {\n", '    "novel": Source("novel", ("samples",), "vit_shapes_patch8_32", "shapes"),\n')
+            ("SOURCES = {\n", '    "novel": Source("novel", "vit_shapes_patch8_32", "shapes", in_files=False),\n')
         ),
     },
     "a recipe": {

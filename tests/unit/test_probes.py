@@ -103,7 +103,7 @@ def test_in_class_attention_the_class_token_alone_asks(cait):
     assert row.shape == (2, 3, 1 + 2 + 6) and row.equal(cait.attention(2)[:, :, 0])
     torch.testing.assert_close(share(cait, 2, "reg") + share(cait, 2, "patches") + share(cait, 2, "cls"), row.sum(-1))
     for of in ("reg", ("reg", 1), ("patch", 0, 0)):
-        with pytest.raises(TokenNotThere, match="class attention, only cls asks"):
+        with pytest.raises(TokenNotThere, match="class attention, only cls attends"):
             attention_row(cait, 2, of)
 
 

@@ -280,12 +280,12 @@ def test_only_patches():
 
 
 @pytest.mark.parametrize("of", ["reg", ("reg", 0), ("patch", 0, 0)])
-def test_in_class_attention_only_the_class_token_asks(of):
+def test_in_class_attention_only_the_class_token_attends(of):
     model = MODELS["cait"]()
     with record(model) as tape, torch.no_grad():
         model(images())
     assert tape.maps(2).shape == (2, 4, 4, 4) and tape.attention(2).shape == (2, 4, 1, 20)
-    with pytest.raises(TokenNotThere, match="in block 2, class attention, only cls asks"):
+    with pytest.raises(TokenNotThere, match="in block 2, class attention, only cls attends"):
         tape.maps(2, of=of)
 
 
@@ -352,7 +352,7 @@ def test_the_last_blocks_shortcut_can_stay(kind):
     for ask in (tape.tokens, tape.norms, tape.queries, tape.attention):
         with pytest.raises(ValueError, match="for what the head reads alone"):
             ask(last)
-    with pytest.raises(ValueError, match="head reads alone|only cls asks"):
+    with pytest.raises(ValueError, match="head reads alone|only cls attends"):
         tape.maps(last, of=("patch", 0, 0))
 
 
