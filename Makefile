@@ -30,6 +30,9 @@ pytest: $(STAMP)
 	@$(BIN)/python -m pytest tests notebooks --ignore=tests/benchmarks -q -n 2 --dist loadscope \
 	    --nbval-lax --nbval-current-env --nbval-cell-timeout=600
 
+quick: $(STAMP)  ## unit tests of the core and of what changed since main: under a minute
+	@$(BIN)/python -m pytest $$($(BIN)/python -m tests.quick) -q -n 2 --dist loadscope
+
 lint: $(STAMP)  ## ruff, and the book's own rules for notebooks
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/ruff format --check --quiet . || { echo "not formatted: run 'make format'"; $(BIN)/ruff format --check .; exit 1; }

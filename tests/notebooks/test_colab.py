@@ -22,7 +22,7 @@ import nbclient, nbformat, sys
 notebook = nbformat.read(sys.argv[1], as_version=4)
 check = "import dtl_lib, sys; assert dtl_lib.__file__.startswith(sys.prefix), dtl_lib.__file__"
 notebook.cells.append(nbformat.v4.new_code_cell(check))
-nbclient.NotebookClient(notebook, timeout=120, kernel_name="python3").execute()
+nbclient.NotebookClient(notebook, timeout=600, kernel_name="python3").execute()
 """
 WHERE = "import dtl_lib, pathlib; print(pathlib.Path(dtl_lib.__file__).parent)"
 

@@ -33,7 +33,7 @@ def stored(source, text, *tags):
 
 
 def test_the_flags_are_the_ones_meant():
-    assert FLAGS == ["--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=120"]
+    assert FLAGS == ["--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=600"]
 
 
 def test_only_tagged_cells_are_compared(tmp_path):

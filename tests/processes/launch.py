@@ -11,8 +11,7 @@ from itertools import count
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-LIMIT = 150  # seconds for one launch on a busy machine
-GRACE = 30  # seconds that Slurm leaves a process between SIGTERM and SIGKILL, unless it is set up otherwise
+LIMIT = 400  # seconds for one launch, however busy the machine; less than the --timeout after which a run gives up
 PORTS = (20_000 + (17 * os.getpid() + number) % 12_000 for number in count())
 
 

@@ -3,7 +3,6 @@
 import os
 import re
 import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -44,7 +43,7 @@ def test_two_processes_train_as_one_and_the_first_one_prints(folder, two):
     assert_near(place, folder / "one")
     for once in ("M parameters", "60 steps of 24 images on 2 processes", "test accuracy", "(n = 10,000)", "saved in"):
         assert out.count(once) == 1, out
-    assert len(re.findall(r"^ *0%\|", error, re.MULTILINE)) == 1, error  # one bar
+    assert "%|" not in error  # no bar in a log, for less than a minute
     assert load_model(place / "best.safetensors").card["test"]["n"] == 10_000
 
 
@@ -86,13 +85,11 @@ def test_all_killed_or_stopped_and_resumed_the_weights_are_the_same(folder, two)
     for place, number in ((stopped, signal.SIGTERM), (interrupted, signal.SIGINT)):
         process = started(place, step=10)
         workers = [launch.worker(process, rank) for rank in range(2)]
-        asked = time.monotonic()
         if number == signal.SIGINT:  # a terminal sends it to all in its foreground; torchrun passes it on as well
             for pid in workers:
                 os.kill(pid, number)
         process.send_signal(number)
         status, out, error = launch.finished(process)
-        assert time.monotonic() - asked < 20
         assert status == 1 and "SignalException" in error  # torchrun's own way to end: its processes have exited with 0
         said = re.findall(r"^dtl: .*", error, re.MULTILINE)
         step = checkpoint.read_card(place / "state.safetensors")["progress"]["step"]

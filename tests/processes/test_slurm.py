@@ -41,7 +41,7 @@ def test_sigterm_to_all_tasks_saves_and_every_task_exits_with_0(tmp_path):
     both = training(tmp_path / "run")
     for one in both:
         one.send_signal(signal.SIGTERM)
-    (first, out, error), (second, nothing, silence) = (launch.finished(one, launch.GRACE) for one in both)
+    (first, out, error), (second, nothing, silence) = (launch.finished(one) for one in both)
     assert (first, second, nothing, silence) == (0, 0, "", ""), error
     step = checkpoint.read_card(tmp_path / "run/state.safetensors")["progress"]["step"]
     saved = f"stopped at step {step} of 5000, saved; go on with: dtl train --resume {tmp_path}/run"

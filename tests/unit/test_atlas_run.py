@@ -66,7 +66,7 @@ def test_killed_damaged_and_resumed_is_undisturbed(undisturbed, tmp_path):
     status, out, _ = launch.finished(process)
     workers = [int(pid) for pid in out.split()]
     assert status == -signal.SIGKILL and len(workers) == 2
-    launch.wait_for(lambda: not any(map(tiny_atlas.lives, workers)), "end of the workers", limit=30)
+    launch.wait_for(lambda: not any(map(tiny_atlas.lives, workers)), "end of the workers")
     first = lines(tmp_path)
     assert len(first) == 1
 

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import time
 from pathlib import Path
 
 import pytest
@@ -164,13 +163,14 @@ class TestAnotherPlan:
 
 
 class TestWhatIsMissingOrDamaged:
-    def test_no_weights_and_no_network(self, folder):
-        began = time.perf_counter()
+    def test_no_weights_and_no_network(self, folder, monkeypatch):
+        asked = []  # the hub's client tries again for most of a minute
+        monkeypatch.setattr(timm, "create_model", lambda *args, **how: asked.append(args))
         with pytest.raises(
             ValueError, match=f"no weights for {TINY}: put them at .*weights/{TINY}.safetensors, or conn"
         ):
             load_pretrained(TINY)
-        assert time.perf_counter() - began < 10
+        assert not asked
 
     def test_the_hubs_own_error_is_told(self, folder, monkeypatch):
         def create_model(name, pretrained):

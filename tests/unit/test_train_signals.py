@@ -6,8 +6,7 @@ import os
 import re
 import signal
 import sys
-import threading
-import time
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
@@ -26,54 +25,41 @@ UNSAVED = "--checkpoint-every 1 --device cpu --quiet"
 STOP = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
 
 
-@pytest.fixture
-def signals():
-    """A function that sends this process a signal in a moment; handlers are as before afterwards."""
-    before = {number: signal.getsignal(number) for number in STOP}
-    timers = []
-
-    def soon(number, seconds):
-        timers.append(threading.Timer(seconds, os.kill, (os.getpid(), number)))
-        timers[-1].start()
-
-    yield soon
-    for timer in timers:
-        timer.cancel()
-    assert before == {number: signal.getsignal(number) for number in before}
-
-
 @pytest.mark.parametrize("part", ["held_out", "test"])
-def test_a_signal_in_a_long_evaluation_ends_it_and_it_is_made_up_for(sets, tmp_path, undisturbed, signals, part):
-    step, seen = {"held_out": 10, "test": 14}[part], []
+def test_a_signal_in_a_long_evaluation_ends_it_and_it_is_made_up_for(sets, tmp_path, undisturbed, part):
+    step, seen, sent = {"held_out": 10, "test": 14}[part], [], []
 
-    def ask(now, loss, model):
+    def lengthen(now, loss, model):
         if now == step - (part == "held_out"):
             images.length = 10**6
-        if now == step:
-            signals(signal.SIGTERM, 0.5)
 
     def batch(samples, **how):
         seen.append(len(samples))
+        if sum(seen) > 10_000 and not sent:
+            sent.append(os.kill(os.getpid(), signal.SIGTERM))
         return type(images).batch(images, samples, **how)
 
+    handlers = [signal.getsignal(each) for each in STOP]
     images = copy.copy(getattr(sets, part))
     images.batch = batch
     waits = dataclasses.replace(sets, **{part: images})
     with pytest.raises(Stopped, match=f"stopped at step {step} of 14, saved") as stopped:
-        fit(tiny(), waits, RECIPE, tmp_path, progress=False, checkpoint_every=2, on_step=ask)
-    assert 256 < sum(seen) < 5 * 10**5 and stopped.value.status == 0
+        fit(tiny(), waits, RECIPE, tmp_path, progress=False, checkpoint_every=2, on_step=lengthen)
+    assert 10_000 < sum(seen) < 5 * 10**5 and stopped.value.status == 0
+    assert handlers == [signal.getsignal(each) for each in STOP]
     fit(tiny(1), sets, RECIPE, tmp_path, progress=False, checkpoint_every=2, resume=True)
     assert_same(tmp_path, undisturbed)
 
 
-def test_a_second_ctrl_c_ends_a_long_step_at_once(sets, tmp_path):
-    reached = []
+def test_a_second_ctrl_c_ends_a_long_step_at_once(sets, tmp_path, monkeypatch):
+    reached, now = [], SimpleNamespace(seconds=100.0)
+    monkeypatch.setattr("dtl_lib.train.distributed.signals.time", SimpleNamespace(monotonic=lambda: now.seconds))
 
     def long(step, loss, model):
         if step == 3:
             signal.raise_signal(signal.SIGINT)
             signal.raise_signal(signal.SIGINT)  # torchrun repeats what the terminal has sent already: that is one
-            time.sleep(1.1)
+            now.seconds += 1.1
             reached.append("a second later")
             signal.raise_signal(signal.SIGINT)
             reached.append("the end of the step")
@@ -140,4 +126,4 @@ def test_workers_that_read_pictures_outlive_a_signal_to_all(tmp_path):
     status, _, error = launch.finished(process)
     assert status == 0 and error.startswith("dtl: stopped at step") and error.count("\n") == 1, error
     assert len(workers) == 2
-    launch.wait_for(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in workers), "end of the workers", limit=20)
+    launch.wait_for(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in workers), "end of the workers")

@@ -8,6 +8,7 @@ import threading
 import pytest
 
 from book.tools.project import ROOT
+from tests.web.pages import PATIENCE
 
 HTML = ROOT / "_build" / "html"
 
@@ -35,7 +36,8 @@ def browser():
     if path is None:
         pytest.skip("no Chromium on this machine: pages are not opened")
     with playwright.sync_playwright() as started:
-        opened = started.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu", "--disable-quic"])
+        flags = ["--no-sandbox", "--disable-gpu", "--disable-quic"]
+        opened = started.chromium.launch(executable_path=path, args=flags, timeout=PATIENCE)
         yield opened
         opened.close()
 

@@ -2,10 +2,12 @@
 
 from dataclasses import dataclass, field
 
+PATIENCE = 180_000  # ms that the browser may take for one thing, however busy the machine
 SETTLED = """async () => {
     if (window.MathJax?.startup?.promise) await MathJax.startup.promise;
     await document.fonts.ready;
 }"""
+NEXT_FRAME = """() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"""
 MATH_LEFT = """() => [...document.querySelectorAll('.math')]
     .filter(e => !e.querySelector('mjx-container') || e.querySelector('mjx-merror'))
     .map(e => e.textContent.slice(0, 60))"""
@@ -40,6 +42,7 @@ def open_page(browser, site: str, path: str, widths=(1440, 360)) -> Report:
     """Load `site/path` and look at it in light and dark at each width in pixels."""
     report = Report()
     context = browser.new_context(viewport={"width": widths[0], "height": 900}, color_scheme="light")
+    context.set_default_timeout(PATIENCE)
     page = context.new_page()
 
     def route(route):
@@ -70,7 +73,7 @@ def open_page(browser, site: str, path: str, widths=(1440, 360)) -> Report:
             report.problems.append(f"{over} px wider than {width} px")
         for scheme in ("light", "dark"):
             page.emulate_media(color_scheme=scheme)
-            page.wait_for_timeout(50)
+            page.evaluate(NEXT_FRAME)
             report.problems += [f"contrast {ratio:.1f} in {scheme}, {text}" for ratio, text in page.evaluate(CONTRAST)]
     context.close()
     return report

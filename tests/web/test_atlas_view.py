@@ -7,6 +7,7 @@ import pytest
 from dtl_lib.lab.atlas import grids
 from dtl_lib.lab.atlas import view as atlas
 from tests.unit import made_up_atlas as made_up
+from tests.web.pages import PATIENCE
 
 GRID = made_up.grid()
 CELLS = GRID.cells()
@@ -43,6 +44,7 @@ def show(browser):
 
     def opened(*states, width=1440, scheme="light", attributes="", ground="transparent", **how):
         context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, **how)
+        context.set_default_timeout(PATIENCE)
         contexts.append(context)
         page = context.new_page()
         page.on("pageerror", lambda error: wrong.append(f"script error: {error}"))
@@ -249,8 +251,7 @@ def test_follows_its_host(show, state, how, dark):
     page = show(state, **how)
     assert (page.get_attribute(".dtl-atlas", "data-dark") is not None) == dark
     page.evaluate("theme => { document.documentElement.dataset.theme = theme }", "light" if dark else "dark")
-    page.wait_for_timeout(50)
-    assert (page.get_attribute(".dtl-atlas", "data-dark") is not None) != dark
+    page.wait_for_selector(".dtl-atlas:not([data-dark])" if dark else ".dtl-atlas[data-dark]")
 
 
 def test_the_books_frames_are_taken_off(show, state):

@@ -10,6 +10,7 @@ from PIL import Image
 from book.tools import landing
 from book.tools.project import ROOT
 from dtl_lib import stored
+from tests.web.pages import PATIENCE
 
 PIXELS = "() => [...document.querySelector('.landing canvas').getContext('2d').getImageData(0, 0, 14, 14).data]"
 LABEL = re.compile(r"patch \((\d+),\s(\d+)\), ([\d.]+)\s%")
@@ -50,6 +51,7 @@ def either(request, browser):
 def opened(browser, address):
     """A page on which every request is noted and no script may fail."""
     context = browser.new_context(viewport={"width": 1440, "height": 900}, reduced_motion="reduce")
+    context.set_default_timeout(PATIENCE)
     page = context.new_page()
     page.asked, errors = [], []
     page.on("request", lambda asked: page.asked.append(asked.url))
@@ -161,7 +163,8 @@ def test_everything_is_reached_by_keyboard(page):
 
 
 def test_play_runs_through_the_blocks_and_stops(page):
-    page.clock.install()
+    page.clock.install(time=0)
+    page.clock.pause_at(1000)  # else it runs on by itself, and a busy machine is late
     page.click(".landing-play")
     assert page.locator(".landing input").input_value() == "0"
     page.clock.run_for(900 * 4)
@@ -188,10 +191,15 @@ def test_fits(either):
 
 def test_motion_ends_where_stillness_does(browser, from_disk, result):
     moving = browser.new_page(viewport={"width": 800, "height": 800}, reduced_motion="no-preference")
+    moving.set_default_timeout(PATIENCE)
     moving.goto(from_disk)
     moving.locator(".landing input").fill("7")
-    moving.wait_for_timeout(400)
-    assert holds(moving, result.class_maps[7].mean(dim=0))
+    for _ in range(PATIENCE // 100):  # until it comes to rest
+        if holds(moving, result.class_maps[7].mean(dim=0)):
+            break
+        moving.wait_for_timeout(100)
+    else:
+        raise AssertionError("never at rest")
     moving.close()
 
 
