@@ -9,7 +9,7 @@ tokens that move (experiment `step_time`); `speed` changes one thing at a time i
 What has its record of this device is not measured again, so an interrupted command goes on where it stopped.
 
 What is called float32 is full float32 for products of matrices, on a GPU too: TF32 is a change like the
-others.
+others. (The patches' convolution is cuDNN's, which takes TF32 in any case.)
 """
 
 import argparse
@@ -123,7 +123,10 @@ def shares(timing: bench.Timing, sizes: tuple[int, ...] = (), in_tf32: bool = Fa
         in_tf32: whether float32 was multiplied as TF32.
     """
     how = timing.how
-    rate, sheet = _rate(how.device, how.dtype, sizes, in_tf32), of_sheet(device_name(how.device), how.dtype, in_tf32)
+    rate, sheet = (
+        matmul_rate(how.device, how.dtype, sizes, in_tf32),
+        of_sheet(device_name(how.device), how.dtype, in_tf32),
+    )
     values = {"utilisation": timing.utilisation(rate), "matmul_flops": rate.flops}
     return values | ({"sheet_flops": sheet, "of_sheet": timing.flops / sheet} if sheet else {})
 
@@ -157,7 +160,8 @@ def _how(options: argparse.Namespace, name: str, **more) -> bench.BenchConfig:
 
 
 @cache
-def _rate(device: str, dtype: torch.dtype, sizes: tuple[int, ...], in_tf32: bool) -> bench.Rate:
+def matmul_rate(device: str, dtype: torch.dtype, sizes: tuple[int, ...] = (), in_tf32: bool = False) -> bench.Rate:
+    """`bench.matmul_rate`, measured once; with `in_tf32`, of float32 matrices that are multiplied as TF32."""
     with tf32() if in_tf32 else nullcontext():
         return bench.matmul_rate(device, dtype, sizes)
 

@@ -24,7 +24,7 @@ def small(tmp_path, monkeypatch):
     """Small models under the names of large ones, a rate that needs no measuring, and a ledger of its own."""
     monkeypatch.setattr(ledger, "FOLDER", tmp_path)
     monkeypatch.setattr(one_gpu, "named", lambda name: CAIT if "cait" in name else TINY)
-    monkeypatch.setattr(one_gpu, "_rate", lambda device, dtype, *_: bench.Rate(1e11, 512, dtype))
+    monkeypatch.setattr(one_gpu, "matmul_rate", lambda device, dtype, *_: bench.Rate(1e11, 512, dtype))
 
 
 def test_the_plans_are_those_of_the_models():

@@ -16,7 +16,7 @@ from .analysis import (
     tested,
     verdict,
 )
-from .contrasts import Contrast, contrasts
+from .contrasts import Contrast, contrasts, stages
 from .findings import Findings, costs, find
 from .grid import ATTENTION, POOLING, Cell, Grid, grids
 from .run import Interrupted, count, left, mend, missing, read, records_file, run, sweep
@@ -53,6 +53,7 @@ __all__ = [
     "records_file",
     "run",
     "slope",
+    "stages",
     "surface",
     "sweep",
     "tested",
