@@ -13,6 +13,7 @@ from .hashing import of_values, plain
 from .host import device_name
 
 FOLDER = Path(__file__).parent / "ledger"
+CPU = "CPU core"  # as `device_name` says it
 MENTIONED = 12  # values that an error lists
 
 
@@ -128,12 +129,15 @@ def path(experiment: str, folder: str | Path | None = None) -> Path:
     return Path(folder or FOLDER) / f"{experiment}.jsonl"
 
 
-def read(experiment: str, folder: str | Path | None = None, *, missing_ok: bool = False) -> list[Record]:
+def read(
+    experiment: str, folder: str | Path | None = None, *, missing_ok: bool = False, on: str | None = None
+) -> list[Record]:
     """Every record of an experiment, oldest first.
 
     Args:
         experiment: its name.
         folder: where its file is; the ledger's own where None.
+        on: "cpu" or "gpu": only what was measured on one.
         missing_ok: whether an experiment without a file has no records, rather than being an error.
 
     Raises:
@@ -152,7 +156,7 @@ def read(experiment: str, folder: str | Path | None = None, *, missing_ok: bool 
             _require("experiment", records[-1].experiment == experiment, f"{experiment!r}, as the file is called")
         except (ValueError, TypeError) as error:
             raise ValueError(f"{file}, line {number}: {error}") from None
-    return records
+    return [record for record in records if on in (None, "cpu" if CPU in record.device else "gpu")]
 
 
 def measured(experiment: str, device="cpu", folder: str | Path | None = None) -> set[str]:

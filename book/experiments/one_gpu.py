@@ -8,25 +8,30 @@ tokens that move (experiment `step_time`); `speed` changes one thing at a time i
 (`step_speed`). What is compared runs in alternating rounds, on the GPU where there is one; run it alone on a machine.
 What has its record of this device is not measured again, so an interrupted command goes on where it stopped.
 
-What is called float32 is full float32 for products of matrices, on a GPU too: TF32 is not asked for.
+What is called float32 is full float32 for products of matrices, on a GPU too: TF32 is a change like the
+others. (The patches' convolution is cuDNN's, which takes TF32 in any case.)
 """
 
 import argparse
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 
 import torch
 
-from dtl_lib import ledger
 from dtl_lib.config import ViTConfig, named
-from dtl_lib.host import find_device
+from dtl_lib.host import device_name, find_device
 from dtl_lib.lab import bench
 from dtl_lib.lab.bench.step import augmented
 from dtl_lib.tokens import TokenPlan
 
+from . import rounds
+from .peaks import of_sheet, tf32
+from .rounds import Compared, Subject, compared, record
+
 STEPS, SPEED = "step_time", "step_speed"
-STANDARD, PLAIN = "standard", "plain"
+STANDARD, PLAIN, TF32 = "standard", "plain", "TF32"
 DEIT = {
     STANDARD: TokenPlan.of(12),
     "class token from 6, 4 registers from 3": TokenPlan.of(12, 6, 3, 4),
@@ -49,76 +54,99 @@ def steps(options: argparse.Namespace) -> None:
     """Tokens that move, against the standard plan."""
     for name, plans in MODELS.items():
         for training in (False, True):
-            how = _how(options, name, training=training)
-            configs = {label: named(name).with_plan(plan) for label, plan in plans.items()}
-            makers = {label: (config, how, None) for label, config in configs.items()}
-            title = f"{name}, {{}}: {'training step' if training else 'forward pass'}, {how}"
-            for label, timing, values in compared(STEPS, title, makers, options):
-                usual, this = (configs[place].cost().total for place in (STANDARD, label))
-                values["predicted"] = usual / this
-                record(STEPS, title.format(label), timing, values, configs[label], options)
+            move_tokens(name, named(name), plans, _how(options, name, training=training), options)
+
+
+def move_tokens(
+    name: str, config: ViTConfig, plans: Mapping[str, TokenPlan], how: bench.BenchConfig, options: argparse.Namespace
+) -> None:
+    """Time one model with each of the plans, and record it beside what the cost model says of the speed.
+
+    Args:
+        name: of the model.
+        config: with any plan.
+        plans: label → plan; the others are compared with the first.
+        how: all are run.
+        options: of the command line.
+    """
+    subjects = {label: Subject(config.with_plan(plan), how) for label, plan in plans.items()}
+    title = f"{name}, {{}}: {'training step' if how.training else 'forward pass'}, {how}"
+    for one in compared(STEPS, title, subjects, _rounds(options, how), options):
+        usual, this = (subject.config.cost().total for subject in (one.first, one.subject))
+        values = _values(one, options) | {"predicted": usual / this}
+        record(STEPS, title.format(one.label), one, values, options.command, options)
 
 
 def speed(options: argparse.Namespace) -> None:
-    """One change at a time to a plain training step: float32, not compiled, images that lie on the device ready."""
-    config, plain = named(CIFAR), _how(options, CIFAR, amp="off")
-    on, every = plain.device, {"amp": "bf16", "channels_last": True, "compiled": True}
-    changes = {
-        PLAIN: ({}, None), "plain, again": ({}, None), "bf16": ({"amp": "bf16"}, None),
-        "channels last": ({"channels_last": True}, None), "compiled": ({"compiled": True}, None),
-        "images made on the device": ({}, on),
-    }  # fmt: skip
-    if plain.place.type == "cuda":
-        changes |= {"images made on the CPU": ({}, "cpu"), "bf16, compiled, images made on the device": (every, on)}
-    hows = {label: replace(plain, **change) for label, (change, _) in changes.items()}
-    makers = {label: (config, hows[label], made_on) for label, (_, made_on) in changes.items()}
-    title = f"{CIFAR}, {{}}: {plain.batch_size} images a step"
-    for label, timing, values in compared(SPEED, title, makers, options):
-        record(SPEED, title.format(label), timing, values, config, options)
+    """One change at a time to a plain training step, on CIFAR-10's size."""
+    change_one(CIFAR, named(CIFAR), _how(options, CIFAR, amp="off"), options)
 
 
-def compared(experiment: str, title: str, makers: Mapping, options) -> Iterator[tuple[str, bench.Timing, dict]]:
-    """Runs of which the first is what the others are compared with; those that have their record are left out.
+def change_one(
+    name: str, config: ViTConfig, plain: bench.BenchConfig, options: argparse.Namespace,
+    labels: Sequence[str] = (), compiler: bool | str = True,
+) -> None:  # fmt: skip
+    """One change at a time to a plain training step: float32, not compiled, images that lie on the device ready.
 
     Args:
-        experiment: whose records there may be.
-        title: what is measured, with {} for the label.
-        makers: label → configuration, how it is run, and where the images of a step are made (None: nowhere).
+        name, config: of the model.
+        plain: how the plain step is run.
         options: of the command line.
-
-    Yields:
-        label, timing, and values for the record: among them how many times as fast as the first.
+        labels: which changes; those that the device has a use for where left out.
+        compiler: what compiles, as in `BenchConfig`.
     """
-    (first, (_, how, _)), done = next(iter(makers.items())), ledger.measured(experiment, find_device(options.device))
-    todo = [label for label in makers if title.format(label) not in done and options.only in title.format(label)]
-    if not todo:
-        return
-    begun = {}
-    for label in dict.fromkeys([first, *todo]):
-        config, each, made_on = makers[label]
-        begun[label] = bench.warm_step(config, each, _make(config, each, made_on) if made_on else None)
-    rounds = options.rounds or ROUNDS.get(how.place.type, ROUNDS["cpu"])
-    seconds = bench.measure({label: one.run for label, one in begun.items()}, rounds, how.device)
-    for label in todo:
-        timing, ratio = begun[label].timing(seconds[label]), bench.ratio(seconds, first, label)
-        rate = _rate(how.device, timing.how.dtype)
-        values = timing.to_dict() | {"utilisation": timing.utilisation(rate), "matmul_flops": rate.flops}
-        yield label, timing, values | {"speed": [ratio.value, ratio.low, ratio.high]}
+    compiled, half = {"compiled": compiler}, {"amp": "bf16"}
+    changes = {
+        PLAIN: ({}, None), "plain, again": ({}, None), "bf16": (half, None),
+        "channels last": ({"channels_last": True}, None), "compiled": (compiled, None),
+        "images made on the device": ({}, plain.device), TF32: ({}, None), "bf16, compiled": (half | compiled, None),
+        "images made on the CPU": ({}, "cpu"),
+        "bf16, compiled, images made on the device": (half | compiled | {"channels_last": True}, plain.device),
+    }  # fmt: skip
+    labels = labels or (changes if plain.place.type == "cuda" else list(changes)[:6])
+    subjects = {}
+    for label in labels:
+        change, made_on = changes[label]
+        subjects[label] = _subject(label, config, replace(plain, **change), made_on)
+    title = f"{name}, {{}}: {plain.batch_size} images a step"
+    for one in compared(SPEED, title, subjects, _rounds(options, plain), options):
+        record(SPEED, title.format(one.label), one, _values(one, options), options.command, options)
 
 
-def record(experiment: str, what: str, timing: bench.Timing, values: dict, config: ViTConfig, options) -> None:
-    """Print it, and add it to the ledger unless it is only tried."""
-    speed, low, high = values["speed"]
-    print(f"{what}: {1e3 * timing.median:.1f} ms, {speed:.3f} [{low:.3f}, {high:.3f}] times as fast", flush=True)
-    if not options.dry:
-        command = f"python -m book.experiments.one_gpu {options.part}"
-        about = {"config": config.to_dict(), "recipe": timing.how.recipe.to_dict()}
-        ledger.add(experiment, what, command, timing.how.device, values, n=len(timing.seconds), seed=None, **about)
+def shares(timing: bench.Timing, sizes: tuple[int, ...] = (), in_tf32: bool = False) -> dict[str, float]:
+    """What share a step reaches of the measured rate of matrix products, and of the data sheet's where that is known.
+
+    Args:
+        timing: of the step.
+        sizes: as in `bench.matmul_rate`.
+        in_tf32: whether float32 was multiplied as TF32.
+    """
+    how = timing.how
+    rate, sheet = (
+        matmul_rate(how.device, how.dtype, sizes, in_tf32),
+        of_sheet(device_name(how.device), how.dtype, in_tf32),
+    )
+    values = {"utilisation": timing.utilisation(rate), "matmul_flops": rate.flops}
+    return values | ({"sheet_flops": sheet, "of_sheet": timing.flops / sheet} if sheet else {})
+
+
+def _values(one: Compared, options: argparse.Namespace) -> dict:
+    speed = [one.faster.value, one.faster.low, one.faster.high]
+    return shares(one.timing, options.sizes, one.subject.inside is tf32) | {"speed": speed}
+
+
+def _subject(label: str, config: ViTConfig, how: bench.BenchConfig, made_on: str | None) -> Subject:
+    make = partial(_make, config, how, made_on) if made_on else None
+    return Subject(config, how, make, tf32 if label == TF32 else nullcontext)
+
+
+def _rounds(options: argparse.Namespace, how: bench.BenchConfig) -> int:
+    return options.rounds or ROUNDS.get(how.place.type, ROUNDS["cpu"])
 
 
 def _make(config: ViTConfig, how: bench.BenchConfig, made_on: str) -> Callable:
-    """What gives a step whose images are cropped, flipped and normalised each time."""
-    return lambda: bench.make_step(config, how, batch=augmented(config, how, made_on))
+    """A step whose images are cropped, flipped and normalised each time."""
+    return bench.make_step(config, how, batch=augmented(config, how, made_on))
 
 
 def _how(options: argparse.Namespace, name: str, **more) -> bench.BenchConfig:
@@ -128,20 +156,18 @@ def _how(options: argparse.Namespace, name: str, **more) -> bench.BenchConfig:
 
 
 @cache
-def _rate(device: str, dtype: torch.dtype) -> bench.Rate:
-    return bench.matmul_rate(device, dtype)
+def matmul_rate(device: str, dtype: torch.dtype, sizes: tuple[int, ...] = (), in_tf32: bool = False) -> bench.Rate:
+    """`bench.matmul_rate`, measured once; with `in_tf32`, of float32 matrices that are multiplied as TF32."""
+    with tf32() if in_tf32 else nullcontext():
+        return bench.matmul_rate(device, dtype, sizes)
 
 
 def main(arguments: list[str] | None = None) -> None:
     """One part of the runs."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = rounds.parser(__doc__.splitlines()[0], ROUNDS)
     parser.add_argument("part", choices=("steps", "speed"))
-    parser.add_argument("--device", help="the GPU where there is one")
-    parser.add_argument("--batch-size", type=int, help="images a step, for every model")
-    parser.add_argument("--rounds", type=int, help=f"{ROUNDS['cpu']} on a CPU, {ROUNDS['cuda']} on a GPU")
-    parser.add_argument("--only", default="", help="what holds these words")
-    parser.add_argument("--dry", action="store_true", help="record nothing")
     options = parser.parse_args(arguments)
+    options.command, options.sizes = f"python -m book.experiments.one_gpu {options.part}", ()
     bench.keep_memory()
     {"steps": steps, "speed": speed}[options.part](options)
 

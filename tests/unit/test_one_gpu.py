@@ -1,11 +1,13 @@
 """The runs that time a step, tried with small models: what they record, what they leave out, where they go on."""
 
+from argparse import Namespace
 from dataclasses import replace
 
 import pytest
+import torch
 from torch import nn
 
-from book.experiments import one_gpu
+from book.experiments import one_gpu, peaks
 from dtl_lib import ledger
 from dtl_lib.config import ViTConfig, named
 from dtl_lib.lab import bench
@@ -22,7 +24,7 @@ def small(tmp_path, monkeypatch):
     """Small models under the names of large ones, a rate that needs no measuring, and a ledger of its own."""
     monkeypatch.setattr(ledger, "FOLDER", tmp_path)
     monkeypatch.setattr(one_gpu, "named", lambda name: CAIT if "cait" in name else TINY)
-    monkeypatch.setattr(one_gpu, "_rate", lambda device, dtype: bench.Rate(1e11, 512, dtype))
+    monkeypatch.setattr(one_gpu, "matmul_rate", lambda device, dtype, *_: bench.Rate(1e11, 512, dtype))
 
 
 def test_the_plans_are_those_of_the_models():
@@ -77,23 +79,57 @@ def test_what_is_recorded_is_not_measured_again(monkeypatch):
 
 def test_a_dry_run_records_nothing(tmp_path, capsys):
     one_gpu.main(["steps", "--device", "cpu", "--dry", "--only", "cait", *SHORT])
-    assert not list(tmp_path.iterdir()) and capsys.readouterr().out.count("times as fast") == 6
+    assert not list(tmp_path.iterdir()) and capsys.readouterr().out.count("times the first's time") == 6
 
 
 def test_speed_changes_one_thing_at_a_time(monkeypatch):
-    was, hows, compiling = bench.warm_step, [], []
+    was, subjects, compiling = bench.warm_step, [], []
     monkeypatch.setattr(nn.Module, "compile", lambda module, **how: compiling.append(module))  # it would take a minute
-    monkeypatch.setattr(bench, "warm_step", lambda config, *how: hows.append(how) or was(config, *how))
+    monkeypatch.setattr(bench, "warm_step", lambda *how: subjects.append(how[-1].__self__) or was(*how))
     one_gpu.main(["speed", "--device", "cpu", *SHORT])
     records = ledger.read("step_speed")
     kinds = [record.what.split(", ", 1)[1].split(":")[0] for record in records]
     assert kinds == ["plain", "plain, again", "bf16", "channels last", "compiled", "images made on the device"]
-    plain, again, half, last, compiled, made = hows
-    assert plain == again and plain[0].amp == "off" and plain[1] is None
-    assert half[0] == replace(plain[0], amp="bf16") and last[0] == replace(plain[0], channels_last=True)
-    assert compiled[0] == replace(plain[0], compiled=True)
-    assert made[0] == plain[0] and made[1] is not None
+    plain, again, half, last, compiled, made = subjects
+    assert plain == again and plain.how.amp == "off" and plain.make is None
+    assert half.how == replace(plain.how, amp="bf16") and last.how == replace(plain.how, channels_last=True)
+    assert compiled.how == replace(plain.how, compiled=True)
+    assert made.how == plain.how and made.make is not None
     assert records[0].get("speed") == [1, 1, 1] and len(compiling) == 1
+
+
+def test_tf32_is_on_in_its_own_steps_alone(monkeypatch):
+    seen, was = [], bench.make_step
+
+    def make_step(config, how):
+        step = was(config, how)
+        return lambda: seen.append(torch.get_float32_matmul_precision()) or step()
+
+    monkeypatch.setattr(bench, "make_step", make_step)
+    options = Namespace(device="cpu", rounds=1, only="", folder=None, dry=False, sizes=(), command="none")
+    plain = bench.BenchConfig(2, amp="off", device="cpu")
+    one_gpu.change_one("tiny", TINY, plain, options, labels=("plain", "TF32"))
+    assert seen == ["highest"] * 3 + ["high"] * 3 + ["highest"] * 2 + ["high"] * 2 + ["highest", "high"]
+    assert torch.get_float32_matmul_precision() == "highest"
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "in_tf32", "peak"),
+    [
+        ("NVIDIA H100 80GB HBM3", torch.bfloat16, False, 989e12), ("NVIDIA H200", torch.float32, True, 494e12),
+        ("NVIDIA A100-SXM4-80GB", torch.float32, False, 19.5e12), ("Tesla T4", torch.float16, False, 65e12),
+        ("Tesla T4", torch.bfloat16, False, None), ("NVIDIA H100 PCIe", torch.bfloat16, False, None),
+        ("NVIDIA H200 NVL", torch.bfloat16, False, None), ("2 CPU cores (AMD EPYC)", torch.float32, False, None),
+    ],
+)  # fmt: skip
+def test_what_the_data_sheet_says(name, dtype, in_tf32, peak):
+    assert peaks.of_sheet(name, dtype, in_tf32) == peak
+
+
+def test_a_known_gpu_has_its_share_of_the_sheet(monkeypatch):
+    monkeypatch.setattr(one_gpu, "device_name", lambda device: "NVIDIA H100 80GB HBM3")
+    timing = bench.step_time(TINY, 2, steps=1, amp="off", device="cpu")
+    assert one_gpu.shares(timing)["of_sheet"] == pytest.approx(timing.flops / 67e12)
 
 
 def test_on_a_gpu_also_where_images_are_made(monkeypatch):

@@ -15,7 +15,7 @@ from .analysis import (
     value_names,
     verdict,
 )
-from .contrasts import Contrast, contrasts
+from .contrasts import Contrast, contrasts, stages
 from .findings import Findings, costs, find
 from .grid import ATTENTION, POOLING, Cell, Grid, grids
 from .run import (
@@ -60,6 +60,7 @@ __all__ = [
     "run",
     "runs_left",
     "slope",
+    "stages",
     "surface",
     "sweep",
     "tested_contrasts",

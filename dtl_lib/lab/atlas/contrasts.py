@@ -1,9 +1,11 @@
 """The contrasts between cells that an atlas tests, written down before the first run."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .grid import ATTENTION, POOLING, Cell, Grid
+
+EXACT = 1e-9  # what weights that sum to 0 may sum to in floating point
 
 
 @dataclass(frozen=True)
@@ -22,13 +24,14 @@ class Contrast:
 def contrasts(grid: Grid) -> list[Contrast]:
     """The comparisons that are made on a grid's surface, in the order of the book's predictions.
 
-    Early means the first half of the trunk, late the second; the block in the middle begins the second.
+    Early means the first half of the trunk, late the second; the block in the middle begins the second. A comparison
+    that the grid has only one side of is left out.
     """
     cells = grid.cells()
     token = [cell for cell in cells if isinstance(cell.cls, int)]
     early, late = ([c for c in token if (c.cls >= grid.config.depth / 2) == side] for side in (False, True))
     places = [reg for reg in grid.reg if reg is not None]
-    return [
+    asked = [
         Contrast("class token late − early", _difference(late, early)),
         Contrast("class attention − class token at 0", _difference(_at(cells, ATTENTION), _at(cells, 0))),
         Contrast("average pooling − class token at 0", _difference(_at(cells, POOLING), _at(cells, 0))),
@@ -39,6 +42,21 @@ def contrasts(grid: Grid) -> list[Contrast]:
         ),
         Contrast("what registers bring: late − early class token", _minus(_registers(late), _registers(early))),
     ]
+    return [contrast for contrast in asked if contrast.weights and abs(sum(contrast.weights.values())) < EXACT]
+
+
+def stages(grid: Grid) -> tuple[Grid, ...]:
+    """Parts of a grid in the order to run them, each in the next: contrasts can be tested long before all is done.
+
+    First the class token at 0 and late, each without registers and with some from 0, over all seeds; then the class
+    token's other kinds; then everything.
+    """
+    places = [place for place in grid.cls if isinstance(place, int)]
+    late = next(place for place in reversed(places) if place < grid.config.depth - 1)
+    registers = tuple(reg for reg in grid.reg if reg in (None, 0))
+    corner = replace(grid, cls=(0, late), reg=registers, sweep=())
+    others = tuple(place for place in grid.cls if not isinstance(place, int))
+    return corner, replace(corner, cls=(0, late, *others)), grid
 
 
 def _difference(plus: list[Cell], minus: list[Cell]) -> dict[Cell, float]:

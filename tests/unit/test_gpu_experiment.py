@@ -1,0 +1,264 @@
+"""The command for a GPU, at its toy size: what it records, leaves out, survives, and when it ends."""
+
+import os
+import sys
+import time
+from argparse import Namespace
+from contextlib import ExitStack
+from dataclasses import replace
+
+import pytest
+from torch import nn
+
+from book.experiments.gpu import __main__ as command
+from book.experiments.gpu import cifar, correctness, schedule, sizes, times, training
+from dtl_lib import ledger
+from dtl_lib.lab import atlas
+from dtl_lib.train import Recipe
+from tests.unit.pretended import pretended_gpu
+from tests.unit.tiny_atlas import Here
+
+EXPERIMENTS = {
+    "gpu_tests": 1, "step_speed": 7, "step_batch": 4, "step_time": 3, "step_looking": 1, "step_memory": 4,
+    "step_timm": 2, "cifar10_gpu": 4, "atlas_toy": 1,
+}  # fmt: skip
+PASSED = "tests/gpu/test_gpu.py::test_one[bf16] PASSED [ 50%]\ntests/gpu/test_gpu.py::test_other SKIPPED (why)\n"
+
+
+def dry(folder, *more) -> int:
+    return command.main(["--dry", "--minutes", "9", "--folder", str(folder), *more])
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """No process for tests and atlas, and nothing compiled."""
+    monkeypatch.setattr(correctness, "run_tests", lambda *_: (PASSED, False))
+    monkeypatch.setattr(sys.modules["dtl_lib.lab.atlas.run"], "Workers", Here)
+    monkeypatch.setattr(nn.Module, "compile", lambda module, **how: None)
+
+
+def test_every_part_records_and_a_second_call_measures_nothing(tmp_path, capsys):
+    assert dry(tmp_path) == 0
+    said = capsys.readouterr().out
+    assert "15 of 15 tasks are recorded, 0 failed" in said and "s left] the plan" in said
+    assert {path.stem for path in tmp_path.iterdir()} == EXPERIMENTS.keys()
+    records = {name: ledger.read(name, tmp_path) for name in EXPERIMENTS}
+    assert {name: len(found) for name, found in records.items()} == EXPERIMENTS
+    assert all(r.command == "python -m book.experiments.gpu --minutes 9 --dry" for f in records.values() for r in f)
+    (tests,) = records["gpu_tests"]
+    assert tests.get("passed") == tests.n > 1 and tests.get("failed") == tests.get("timed_out") == 0
+    assert [run.what.split(", ", 1)[1].split(":")[0] for run in records["step_speed"]] == list(times.CHANGES)
+    assert {run.get("batch") for run in records["step_batch"]} == {2, 4}
+    assert [run.seed for run in records["cifar10_gpu"]] == [0, 1, 0, 1]
+    assert records["step_looking"][0].get("class_token_of_every_block")[0] > 0
+
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    assert dry(tmp_path) == 0
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert capsys.readouterr().out.count("recorded  ") == 15
+
+
+def test_without_a_folder_nothing_stays(quick, monkeypatch, tmp_path):
+    monkeypatch.setattr(ledger, "FOLDER", tmp_path)
+    assert command.main(["--dry", "--parts", "1", "3"]) == 0
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_minutes_are_kept(quick, tmp_path, capsys):
+    assert dry(tmp_path, "--minutes", "0.01") == 0
+    said = capsys.readouterr().out
+    assert not list(tmp_path.iterdir()) and said.count("do not fit into") == 15
+
+
+def test_a_task_is_interrupted_when_the_minutes_are_up(tmp_path, capsys):
+    """Wherever it is, also where something on its way takes every exception for its own."""
+    done = []
+
+    def hang():
+        while True:
+            try:
+                time.sleep(5)
+            except Exception:
+                done.append("swallowed")
+
+    def task(name, run):
+        return schedule.Task(2, name, lambda: 0.1, lambda: name in done, run)
+
+    tasks = [task("first", lambda: done.append("first")), task("hangs", hang), task("after", 0)]
+    schedule.run(tasks[:1], schedule.Deadline(60, time.monotonic()))  # the first call imports the compiler
+    done.clear()
+    assert schedule.run(tasks, schedule.Deadline(10.0, time.monotonic())) == 0
+    assert done == ["first"] and "out of time" in capsys.readouterr().out
+
+
+def test_what_fails_does_not_stop_the_others(quick, monkeypatch, tmp_path, capsys):
+    def broken(*_):
+        raise RuntimeError("no such kernel\nat line 3")
+
+    monkeypatch.setattr(times, "look_inside", broken)
+    monkeypatch.setattr(correctness, "run_tests", lambda *_: (PASSED.replace("PASSED", "FAILED"), False))
+    assert dry(tmp_path) == 1
+    err = capsys.readouterr().err
+    assert "recording and maps: RuntimeError: no such kernel at line 3" in err and "failed: test_one[bf16]" in err
+    assert {path.stem for path in tmp_path.iterdir()} == EXPERIMENTS.keys() - {"step_looking"}
+    assert ledger.read("gpu_tests", tmp_path)[0].get("failed") == 1
+    monkeypatch.undo()
+    monkeypatch.setattr(correctness, "run_tests", lambda *_: (PASSED, False))
+    assert dry(tmp_path, "--parts", "1", "2") == 0, "what has failed is measured again"
+    assert [run.get("failed") for run in ledger.read("gpu_tests", tmp_path)] == [1, 0]
+
+
+def test_tests_that_do_not_end_are_recorded_as_such(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(correctness, "run_tests", lambda *_: (PASSED, True))
+    assert dry(tmp_path, "--parts", "1") == 1 and "not ended in time" in capsys.readouterr().err
+    assert ledger.read("gpu_tests", tmp_path)[0].get("timed_out") == 1
+    monkeypatch.undo()
+    output, timed_out = correctness.run_tests("cpu", seconds=0.2)
+    assert timed_out and "passed" not in output
+
+
+def test_part_2_has_a_limit_of_its_own(monkeypatch, capsys):
+    monkeypatch.setitem(schedule.LIMITS, 2, 1.0)
+    done = []
+    tasks = [
+        schedule.Task(part, f"{part}.{number}", lambda: 0.6, lambda: False, lambda: (done.append(1), time.sleep(0.6)))
+        for part, number in ((2, 1), (2, 2), (3, 1))
+    ]
+    schedule.run(tasks, schedule.Deadline(60, time.monotonic()))
+    assert len(done) == 2 and "left out, 1 s do not fit into 0 s: 2.2" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("flags", [["--minutes", "0"], ["--minutes", "soon"], ["--parts", "6"], ["--gpu"]])
+def test_bad_flags(flags, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        command.main(flags)
+    assert stopped.value.code == 2 and capsys.readouterr().err.count("error:") == 1
+
+
+def test_bad_places(tmp_path, capsys):
+    assert dry(tmp_path, "--data-path", str(tmp_path / "nowhere")) == 2
+    assert command.main(["--minutes", "1"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert "nowhere: neither cifar-10-batches-py/data_batch_1 nor unpack.py is there" in lines[0]
+    assert lines[1:] == ["there is no GPU here; --dry tries every part at a toy size on the CPU"]
+
+
+class TestCifar:
+    """Where the images are."""
+
+    SCRIPT = (
+        "import pathlib, sys\n"
+        "here, there = pathlib.Path(__file__).parent, pathlib.Path(sys.argv[1]) / 'cifar-10-batches-py'\n"
+        "there.mkdir()\n"
+        "(there / 'data_batch_1').write_bytes((here / 'mosaic').read_bytes())\n"
+    )
+
+    @pytest.fixture(autouse=True)
+    def environment(self, monkeypatch, tmp_path):
+        monkeypatch.setenv("DTL_DATA", str(tmp_path / "empty"))
+
+    @pytest.mark.parametrize("inside", [".", "data"])
+    def test_a_folder_of_mosaics(self, inside, tmp_path):
+        (tmp_path / inside).mkdir(exist_ok=True)
+        (tmp_path / inside / "unpack.py").write_text(self.SCRIPT)
+        (tmp_path / inside / "mosaic").write_bytes(b"pixels")
+        with ExitStack() as stack:
+            found = cifar.Cifar(str(tmp_path), stack)
+            assert found.is_there
+            folder = found.folder()
+            assert (folder / "cifar-10-batches-py" / "data_batch_1").read_bytes() == b"pixels"
+            assert os.environ["DTL_DATA"] == str(folder) and found.folder() == folder
+        assert not folder.exists()
+
+    @pytest.mark.parametrize("inside", ["", "cifar-10-batches-py", "CIFAR10/cifar-10-batches-py"])
+    def test_the_python_version(self, inside, tmp_path):
+        (tmp_path / inside).mkdir(parents=True, exist_ok=True)
+        (tmp_path / inside / "data_batch_1").touch()
+        folder = cifar.Cifar(str(tmp_path), ExitStack()).folder()
+        assert (tmp_path / inside).is_relative_to(folder) and "DTL_DATA" in os.environ
+
+    def test_nothing_was_given(self):
+        found = cifar.Cifar(None, ExitStack())
+        assert not found.is_there and "--data-path" in str(found)
+        options = Namespace(folder=None, device="cpu")
+        assert not training.tasks(replace(sizes.toy(), compiled=True), found.folder, False, options, None)
+
+    def test_a_script_that_fails_is_run_once(self, tmp_path):
+        (tmp_path / "unpack.py").write_text("open('count', 'a').write('1'); raise SystemExit('no Pillow here')")
+        with ExitStack() as stack:
+            found = cifar.Cifar(str(tmp_path), stack)
+            os.chdir(tmp_path)
+            for _ in range(2):
+                with pytest.raises(ValueError, match="no Pillow here"):
+                    found.folder()
+        assert (tmp_path / "count").read_text() == "1"
+
+
+class TestShortened:
+    """The long recipe, made to fit."""
+
+    def job(self, tmp_path, left: float, seed: int = 0):
+        size, options = sizes.toy(), Namespace(device="cpu", folder=tmp_path, command="none", sizes=(32,))
+        name, config, recipe = size.full
+        recipe = replace(recipe, epochs=300, warmup_epochs=10, seed=seed)
+        deadline = schedule.Deadline(left, time.monotonic())
+        return training.Job(name, config, recipe, True, size, sizes.noise, options, deadline)
+
+    @pytest.fixture(autouse=True)
+    def rate(self, monkeypatch):
+        """64 images train in a second, and are evaluated in half of one."""
+        self.trained = []
+
+        def train(job, recipe):
+            self.trained.append(recipe)
+            found = was(job, replace(recipe, max_steps=2))
+            return replace(found, images_per_s=64.0, test=replace(found.test, seconds=0.5))
+
+        was = training.train
+        monkeypatch.setattr(training, "train", train)
+
+    def test_as_many_epochs_as_fit(self, tmp_path):
+        recipe = training.shortened(self.job(tmp_path, 100))
+        assert 35 <= recipe.epochs <= (100 - 15) / 1.5 / 1.15 and recipe.warmup_epochs == recipe.epochs / 10
+
+    def test_the_whole_recipe_where_it_fits(self, tmp_path):
+        assert training.shortened(self.job(tmp_path, 3000)).epochs == 300
+
+    def test_too_few_are_not_begun(self, tmp_path):
+        with pytest.raises(schedule.NotNow, match="0 epochs fit, and 1 are wanted"):
+            training.shortened(self.job(tmp_path, 10))
+
+    def test_the_other_seeds_have_the_first_ones_epochs(self, tmp_path):
+        self.job(tmp_path, 100).run()
+        self.job(tmp_path, 1000, seed=1).run()
+        first, second = ledger.read("cifar10_gpu", tmp_path)
+        assert first.what == second.what and "of its 300 epochs" in first.what and second.seed == 1
+        assert replace(Recipe.from_dict(first.recipe), seed=1) == Recipe.from_dict(second.recipe)
+        assert len(self.trained) == 3, "the second seed needs no trial"
+
+
+def test_the_atlas_begins_with_what_can_be_tested():
+    grid = atlas.grids()["gpu"]
+    corner, kinds, whole = atlas.stages(grid)
+    assert whole == grid and set(corner.cells()) < set(kinds.cells()) < set(grid.cells())
+    assert (len(corner.cells()), len(kinds.cells())) == (4, 8) and corner.seeds == grid.seeds
+    names = [contrast.name for contrast in atlas.contrasts(corner)]
+    assert names[:2] == ["class token late − early", "registers − none"] and len(names) == 3
+    assert len(atlas.contrasts(grid)) == 6 > len(atlas.contrasts(kinds)) == 5
+
+
+def test_on_a_gpu_that_is_pretended(quick, tmp_path, capsys):
+    with pretended_gpu():
+        status = dry(tmp_path, "--parts", "2", "3", "4")
+    said = capsys.readouterr()
+    assert status == 0, said.err
+    records = [record for path in tmp_path.iterdir() for record in ledger.read(path.stem, tmp_path)]
+    assert {record.device for record in records} == {"a pretended GPU"} and len(records) == 25
+
+
+def test_it_starts_without_torch():
+    """The minutes count from the start, so `--help` and the clock come before the import of torch."""
+    import subprocess
+
+    program = "import sys, book.experiments.gpu.__main__; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], cwd=correctness.ROOT).returncode == 0
