@@ -39,6 +39,16 @@ MEASURED = (
     (LOOKING, "the_same_and_the_class_token", "the same, reading the class token's maps of every block"),
 )
 
+# the same of a GPU, where one has been measured
+ON_GPU = (
+    ("cifar10_gpu", "vit_cifar_small_patch4_32 by cifar10_fast", "accuracy", "CIFAR-10, `cifar10_fast`: test accuracy"),
+    ("cifar10_gpu", "vit_cifar_small_patch4_32 by cifar10_fast", "seconds_to_90", "the same: seconds to 90 % held out"),
+    ("cifar10_gpu", "vit_cifar_patch2_32 by cifar10_full", "accuracy", "CIFAR-10, `cifar10_full`: test accuracy"),
+    ("step_speed", "vit_cifar_patch4_32, bf16, compiled: ", "speed", "plain step's time over one in bf16, compiled"),
+    ("gpu_steps", "ours against timm: deit_small_patch16_224", "speed", "timm's time over ours, DeiT-S"),
+)  # fmt: skip
+GPU_COMMAND = "python -m book.experiments.gpu --minutes 9 --data-path DIR"
+
 # a contrast of the atlas, how README.md describes it
 COMPARED = {
     "class token late − early": "six blocks, CIFAR-10 seen once: class token from block 4 or 5, against 0 or 2",
@@ -82,6 +92,34 @@ def _rows() -> Iterator[str]:
         middle, low, high = (run.get(f"ratio{part}") for part in ("", "_low_quartile", "_high_quartile"))
         words = f"images a second, CIFAR-10 batches against torchvision's {run.what[-2:]} transforms and two workers"
         yield _row(words, f"{middle:.0f}× [{low:.0f}, {high:.0f}]", f"{run.n} pairs", run)
+    yield from _on_gpu()
+
+
+def _on_gpu() -> Iterator[str]:
+    """A row a kind of record of a GPU; one that says that there was none."""
+    rows = []
+    for experiment, begins, value, words in ON_GPU:
+        runs = [run for run in ledger.read(experiment, missing_ok=True, on="gpu") if run.what.startswith(begins)]
+        kinds: dict[tuple[str, str], list[ledger.Record]] = {}
+        for run in runs:
+            if value in run.values:
+                kinds.setdefault((run.device, run.what), []).append(run)
+        rows += [_gpu_row(value, words, kind) for kind in kinds.values()]
+    yield from rows or [f"| everything on a GPU | no GPU was at hand | | | `{GPU_COMMAND}` |"]
+
+
+def _gpu_row(value: str, words: str, runs: list[ledger.Record]) -> str:
+    *_, run = runs
+    if isinstance(run.get(value), list):
+        middle, low, high = run.get(value)
+        how = run.what.rpartition(": ")[2].removeprefix("training step, ")
+        return _row(f"{words}, {how}", f"{middle:.2f} [{low:.2f}, {high:.2f}]", f"{run.n} rounds", run)
+    (found,) = ledger.aggregate(runs, "experiment", value)
+    scale, unit = (100, " %") if value == "accuracy" else (1, " s")
+    half = "" if found.half is None else f" ± {scale * found.half:.1f}"
+    shortened = run.what.partition(", ")[2]
+    words += f" ({shortened})" if shortened else ""
+    return _row(words, f"{scale * found.mean:.1f}{unit}{half}", f"{found.n} seed{'s' * (found.n > 1)}", run)
 
 
 def _compared() -> Iterator[str]:
@@ -99,7 +137,7 @@ def _row(words: str, value: str, n: str, run: ledger.Record) -> str:
 
 
 def _records(experiment: str, begins: str) -> list[ledger.Record]:
-    runs = [run for run in ledger.read(experiment) if run.what.startswith(begins)]
+    runs = [run for run in ledger.read(experiment, on="cpu") if run.what.startswith(begins)]
     if not runs:
         raise ValueError(f"the ledger's {experiment} has no record of {begins!r}, which README.md shows")
     return runs

@@ -7,7 +7,6 @@ from typing import Any
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
-from cycler import cycler
 from matplotlib.figure import Figure
 
 # Okabe and Ito's palette, without the yellow that vanishes on white.
@@ -20,7 +19,7 @@ ABSENT = "#d9d9d9"
 STYLE: dict[Any, Any] = {  # by matplotlib's own names
     "axes.grid": False,
     "axes.labelsize": 11,
-    "axes.prop_cycle": cycler(color=COLOURS),
+    "axes.prop_cycle": matplotlib.cycler(color=COLOURS),
     "axes.spines.right": False,
     "axes.spines.top": False,
     "axes.titlesize": 11,

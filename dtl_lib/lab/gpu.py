@@ -7,7 +7,7 @@ from .. import ledger
 NO_GPU = "no GPU was at hand: `python -m book.experiments.gpu` measures this on one"
 
 
-def report(experiment: str, *names: str, only: str = "", folder: str | Path | None = None) -> str:
+def gpu_report(experiment: str, *names: str, only: str = "", folder: str | Path | None = None) -> str:
     """What the records of GPUs say, a line each; `NO_GPU` where there are none.
 
     Args:

@@ -4,6 +4,7 @@ import os
 import sys
 import time
 from argparse import Namespace
+from collections import Counter
 from contextlib import ExitStack
 from dataclasses import replace
 
@@ -11,17 +12,13 @@ import pytest
 from torch import nn
 
 from book.experiments.gpu import __main__ as command
-from book.experiments.gpu import cifar, correctness, schedule, sizes, times, training
+from book.experiments.gpu import cifar, correctness, exchange, schedule, sizes, times, training
 from dtl_lib import ledger
 from dtl_lib.lab import atlas
 from dtl_lib.train import Recipe
-from tests.unit.pretended import pretended_gpu
 from tests.unit.tiny_atlas import Here
 
-EXPERIMENTS = {
-    "gpu_tests": 1, "step_speed": 7, "step_batch": 4, "step_time": 3, "step_looking": 1, "step_memory": 4,
-    "step_timm": 2, "cifar10_gpu": 4, "atlas_toy": 1,
-}  # fmt: skip
+EXPERIMENTS = {"gpu_tests": 1, "step_speed": 7, "step_time": 3, "gpu_steps": 11, "cifar10_gpu": 4, "atlas_toy": 1}
 PASSED = "tests/gpu/test_gpu.py::test_one[bf16] PASSED [ 50%]\ntests/gpu/test_gpu.py::test_other SKIPPED (why)\n"
 
 
@@ -48,9 +45,11 @@ def test_every_part_records_and_a_second_call_measures_nothing(tmp_path, capsys)
     (tests,) = records["gpu_tests"]
     assert tests.get("passed") == tests.n > 1 and tests.get("failed") == tests.get("timed_out") == 0
     assert [run.what.split(", ", 1)[1].split(":")[0] for run in records["step_speed"]] == list(times.CHANGES)
-    assert {run.get("batch") for run in records["step_batch"]} == {2, 4}
+    kinds = Counter(run.what.partition(":")[0] for run in records["gpu_steps"])
+    assert kinds == {"batch size": 4, "peak memory": 4, "ours against timm": 2, "looking inside": 1}
     assert [run.seed for run in records["cifar10_gpu"]] == [0, 1, 0, 1]
-    assert records["step_looking"][0].get("class_token_of_every_block")[0] > 0
+    looked = next(run for run in records["gpu_steps"] if "looking" in run.what)
+    assert looked.get("class_token_of_every_block")[0] > 0
 
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     assert dry(tmp_path) == 0
@@ -100,7 +99,8 @@ def test_what_fails_does_not_stop_the_others(quick, monkeypatch, tmp_path, capsy
     assert dry(tmp_path) == 1
     err = capsys.readouterr().err
     assert "recording and maps: RuntimeError: no such kernel at line 3" in err and "failed: test_one[bf16]" in err
-    assert {path.stem for path in tmp_path.iterdir()} == EXPERIMENTS.keys() - {"step_looking"}
+    assert {path.stem for path in tmp_path.iterdir()} == EXPERIMENTS.keys()
+    assert not any("looking" in run.what for run in ledger.read("gpu_steps", tmp_path))
     assert ledger.read("gpu_tests", tmp_path)[0].get("failed") == 1
     monkeypatch.undo()
     monkeypatch.setattr(correctness, "run_tests", lambda *_: (PASSED, False))
@@ -247,13 +247,21 @@ def test_the_atlas_begins_with_what_can_be_tested():
     assert len(atlas.contrasts(grid)) == 6 > len(atlas.contrasts(kinds)) == 5
 
 
-def test_on_a_gpu_that_is_pretended(quick, tmp_path, capsys):
-    with pretended_gpu():
-        status = dry(tmp_path, "--parts", "2", "3", "4")
-    said = capsys.readouterr()
-    assert status == 0, said.err
-    records = [record for path in tmp_path.iterdir() for record in ledger.read(path.stem, tmp_path)]
-    assert {record.device for record in records} == {"a pretended GPU"} and len(records) == 25
+def test_records_travel_to_a_lent_machine_and_back(quick, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(ledger, "FOLDER", tmp_path / "ledger")
+    assert dry(tmp_path / "first", "--parts", "3") == 0
+    assert command.main(["--take", str(tmp_path / "first")]) == 0
+    assert command.main(["--take", str(tmp_path / "first")]) == 0
+    assert [line for line in capsys.readouterr().out.splitlines() if "new records" in line] == [
+        f"{count} new records from {tmp_path / 'first'}" for count in (2, 0)
+    ]
+    other = replace(ledger.read("cifar10_gpu")[0], device="NVIDIA H100 80GB HBM3", id="")
+    ledger.append(other)
+    assert exchange.bring(str(tmp_path / "second"), "cpu") == 2
+    assert ledger.read("cifar10_gpu", tmp_path / "second") == ledger.read("cifar10_gpu", tmp_path / "first")
+    assert dry(tmp_path / "second", "--parts", "3") == 0 and "2 of 2 tasks are recorded" in capsys.readouterr().out
+    assert len(ledger.read("cifar10_gpu", tmp_path / "second")) == 2
+    assert command.main(["--take", str(tmp_path / "nowhere")]) == 2 and "no records of" in capsys.readouterr().err
 
 
 def test_it_starts_without_torch():

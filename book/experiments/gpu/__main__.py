@@ -27,6 +27,7 @@ def parser() -> argparse.ArgumentParser:
         "--data-path", help="CIFAR-10's python version, or a folder with unpack.py; DTL_DATA where left out"
     )
     made.add_argument("--folder", help="where the records go; the library's ledger where left out")
+    made.add_argument("--take", metavar="FOLDER", help="measure nothing: put the records of a folder into the ledger")
     made.add_argument(
         "--dry", action="store_true", help="every part at a toy size, also on a CPU; recorded in --folder only"
     )
@@ -50,11 +51,14 @@ def main(arguments: list[str] | None = None) -> int:
 def _run(options: argparse.Namespace, start: float, stack: ExitStack) -> int:
     from dtl_lib.host import device_name, find_device
 
-    from . import sizes
+    from . import exchange, sizes
     from .cifar import Cifar
     from .parts import tasks
     from .schedule import Deadline, run
 
+    if options.take:
+        print(f"{exchange.take(options.take)} new records from {options.take}")
+        return 0
     device, deadline = find_device(), Deadline(60 * options.minutes, start)
     if device.type != "cuda" and not options.dry:
         raise ValueError("there is no GPU here; --dry tries every part at a toy size on the CPU")
@@ -62,6 +66,8 @@ def _run(options: argparse.Namespace, start: float, stack: ExitStack) -> int:
     print(f"{device_name(device)}; {cifar}", flush=True)
     if options.dry and not options.folder:
         options.folder = stack.enter_context(tempfile.TemporaryDirectory())
+    if options.folder and not options.dry:
+        exchange.bring(options.folder, str(device))
     command = f"python -m book.experiments.gpu --minutes {options.minutes:g}" + " --dry" * options.dry
     run_by = argparse.Namespace(
         device=str(device), folder=options.folder, command=command, rounds=scale.rounds, sizes=scale.products, only="",

@@ -17,7 +17,7 @@ from .. import one_gpu, rounds
 from .schedule import Task
 from .sizes import Sizes
 
-BATCHES, MEMORY, AGAINST, LOOKING = "step_batch", "step_memory", "step_timm", "step_looking"
+EXPERIMENT = "gpu_steps"
 CHANGES = (one_gpu.PLAIN, "plain, again", one_gpu.TF32, "bf16", "images made on the CPU", "compiled", "bf16, compiled")
 
 
@@ -39,13 +39,14 @@ def tasks(sizes: Sizes, options: Namespace) -> list[Task]:
         return task(title, seconds, one_gpu.STEPS, whats, one_gpu.move_tokens, deit, config, these, how, options)
 
     def batches(title: str, seconds: float, compiler: bool | str) -> Task:
-        whats = (f"{name}: training step, {_how(size, compiler, options)}" for size in sizes.batches)
-        return task(title, seconds, BATCHES, whats, time_batches, sizes, compiler, options)
+        whats = (batch_of(name, _how(size, compiler, options)) for size in sizes.batches)
+        return task(title, seconds, EXPERIMENT, whats, time_batches, sizes, compiler, options)
 
     def timm(title: str, seconds: float, how: bench.BenchConfig) -> Task:
-        what = f"{deit}: training step, {how}"
-        return task(title, seconds, AGAINST, [what], against_timm, what, config, how, options)
+        what = f"ours against timm: {deit}: training step, {how}"
+        return task(title, seconds, EXPERIMENT, [what], against_timm, what, config, how, options)
 
+    memories = [memory_of(*one) for one in _memories(sizes)]
     return [
         task(
             "a CIFAR step, one change at a time", 80, one_gpu.SPEED,
@@ -53,8 +54,8 @@ def tasks(sizes: Sizes, options: Namespace) -> list[Task]:
         ),
         batches("time against batch size", 10, False),
         plans("token plans at 224: does the cost model hold?", 20, sizes.plans, half),
-        task("recording and maps", 10, LOOKING, [looking_at(sizes)], look_inside, sizes, options),
-        task("peak memory", 10, MEMORY, (memory_of(*one) for one in _memories(sizes)), measure_memory, sizes, options),
+        task("recording and maps", 10, EXPERIMENT, [looking_at(sizes)], look_inside, sizes, options),
+        task("peak memory", 10, EXPERIMENT, memories, measure_memory, sizes, options),
         timm("ours against timm", 10, half),
         plans("DeiT-S compiled, in bf16", 40, standard, compiled),
         batches("time against batch size, compiled", 45, sizes.compiler),
@@ -69,19 +70,24 @@ def change_one(sizes: Sizes, options: Namespace) -> None:
     one_gpu.change_one(name, config, plain, options, CHANGES, sizes.compiler)
 
 
+def batch_of(name: str, how: bench.BenchConfig) -> str:
+    """What `time_batches` measures of one batch size."""
+    return f"batch size: {name}: training step, {how}"
+
+
 def time_batches(sizes: Sizes, compiler: bool | str, options: Namespace) -> None:
     """A record a batch size, the smallest first: what a step takes that has next to nothing to compute.
 
     Compiled, the first size has code of its own; from the second on the compiler makes one for every size.
     """
     name, config, _ = sizes.cifar
-    done = ledger.measured(BATCHES, options.device, options.folder)
+    done = ledger.measured(EXPERIMENT, options.device, options.folder)
     for size in sizes.batches:
         how = _how(size, compiler, options)
-        if (what := f"{name}: training step, {how}") in done:
+        if (what := batch_of(name, how)) in done:
             continue
         timing = bench.step_time(config, size, steps=sizes.steps, amp=how.amp, compiled=compiler, device=options.device)
-        _add(BATCHES, what, timing.to_dict() | one_gpu.shares(timing, options.sizes), sizes.steps, config, options)
+        _add(EXPERIMENT, what, timing.to_dict() | one_gpu.shares(timing, options.sizes), sizes.steps, config, options)
         print(f"{what}: {1e3 * timing.median:.2f} ms", flush=True)
 
 
@@ -109,18 +115,18 @@ def look_inside(sizes: Sizes, options: Namespace) -> None:
         seconds = bench.measure(ways, sizes.rounds, options.device)
     ratios = {way: bench.ratio(seconds, way, "plain") for way in ways}
     values = _medians(seconds) | {way: [one.value, one.low, one.high] for way, one in ratios.items()}
-    _add(LOOKING, looking_at(sizes), values, sizes.rounds, config, options)
+    _add(EXPERIMENT, looking_at(sizes), values, sizes.rounds, config, options)
     print(", ".join(f"{way} {one}" for way, one in ratios.items()), flush=True)
 
 
 def memory_of(name: str, config: ViTConfig, batch: int, amp: str) -> str:
     """What `measure_memory` measures of a model."""
-    return f"{name}: training step, batches of {batch:,}, {'float32' if amp == 'off' else amp}"
+    return f"peak memory: {name}: training step, batches of {batch:,}, {'float32' if amp == 'off' else amp}"
 
 
 def measure_memory(sizes: Sizes, options: Namespace) -> None:
     """The peak of a training step beside what the cost model takes to be there at one time."""
-    done = ledger.measured(MEMORY, options.device, options.folder)
+    done = ledger.measured(EXPERIMENT, options.device, options.folder)
     for name, config, batch, amp in _memories(sizes):
         if (what := memory_of(name, config, batch, amp)) in done:
             continue
@@ -128,7 +134,7 @@ def measure_memory(sizes: Sizes, options: Namespace) -> None:
         peak = bench.step_memory(config, batch, amp=amp, device=options.device)
         values = rounds.predicted(config, config, how)
         values = {name: values[name] for name in ("activation_bytes", "model_bytes")} | {"peak_bytes": peak}
-        _add(MEMORY, what, values | {"over_model": peak / values["model_bytes"]}, 1, config, options)
+        _add(EXPERIMENT, what, values | {"over_model": peak / values["model_bytes"]}, 1, config, options)
         print(f"{what}: {peak / 1e9:.2f} GB, {peak / values['model_bytes']:.2f} times the cost model's", flush=True)
 
 
@@ -141,7 +147,7 @@ def against_timm(what: str, config: ViTConfig, how: bench.BenchConfig, options: 
     medians = {
         f"{name.replace(', a ', '_')}_ms": 1e3 * float(torch.tensor(t).median()) for name, t in found.seconds.items()
     }
-    _add(AGAINST, what, values | medians, options.rounds, config, options)
+    _add(EXPERIMENT, what, values | medians, options.rounds, config, options)
     print(found, flush=True)
 
 
