@@ -27,11 +27,11 @@ def test_a_table_that_has_drifted_is_seen():
 
 
 def test_the_example_runs(monkeypatch):
-    from dtl_lib import pretrained
+    import dtl_lib
     from dtl_lib.models import ViT
 
     (example,) = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
-    monkeypatch.setattr(pretrained, "load_pretrained", lambda name: ViT.build(name).eval())
+    monkeypatch.setattr(dtl_lib, "load_pretrained", lambda name: ViT.build(name).eval())
     names = {}
     exec(example, names)
     tape = names["tape"]
