@@ -250,7 +250,7 @@ def _evaluation(args: Namespace) -> Namespace:
     folder = args.output_dir if args.resume is True else args.resume
     if folder is None and not args.finetune:
         raise ValueError("--eval evaluates weights: give --resume DIR, or --finetune with a timm name, zoo/… or a path")
-    path = folder and (folder if Path(folder).suffix else str(Path(folder) / BEST))
+    path = folder and (str(Path(folder) / BEST) if Path(folder).is_dir() else folder)
     model = {"model_path": path, "model": None if path else args.finetune, "pretrained": True}
     return Namespace(**{**_defaults(evaluate.flags), **vars(args), **model})
 

@@ -77,12 +77,12 @@ def evaluate(
         workers: as in `fit`.
         progress: whether to show a bar.
         processes: those that share the work: each looks at some of the images, all get the result.
-        broken: counts pictures that cannot be read, which are then left out; None raises.
+        corrupt: counts pictures that cannot be read, which are then left out; None raises.
         stop_request: says whether to stop on the way.
 
     Raises:
         ValueError: where the model has fewer classes than the data, or there is no image.
-        Abandoned: where it was asked to stop.
+        EvaluationStopped: where it was asked to stop.
     """
     check_classes(model, images)
     processes = processes or Processes()

@@ -22,7 +22,8 @@ class StepResult(NamedTuple):
 
     Attributes:
         loss: on this process's images, before the step; a scalar on the device.
-        taken: whether the weights moved: a step with non-finite gradients may be left out.
+        taken: False where the guard skipped the step, as its gradients are non-finite. A float16 step that the scaler
+            leaves out counts as taken: the scaler tries a smaller scale next.
     """
 
     loss: Tensor
@@ -48,17 +49,18 @@ def train_step(learner: Learner, images: Tensor, labels: Tensor, step: int) -> S
         with keyed_generators(device, recipe.seed, step):
             images, labels = learner.mix(images, labels, neighbour=processes.world > 1)
 
-    # Forward and backward, a part of the batch at a time: gradients add up in place, and only one part's activations
+    # Forward and backward, a micro-batch at a time: gradients add up in place, and only one micro-batch's activations
     # are in memory. Stochastic depth draws by (seed, step, rank), so a run that is resumed draws the same.
-    loss, parts = 0.0, list(zip(images.chunk(recipe.accumulate), labels.chunk(recipe.accumulate)))
+    total = 0.0
+    micro_batches = list(zip(images.chunk(recipe.accumulate), labels.chunk(recipe.accumulate)))
     with keyed_generators(device, recipe.seed, step, processes.rank):
-        for number, (x, y) in enumerate(parts, 1):
-            with gradient_sync(learner.objective, last=number == len(parts)):  # the processes' mean, once a step
+        for number, (x, y) in enumerate(micro_batches, 1):
+            with gradient_sync(learner.objective, last=number == len(micro_batches)):  # all-reduce once a step
                 with autocast(device, recipe.amp):
-                    taught = learner.teacher(x) if learner.teacher else None
-                    part = learner.objective(x, y, taught) / len(parts)
-                learner.scaler.scale(part).backward()  # float16 gradients would underflow without the scale
-            loss = loss + part.detach()
+                    teacher_logits = learner.teacher(x) if learner.teacher else None
+                    loss = learner.objective(x, y, teacher_logits) / len(micro_batches)
+                learner.scaler.scale(loss).backward()  # float16 gradients would underflow without the scale
+            total = total + loss.detach()
 
     with record_function("part: update"):  # `dtl bench --profile` reads this mark
         for group in learner.optimizer.param_groups:
@@ -74,7 +76,7 @@ def train_step(learner: Learner, images: Tensor, labels: Tensor, step: int) -> S
                 learner.average.update(step)
         learner.scaler.update()
         learner.optimizer.zero_grad()
-    return StepResult(loss, taken)
+    return StepResult(total, taken)
 
 
 def fit(
@@ -111,7 +113,8 @@ def fit(
         tensorboard: whether to write TensorBoard's curves to `output_dir`.
         workers: processes that read images from files; None decides.
         card: more to say on the checkpoints' cards.
-        processes: what `distributed.joined` gives: each calls `fit`, and makes its part of every batch.
+        processes: what `distributed.processes.joined` gives: each calls `fit` on its own device, and makes its part of
+            every batch.
         shard: share the model out over the processes (`fully_shard`) instead of copying it to each.
         compiled: compile the forward and backward pass with `torch.compile`.
         max_corrupt: share of the training images that may be unreadable before it stops; others stand in for them.

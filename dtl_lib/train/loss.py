@@ -20,7 +20,7 @@ class Objective(nn.Module):
         super().__init__()
         self.model, self.recipe = model, recipe
 
-    def forward(self, images: Tensor, targets: Tensor, taught: Tensor | None = None) -> Tensor:
+    def forward(self, images: Tensor, targets: Tensor, teacher_logits: Tensor | None = None) -> Tensor:
         """The mean loss of a batch.
 
         With a teacher it is (1 − w) · own + w · teacher's (Training data-efficient image transformers, Touvron et al.
@@ -30,13 +30,13 @@ class Objective(nn.Module):
         Args:
             images: `(batch, channels, height, width)`.
             targets: classes `(batch,)`, or shares of classes `(batch, classes)` of mixed images.
-            taught: the teacher's logits `(batch, classes)`.
+            teacher_logits: the teacher's logits `(batch, classes)`.
         """
-        if taught is None:
+        if teacher_logits is None:
             return self.from_labels(self.model(images), targets)
         heads, weight = self.model.heads(images), self.recipe.distill_weight
-        own, teacher_s = self.from_labels(heads[0], targets), self.from_teacher(heads[-1], taught)
-        return (1 - weight) * own + weight * teacher_s
+        own, from_teacher = self.from_labels(heads[0], targets), self.from_teacher(heads[-1], teacher_logits)
+        return (1 - weight) * own + weight * from_teacher
 
     def from_labels(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Cross-entropy, or binary cross-entropy: the mean over images and classes of as many yes-or-no questions.
@@ -54,17 +54,17 @@ class Objective(nn.Module):
         present = (targets > 0 if targets.ndim == 2 else F.one_hot(targets, classes)).to(logits.dtype)
         return F.binary_cross_entropy_with_logits(logits, present * (1 - smoothing) + smoothing / classes)
 
-    def from_teacher(self, logits: Tensor, taught: Tensor) -> Tensor:
+    def from_teacher(self, logits: Tensor, teacher_logits: Tensor) -> Tensor:
         """Cross-entropy with the class the teacher names (hard), or how far its shares of the classes are (soft).
 
         Soft: KL divergence at temperature τ, times τ², so that the gradient does not shrink with τ (Distilling the
         knowledge in a neural network, Hinton et al. 2015, §2), summed over classes.
         """
-        logits, taught = _single(logits), _single(taught)
+        logits, teacher_logits = _single(logits), _single(teacher_logits)
         if self.recipe.distill == "hard":
-            return F.cross_entropy(logits, taught.argmax(dim=1))
+            return F.cross_entropy(logits, teacher_logits.argmax(dim=1))
         temperature = self.recipe.distill_temperature
-        shares, theirs = (F.log_softmax(values / temperature, dim=1) for values in (logits, taught))
+        shares, theirs = (F.log_softmax(values / temperature, dim=1) for values in (logits, teacher_logits))
         return F.kl_div(shares, theirs, reduction="batchmean", log_target=True) * temperature**2
 
 

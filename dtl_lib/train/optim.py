@@ -14,8 +14,8 @@ from ..checkpoint import BEST
 from .distributed.sharding import reshard, whole
 from .recipe import Recipe
 
-NEVER = 2**62
-IN_A_ROW = 20  # steps that `on_nan="skip"` leaves out one after the other before it gives up
+NO_STEP = 2**62
+MAX_SKIPS_IN_A_ROW = 20  # steps that `on_nan="skip"` leaves out one after the other before it gives up
 
 
 def learning_rate(recipe: Recipe, step: int, total: int, warmup: int) -> float:
@@ -146,7 +146,7 @@ class Guard:
 
     def __init__(self, recipe: Recipe, device: torch.device, folder: Path | None = None):
         self.recipe, self.folder, self._skipped_in_a_row = recipe, folder, 0
-        self._first_bad = torch.full((), NEVER, device=device)  # read now and then: asking a GPU makes it wait
+        self._first_bad = torch.full((), NO_STEP, device=device)  # read now and then: asking a GPU makes it wait
 
     def clip(self, parameters: Sequence[nn.Parameter]) -> Tensor:
         """Limit the gradient's norm as the recipe says; the norm before, a scalar."""
@@ -170,18 +170,18 @@ class Guard:
         if self.recipe.on_nan == "skip":
             finite = bool(norm.isfinite())
             self._skipped_in_a_row = 0 if finite else self._skipped_in_a_row + 1
-            if self._skipped_in_a_row == IN_A_ROW:
-                raise self._error(f"{IN_A_ROW} steps in a row had nan or infinite gradients", step)
+            if self._skipped_in_a_row == MAX_SKIPS_IN_A_ROW:
+                raise self._error(f"{MAX_SKIPS_IN_A_ROW} steps in a row had nan or infinite gradients", step)
             return finite
         if not scaled:
-            seen = norm.isfinite() | (self._first_bad < NEVER)
+            seen = norm.isfinite() | (self._first_bad < NO_STEP)
             self._first_bad = torch.where(seen, self._first_bad, step)
         return True
 
     def check(self, step: int, loss: float = 0.0) -> None:
         """A ValueError where a step until now, or this loss, was non-finite."""
         first = int(self._first_bad)
-        if first < NEVER or not math.isfinite(loss):
+        if first < NO_STEP or not math.isfinite(loss):
             raise self._error("the loss is nan or infinite", min(first, step))
 
     def _error(self, what: str, step: int) -> ValueError:

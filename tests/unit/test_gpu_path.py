@@ -265,8 +265,8 @@ class TestHalfOnTheCpu:
         """Of four steps in fp16 the second has infinite gradients: its weights stay, the scale is halved."""
         forward, update, seen, scales = Objective.forward, torch.amp.GradScaler.update, [], []
 
-        def planted(self, x, y, taught=None):
-            loss = forward(self, x, y, taught)
+        def planted(self, x, y, teacher_logits=None):
+            loss = forward(self, x, y, teacher_logits)
             if len(seen) == 1:
                 loss.register_hook(lambda gradient: gradient * float("inf"))
             return loss

@@ -28,14 +28,14 @@ HARD = Recipe(distill="hard", distill_from="x")
 SOFT = Recipe(distill="soft", distill_from="x")
 
 
-def loss(config, recipe, targets=LABELS, taught=None):
-    return Objective(build(config), recipe)(IMAGES, targets, taught)
+def loss(config, recipe, targets=LABELS, teacher_logits=None):
+    return Objective(build(config), recipe)(IMAGES, targets, teacher_logits)
 
 
-def gradient(config, recipe, targets=LABELS, taught=TAUGHT):
+def gradient(config, recipe, targets=LABELS, teacher_logits=TAUGHT):
     """Of each head's weights."""
     model = build(config)
-    Objective(model, recipe)(IMAGES, targets, taught).backward()
+    Objective(model, recipe)(IMAGES, targets, teacher_logits).backward()
     return {name: head.weight.grad for name, head in model.classifiers.items()}
 
 
@@ -79,28 +79,31 @@ def test_a_mixed_in_class_is_there_whatever_its_share():
 
 @pytest.mark.parametrize("recipe", [HARD, SOFT])
 def test_each_of_two_heads_learns_from_its_own_teacher(recipe):
-    plain, labels, taught = (
-        gradient(TWO, recipe), gradient(TWO, recipe, targets=LABELS.flip(0)), gradient(TWO, recipe, taught=-TAUGHT)
+    plain, labels, teacher_logits = (
+        gradient(TWO, recipe), gradient(TWO, recipe, targets=LABELS.flip(0)),
+        gradient(TWO, recipe, teacher_logits=-TAUGHT),
     )  # fmt: skip
     assert torch.equal(plain["dist"], labels["dist"]) and not torch.equal(plain["cls"], labels["cls"])
-    assert torch.equal(plain["cls"], taught["cls"]) and not torch.equal(plain["dist"], taught["dist"])
+    assert torch.equal(plain["cls"], teacher_logits["cls"]) and not torch.equal(plain["dist"], teacher_logits["dist"])
 
 
 @pytest.mark.parametrize("recipe", [HARD, SOFT])
 def test_one_head_learns_from_both(recipe):
     plain = gradient(ONE, recipe)["cls"]
     assert not torch.equal(plain, gradient(ONE, recipe, targets=LABELS.flip(0))["cls"])
-    assert not torch.equal(plain, gradient(ONE, recipe, taught=-TAUGHT)["cls"])
+    assert not torch.equal(plain, gradient(ONE, recipe, teacher_logits=-TAUGHT)["cls"])
 
 
 def test_hard_is_the_cross_entropy_with_the_class_the_teacher_names():
     cls, dist = build(TWO).heads(IMAGES)
     expected = 0.5 * F.cross_entropy(cls, LABELS) + 0.5 * F.cross_entropy(dist, TAUGHT.argmax(dim=1))
-    torch.testing.assert_close(loss(TWO, HARD, taught=TAUGHT), expected)
-    assert loss(TWO, HARD, taught=TAUGHT) == loss(TWO, HARD, taught=7 * TAUGHT)  # how sure it is does not matter
-    assert loss(TWO, SOFT, taught=TAUGHT) != loss(TWO, SOFT, taught=7 * TAUGHT)
-    smoothed = dataclasses.replace(HARD, smoothing=0.1, distill_weight=1.0)  # of labels, not of what is taught
-    torch.testing.assert_close(loss(TWO, smoothed, taught=TAUGHT), F.cross_entropy(dist, TAUGHT.argmax(dim=1)))
+    torch.testing.assert_close(loss(TWO, HARD, teacher_logits=TAUGHT), expected)
+    assert loss(TWO, HARD, teacher_logits=TAUGHT) == loss(
+        TWO, HARD, teacher_logits=7 * TAUGHT
+    )  # how sure it is does not matter
+    assert loss(TWO, SOFT, teacher_logits=TAUGHT) != loss(TWO, SOFT, teacher_logits=7 * TAUGHT)
+    smoothed = dataclasses.replace(HARD, smoothing=0.1, distill_weight=1.0)  # of labels, not of the teacher's choice
+    torch.testing.assert_close(loss(TWO, smoothed, teacher_logits=TAUGHT), F.cross_entropy(dist, TAUGHT.argmax(dim=1)))
 
 
 @pytest.mark.parametrize("temperature", [1.0, 3.0])
@@ -109,9 +112,9 @@ def test_soft_is_the_divergence_at_the_temperature_by_hand(temperature):
     _, dist = build(TWO).heads(IMAGES)
     theirs, ours = (TAUGHT / temperature).softmax(dim=1), (dist / temperature).softmax(dim=1)
     expected = temperature**2 * (theirs * (theirs.log() - ours.log())).sum(dim=1).mean()
-    torch.testing.assert_close(loss(TWO, recipe, taught=TAUGHT), expected)
-    assert loss(TWO, recipe, taught=dist.detach()).abs() < 1e-12  # nothing is left to learn
-    assert gradient(TWO, recipe, taught=dist.detach())["dist"].abs().max() < 1e-12
+    torch.testing.assert_close(loss(TWO, recipe, teacher_logits=TAUGHT), expected)
+    assert loss(TWO, recipe, teacher_logits=dist.detach()).abs() < 1e-12  # nothing is left to learn
+    assert gradient(TWO, recipe, teacher_logits=dist.detach())["dist"].abs().max() < 1e-12
 
 
 def test_tau_squared_keeps_the_gradient_s_size():
@@ -126,7 +129,7 @@ def test_tau_squared_keeps_the_gradient_s_size():
 
 @pytest.mark.parametrize("recipe", [HARD, SOFT])
 def test_the_weight_goes_from_labels_alone_to_the_teacher_alone(recipe):
-    losses = [loss(TWO, dataclasses.replace(recipe, distill_weight=w), taught=TAUGHT) for w in (0.0, 0.25, 1.0)]
+    losses = [loss(TWO, dataclasses.replace(recipe, distill_weight=w), teacher_logits=TAUGHT) for w in (0.0, 0.25, 1.0)]
     cls, _ = build(TWO).heads(IMAGES)
     torch.testing.assert_close(losses[0], F.cross_entropy(cls, LABELS))
     torch.testing.assert_close(losses[1], 0.75 * losses[0] + 0.25 * losses[2])
@@ -136,7 +139,7 @@ def test_the_weight_goes_from_labels_alone_to_the_teacher_alone(recipe):
 def test_labels_are_learnt_with_the_recipe_s_own_loss_beside_a_teacher():
     recipe = dataclasses.replace(HARD, loss="bce", distill_weight=0.0)
     cls, _ = build(TWO).heads(IMAGES)
-    torch.testing.assert_close(loss(TWO, recipe, taught=TAUGHT), by_hand(cls, F.one_hot(LABELS, 5)))
+    torch.testing.assert_close(loss(TWO, recipe, teacher_logits=TAUGHT), by_hand(cls, F.one_hot(LABELS, 5)))
 
 
 def test_the_model_is_all_there_is_to_wrap():
@@ -149,10 +152,12 @@ def test_the_model_is_all_there_is_to_wrap():
 @pytest.mark.parametrize("recipe", [Recipe(loss="bce", smoothing=0.1), HARD, SOFT])
 def test_it_compiles_into_one_graph(recipe):
     torch.compiler.reset()
-    objective, taught = Objective(build(TWO), recipe), TAUGHT if recipe.distill else None
+    objective, teacher_logits = Objective(build(TWO), recipe), TAUGHT if recipe.distill else None
     compiled = torch.compile(objective, backend="eager", fullgraph=True)
     for targets in (LABELS, SHARES):
-        torch.testing.assert_close(compiled(IMAGES, targets, taught), objective(IMAGES, targets, taught))
+        torch.testing.assert_close(
+            compiled(IMAGES, targets, teacher_logits), objective(IMAGES, targets, teacher_logits)
+        )
 
 
 COMPILED = """
@@ -182,10 +187,10 @@ def test_it_is_compiled_once(training):
 @pytest.mark.parametrize("recipe", [Recipe(), Recipe(loss="bce"), HARD, SOFT])
 def test_under_autocast_the_loss_is_in_single_precision(recipe):
     objective = Objective(ViT(TWO), recipe)
-    taught = TAUGHT.to(torch.bfloat16) if recipe.distill else None
+    teacher_logits = TAUGHT.to(torch.bfloat16) if recipe.distill else None
     with torch.autocast("cpu", torch.bfloat16):
         assert objective.model(IMAGES.float()).dtype == torch.bfloat16
-        found = objective(IMAGES.float(), SHARES, taught)
+        found = objective(IMAGES.float(), SHARES, teacher_logits)
     assert found.dtype == torch.float32
-    exact = objective(IMAGES.float(), SHARES, taught)
+    exact = objective(IMAGES.float(), SHARES, teacher_logits)
     assert found.item() == pytest.approx(exact.item(), rel=0.02) and found != exact

@@ -7,7 +7,7 @@ import torch
 
 from dtl_lib import checkpoint
 from dtl_lib.train import fit, state
-from dtl_lib.train.optim import IN_A_ROW, Guard
+from dtl_lib.train.optim import MAX_SKIPS_IN_A_ROW, Guard
 from tests.unit.disturbed import RECIPE, Poisoned, assert_same, poisoned, rows, small_sets, tensors, tiny
 
 
@@ -73,7 +73,8 @@ def test_skipping_gives_up(sets, tmp_path):
     recipe = dataclasses.replace(ONCE, max_steps=60, batch_size=4, on_nan="skip", mixup=0.0)
     bad = dataclasses.replace(sets, train=Poisoned(sets.train, range(len(sets.train))))
     with pytest.raises(
-        ValueError, match=f"{IN_A_ROW} steps in a row had nan or infinite gradients at step {IN_A_ROW}:"
+        ValueError,
+        match=f"{MAX_SKIPS_IN_A_ROW} steps in a row had nan or infinite gradients at step {MAX_SKIPS_IN_A_ROW}:",
     ):
         fit(tiny(), bad, recipe, tmp_path, progress=False)
     assert all(value.isfinite().all() for value in tensors(tmp_path).values())

@@ -140,7 +140,7 @@ def augmented(config: ViTConfig, how: BenchConfig, made_on: str | None = None) -
     """Batches as training makes them: images in memory, cropped, flipped and normalised, brought to the device.
 
     Args:
-        config, how: as in `work`; there are as many images as a batch takes, which are noise.
+        config, how: as in `make_step`; there are as many images as a batch takes, which are noise.
         made_on: the device they lie on; where training happens if None.
     """
     place = how.place if made_on is None else torch.device(made_on)

@@ -128,7 +128,7 @@ def warm_step(config: ViTConfig, how: BenchConfig, make: Callable | None = None)
     Args:
         config: of the model.
         how: it is run.
-        make: gives a function that makes a step; `work(config, how)` where None.
+        make: gives a function that makes a step; `make_step(config, how)` where None.
     """
     gpu = how.place.type == "cuda"
     held = torch.cuda.memory_allocated(how.place) if gpu else 0

@@ -1,4 +1,5 @@
 """Several processes that train one model: how they find each other, share the model and the work, and end.
 
-Outside this room nothing knows ranks beyond `Processes.first`.
+What a process does differently from the others is decided by `Processes.first`; `Processes.rank` and `world` only say
+which part of a batch it makes, and key its random numbers.
 """

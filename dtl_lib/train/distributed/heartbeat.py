@@ -16,11 +16,11 @@ import torch.distributed as dist
 from ...checks import first_line
 from .errors import PeerLost, RankError, SilentExit
 
-BEAT = 1.0  # seconds between two heartbeats
-SILENT = 5.0  # seconds without one, after which a process counts as lost
-REACH = 5.0  # seconds for one question to the first host
-AFTER = 0.5  # seconds that the first process is given to report an error that all of them have met
-GRACE = 3.0  # seconds to end in, once another process has failed
+HEARTBEAT_INTERVAL = 1.0  # seconds between two heartbeats
+HEARTBEAT_TIMEOUT = 5.0  # seconds without one, after which a process counts as lost
+STORE_TIMEOUT = 5.0  # seconds for one question to the first host
+REPORT_DELAY = 0.5  # seconds that the first process is given to report an error that all of them have met
+EXIT_GRACE = 3.0  # seconds to end in, once another process has failed
 FAILURE = "failure"
 _CONNECTION = re.compile("gloo|timed? ?out|closed by peer|reset by peer|broken pipe|refused", re.IGNORECASE)
 
@@ -48,9 +48,9 @@ class Heartbeat:
     def close(self) -> None:
         """Stop; where the store ends with this process, a failure stays readable until the others have seen it."""
         if self._holds_store and self._reported_failure():
-            time.sleep(GRACE)
+            time.sleep(EXIT_GRACE)
         self._ended.set()
-        self._thread.join(BEAT)
+        self._thread.join(HEARTBEAT_INTERVAL)
 
     def verdict(self, error: Exception) -> Exception:
         """The error that this process should end with: its own, `SilentExit` or `PeerLost`."""
@@ -60,7 +60,7 @@ class Heartbeat:
         if isinstance(error, RuntimeError) and (cause := self._cause_elsewhere(error)):
             return cause
         if self._rank:
-            time.sleep(AFTER)  # an error that all have met is reported by the first
+            time.sleep(REPORT_DELAY)  # an error that all have met is reported by the first
         if not self._claim_to_report(f"{this_process} has failed"):
             return SilentExit("another process has failed")
         if isinstance(error, RankError):
@@ -72,9 +72,9 @@ class Heartbeat:
 
     def _cause_elsewhere(self, error: RuntimeError) -> Exception | None:
         """What another process has to do with this error, which gloo words in many ways; None where nothing."""
-        reachable = answer_within(REACH, lambda: (self._store.set(f"here/{self._rank}", "yes"), True))
+        reachable = answer_within(STORE_TIMEOUT, lambda: (self._store.set(f"here/{self._rank}", "yes"), True))
         connection = isinstance(error, dist.DistError) or _CONNECTION.search(str(error))
-        peers = reachable and answer_within(SILENT + REACH, self._look_at_peers)
+        peers = reachable and answer_within(HEARTBEAT_TIMEOUT + STORE_TIMEOUT, self._look_at_peers)
         if not peers:
             return self._store_is_gone() if connection else None
         failure, silent, late = peers
@@ -95,21 +95,21 @@ class Heartbeat:
 
     def _beat(self) -> None:
         beats = 0
-        while not self._ended.wait(BEAT):
+        while not self._ended.wait(HEARTBEAT_INTERVAL):
             beats += 1
             try:
                 self._store.set(f"alive/{self._rank}", str(beats))
                 failed = self._reported_failure()
             except RuntimeError:  # the first host is gone: a process that waits will notice, and report it
                 return
-            if failed and not self._ended.wait(GRACE) and not self._reports:
+            if failed and not self._ended.wait(EXIT_GRACE) and not self._reports:
                 sys.stdout.flush()
                 os._exit(1)  # it waits for what will not come, or works for nothing
 
     def _claim_to_report(self, message: str) -> bool:
         """Whether this process is the one to report a failure: the first to claim it, or the store does not answer."""
         claim = f"{self._rank}: {message}"
-        winner = answer_within(REACH, lambda: self._store.compare_set(FAILURE, "", claim).decode())
+        winner = answer_within(STORE_TIMEOUT, lambda: self._store.compare_set(FAILURE, "", claim).decode())
         self._reports = winner in (None, claim)
         return self._reports
 
@@ -119,11 +119,11 @@ class Heartbeat:
 
     def _look_at_peers(self) -> tuple[str, list[int], list[int]]:
         """The failure that another process has reported; ranks without a heartbeat; ranks that have met no error."""
-        before, end = self._heartbeats(), time.monotonic() + SILENT
+        before, end = self._heartbeats(), time.monotonic() + HEARTBEAT_TIMEOUT
         while time.monotonic() < end:
             if failure := self._reported_failure():
                 return failure, [], []
-            time.sleep(BEAT / 5)
+            time.sleep(HEARTBEAT_INTERVAL / 5)
         now = self._heartbeats()
         others = [rank for rank in range(self._world) if rank != self._rank]
         silent = [rank for rank in others if before[rank] == now[rank]]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from .errors import SilentExit
 
-SAME = 1.0  # seconds: torchrun passes on a Ctrl-C that the terminal has sent to everyone already
+DUPLICATE_WINDOW = 1.0  # seconds: torchrun passes on a Ctrl-C that the terminal has sent to everyone already
 
 
 class Stopped(KeyboardInterrupt):
@@ -63,7 +63,7 @@ def between_steps(enabled: bool = True):
     def ask(number, frame):
         nonlocal first
         now = time.monotonic()
-        if first is not None and now - first > SAME:
+        if first is not None and now - first > DUPLICATE_WINDOW:
             restore()
             signal.raise_signal(number)
             return
