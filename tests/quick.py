@@ -21,14 +21,18 @@ def changed(root: Path = ROOT) -> list[str]:
 
 
 def selected(paths: Iterable[str], root: Path = ROOT) -> list[str]:
-    """The core's tests, the tests among `paths`, and those that import a module among them by its name."""
+    """The core's tests, the tests among `paths`, and those of a module among them.
+
+    A module's tests import it by its own name, or are called after it or its package.
+    """
     paths = set(paths)
     modules = {path.removesuffix(".py").removesuffix("/__init__").replace("/", ".") for path in paths}
+    called = {f"test_{name}" for module in modules if module.startswith("dtl_lib.") for name in module.split(".")[-2:]}
     found = []
     for test in sorted((root / "tests/unit").glob("test_*.py")):
         name = str(test.relative_to(root))
         core = test.stem.removeprefix("test_") in CORE
-        if core or name in paths or modules & imported(test.read_text("utf8")):
+        if core or name in paths or test.stem in called or modules & imported(test.read_text("utf8")):
             found.append(name)
     return found
 
