@@ -163,7 +163,7 @@ def test_it_compiles_into_one_graph(recipe):
 COMPILED = """
     import torch
     from dtl_lib.train import Recipe
-    from dtl_lib.train.loss import Objective
+    from dtl_lib.train.loss import Objective, compile_once
     from tests.unit.small import build
     from tests.unit.test_objective import IMAGES, LABELS, LATE
 
