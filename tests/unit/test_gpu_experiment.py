@@ -94,6 +94,7 @@ def test_what_fails_does_not_stop_the_others(quick, monkeypatch, tmp_path, capsy
     def broken(*_):
         raise RuntimeError("no such kernel\nat line 3")
 
+    look_inside = times.look_inside
     monkeypatch.setattr(times, "look_inside", broken)
     monkeypatch.setattr(correctness, "run_tests", lambda *_: (PASSED.replace("PASSED", "FAILED"), False))
     assert dry(tmp_path) == 1
@@ -102,7 +103,7 @@ def test_what_fails_does_not_stop_the_others(quick, monkeypatch, tmp_path, capsy
     assert {path.stem for path in tmp_path.iterdir()} == EXPERIMENTS.keys()
     assert not any("looking" in run.what for run in ledger.read("gpu_steps", tmp_path))
     assert ledger.read("gpu_tests", tmp_path)[0].get("failed") == 1
-    monkeypatch.undo()
+    monkeypatch.setattr(times, "look_inside", look_inside)
     monkeypatch.setattr(correctness, "run_tests", lambda *_: (PASSED, False))
     assert dry(tmp_path, "--parts", "1", "2") == 0, "what has failed is measured again"
     assert [run.get("failed") for run in ledger.read("gpu_tests", tmp_path)] == [1, 0]
