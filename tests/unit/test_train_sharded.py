@@ -5,7 +5,7 @@ import torch
 
 from dtl_lib.train import fit
 from dtl_lib.train.distributed.processes import Processes
-from dtl_lib.train.evaluation import _as_often
+from dtl_lib.train.evaluation import _padded
 from tests.unit.disturbed import RECIPE, TINY, small_sets, tiny
 from tests.unit.pretended import pretended_gpu
 
@@ -40,7 +40,7 @@ def test_a_model_that_is_cut_is_never_whole_on_the_device(shard):
 @pytest.mark.parametrize(("images", "made"), [(7, 3), (7, 1), (7, 0), (3, 1), (3, 0), (0, 0)])
 def test_every_process_calls_the_model_as_often(images, made):
     batches = [(torch.ones(2, 3, 16, 16), torch.ones(2, dtype=torch.int64))] * made
-    found = list(_as_often(iter(batches), images, 3, TINY))
+    found = list(_padded(iter(batches), images, 3, TINY))
     assert len(found) == -(-images // 3) and found[:made] == batches
     for x, y in found[made:]:
         assert x.shape == (1, 3, 16, 16) and y.shape == (0,) and y.dtype == torch.int64
