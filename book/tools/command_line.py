@@ -2,11 +2,11 @@
 
 import argparse
 
-from dtl_lib.cli.main import parser
-
 
 def reference() -> str:
     """Every command of `dtl`, with its flags."""
+    from dtl_lib.cli.main import parser  # here, so that the book's other pages render without the command line
+
     return describe(parser())
 
 
