@@ -148,7 +148,7 @@ class Stage:
 
     def done(self) -> bool:
         """Whether every run has its record."""
-        return not atlas.left(self.grid, atlas.read(self.grid, self.options.folder))
+        return not atlas.runs_left(self.grid, atlas.read(self.grid, self.options.folder))
 
     def seconds(self) -> float:
         """A guess at one run; `run` looks closer."""
