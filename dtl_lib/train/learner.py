@@ -87,7 +87,8 @@ def make_learner(
             teacher = load_teacher(recipe.distill_from, device, model.config)
     scaler = torch.amp.GradScaler(device.type, enabled=precision(device, recipe.amp) == "fp16")
     guard = Guard(recipe, device, folder)
-    mix = mixer(recipe.mixup, recipe.cutmix, model.config.classes)
+    mixes = recipe.mixup or recipe.cutmix  # the benchmarks bring models of timm, which have no such configuration
+    mix = mixer(recipe.mixup, recipe.cutmix, model.config.classes) if mixes else None
     parameters = list(model.parameters())
     return Learner(
         model, wrapped, optimizer, recipe, schedule, device, scaler, guard, mix, teacher, average, processes, parameters
