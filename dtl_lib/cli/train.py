@@ -242,7 +242,7 @@ def _record(args: Namespace, result: FitResult, model: ViT, recipe: Recipe, devi
 
 def _evaluation(args: Namespace) -> Namespace:
     """`dtl evaluate`'s flags for `--eval`: the best weights of --resume, or those of --finetune."""
-    from ..checkpoint import BEST
+    from ..checkpoint import BEST, SUFFIX
 
     if changed := given(args, [*PLAN, *CONFIG]):
         unwanted = ", ".join(f"--{name.replace('_', '-')}" for name in changed)
@@ -250,7 +250,7 @@ def _evaluation(args: Namespace) -> Namespace:
     folder = args.output_dir if args.resume is True else args.resume
     if folder is None and not args.finetune:
         raise ValueError("--eval evaluates weights: give --resume DIR, or --finetune with a timm name, zoo/… or a path")
-    path = folder and (str(Path(folder) / BEST) if Path(folder).is_dir() else folder)
+    path = folder and (folder if Path(folder).suffix == SUFFIX else str(Path(folder) / BEST))
     model = {"model_path": path, "model": None if path else args.finetune, "pretrained": True}
     return Namespace(**{**_defaults(evaluate.flags), **vars(args), **model})
 

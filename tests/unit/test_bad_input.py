@@ -100,6 +100,7 @@ def refused(capsys, tmp_path, monkeypatch):
         ("evaluate --batch-size 0", "1 or more, not '0'"),
         ("train --eval", "--eval evaluates weights: give --resume DIR, or --finetune with a timm name"),
         ("train --eval --resume nowhere", "nowhere/best.safetensors does not exist"),
+        ("train --eval --resume lr0.001", "lr0.001/best.safetensors does not exist"),
         ("train --eval --finetune zoo/x --depth 3 --cls_pos 1", "as they are: leave --cls-pos, --depth out"),
         ("train --optimizer sgd", "optimizer is one of adamw, lamb, not 'sgd'"),
         ("train --distill soft", "distill='soft' needs a teacher: give distill_from"),
