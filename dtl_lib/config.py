@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from difflib import get_close_matches
 from typing import cast
 
+from .checks import whole
 from .cost import Cost, cost_of
 from .tokens import READ_BY_HEAD, TokenPlan
 
@@ -77,8 +78,7 @@ class ViTConfig:
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} is one of {', '.join(choices)}, not {getattr(self, name)!r}")
         for name in ("patch_size", "channels", "dim", "depth", "heads"):
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
-                raise ValueError(f"{name} is a whole number, 1 or more, not {getattr(self, name)!r}")
+            whole(name, getattr(self, name))
         if not isinstance(self.classes, int) or isinstance(self.classes, bool) or self.classes < 0:
             raise ValueError(f"classes is 0 (features alone) or more, not {self.classes!r}")
         for name in ("mlp_ratio", "norm_eps", "layer_scale", "drop_path", "crop", "position_offset"):
