@@ -2,7 +2,7 @@
 
 The core lies flat in this folder: `tokens`, `config`, `layers`, `models`, `tape`, `pretrained`, with `probes/`,
 `figures/` and `exercises/`. The machinery around it has rooms of its own: `data/`, `train/`, `lab/`, `cli/`.
-The names here load what they need when they are first used.
+`README.md` beside this file says where everything is. The names here load what they need when they are first used.
 """
 
 import lazy_loader

@@ -155,7 +155,7 @@ class ViT(nn.Module):
         x, grid = self.embed(images)
         last, tokens = len(self.blocks) - 1, cast(dict, self.tokens)
         for index, block in enumerate(self.blocks):
-            if change := self.changes[index]:
+            if change := self.changes[index]:  # the class token or registers enter before this block, or some leave
                 x = enter_and_leave(x, *change, tokens)
             x = block(x, rows if index == last else ALL)
         return x, grid

@@ -1,6 +1,7 @@
 """A room imports only from the rooms under it, also where an import stands inside a function."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -83,3 +84,20 @@ def test_an_import_of_the_machinery_is_seen(line, room):
     assert above(PACKAGE / "tape.py", line) == {room}
     assert not above(PACKAGE / "cli" / "main.py", line.replace("from .", "from .."))
     assert above(PACKAGE / "probes" / "norms.py", line.replace("from .", "from ..")) == {room}
+
+
+def test_the_map_of_the_house_is_true():
+    """Every file that `dtl_lib/README.md` names is there, every name in it is, and no file of the core is left out."""
+    text = (PACKAGE / "README.md").read_text(encoding="utf-8")
+    words = re.findall(r"`([^`]+)`", text)
+    paths = {word for word in words if re.fullmatch(r"[\w/]+(\.py|/)", word)}
+    roots = (PACKAGE, PACKAGE / "data", PACKAGE / "train", PACKAGE / "lab", PACKAGE.parent)
+    assert not [path for path in paths if not any((root / path).exists() for root in roots)]
+    flat = {path.name for path in PACKAGE.glob("*.py") if not path.name.startswith("__")}
+    assert (
+        flat <= paths and {f"{path.name}/" for path in PACKAGE.iterdir() if (path / "__init__.py").is_file()} <= paths
+    )
+    for row in re.findall(r"^\| [^|]+ \| `([\w/]+)\.py` \| (.*) \|$", text, re.MULTILINE):
+        source = (PACKAGE / f"{row[0]}.py").read_text(encoding="utf-8")
+        name = re.search(r"`([\w.]+)`", row[1]).group(1).split(".")[-1]
+        assert re.search(rf"(def|class) {name}\b", source), (row[0], name)

@@ -1,4 +1,4 @@
-"""How a process ends where one of several fails; free of torch, as the command line tells these classes apart."""
+"""What one of several processes ends with; `heartbeat.py` decides which. Free of torch, for the command line."""
 
 
 class RankError(ValueError):

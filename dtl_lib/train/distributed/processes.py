@@ -1,6 +1,7 @@
-"""Several processes that train one model: which of them this is, what they exchange, and how one that is lost ends.
+"""Several processes that train one model: which of them this is, and what they exchange.
 
-torchrun starts them, or Slurm's srun; the command line needs no flag for it.
+torchrun starts them, or Slurm's srun; the command line needs no flag for it. What is said where one of them fails is
+decided in `heartbeat.py`.
 """
 
 import json
