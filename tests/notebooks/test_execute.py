@@ -8,7 +8,6 @@ import textwrap
 import time
 
 import nbformat
-import psutil
 import pytest
 
 from book.tools import execute, meter
@@ -121,12 +120,11 @@ def test_a_process_that_shares_its_core_is_delayed():
     try:
         for other in others:
             other.stdout.readline()
-        code = BURN.format(core=core, condition="time.process_time() < 1") + "\ninput()"
+        code = BURN.format(core=core, condition="time.process_time() < 1") + "\nprint(flush=True)\ninput()"
         start = time.perf_counter()
         process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        process.stdout.readline()
-        while sum(psutil.Process(process.pid).cpu_times()[:2]) < 1:
-            time.sleep(0.05)
+        for _ in ("begun", "ended"):
+            process.stdout.readline()
         delayed, lasted = delay(process.pid), time.perf_counter() - start
         process.communicate(b"\n")
     finally:
