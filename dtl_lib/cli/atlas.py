@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .parser import Parser, positive
-from .run_flags import add_device
+from .shared_flags import add_device
 
 if TYPE_CHECKING:
     from ..lab.atlas import Cell, Findings, Grid, TestedContrast

@@ -14,9 +14,8 @@ from .. import ledger
 from ..config import ViTConfig, named
 from ..host import device_name, find_device, keep_memory
 from ..train.recipe import AMP
-from .model_flags import add_model, configured
 from .parser import Parser, number, positive
-from .run_flags import add_device, add_record
+from .shared_flags import add_device, add_model, add_record, configured
 
 if TYPE_CHECKING:
     from ..lab import bench

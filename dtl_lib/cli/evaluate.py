@@ -10,7 +10,7 @@ from .. import data, ledger, train
 from ..host import device_name, find_device
 from ..train.recipe import AMP
 from .parser import Parser, positive
-from .run_flags import DATA, add_data, add_machine, add_processes, add_record
+from .shared_flags import DATA, add_data, add_machine, add_processes, add_record
 
 if TYPE_CHECKING:
     from ..models import ViT
@@ -36,7 +36,8 @@ def flags(parser: Parser) -> None:
 
 def main(args: Namespace) -> None:
     """Print accuracy with its interval and n, time, images/s."""
-    from ..train.distributed.processes import joined, local_device
+    from ..train.distributed.environment import local_device
+    from ..train.distributed.processes import joined
 
     device = find_device(local_device(args.device))
     with joined(device, args.timeout) as processes:

@@ -20,12 +20,17 @@ GPU_OUT_OF_MEMORY = "out of GPU memory: lower --batch-size, or raise --accumulat
 WORKER_LOST = "a process that reads images was killed or hangs (memory or /dev/shm full?): lower --workers"
 
 
-def parser() -> Parser:
-    """Every command and flag, for `--help` and the book's reference page."""
+def parser(command: str | None = None) -> Parser:
+    """The commands with their flags, for `--help` and the book's reference page; with `command` given, its flags alone.
+
+    Making the flags of all commands takes longer than reading those of one.
+    """
     top = Parser(prog="dtl", description="Vision Transformers whose tokens enter and leave where you say.")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for name, command in COMMANDS.items():
-        command.flags(commands.add_parser(name, help=command.SUMMARY, description=command.SUMMARY))
+    for name, module in COMMANDS.items():
+        subparser = commands.add_parser(name, help=module.SUMMARY, description=module.SUMMARY)
+        if command in (None, name):
+            module.flags(subparser)
     return top
 
 
@@ -36,17 +41,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     warnings.filterwarnings("ignore", message="TypedStorage is deprecated")
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files are bytes, and not every terminal shows all
-    args = None
     try:
         argv = hyphenated(sys.argv[1:] if arguments is None else arguments)
-        args = parser().parse_args(argv)
+        args = parser(argv[0] if argv and argv[0] in COMMANDS else None).parse_args(argv)
         args.line = shlex.join(["dtl", *argv])
         COMMANDS[args.command].main(args)
     except (Exception, KeyboardInterrupt) as error:
         failure = failure_of(error)
         if failure is None:
             raise
-        _print(failure, everywhere=args is None)
+        _print(failure)
         return failure.status
     return 0
 
@@ -105,16 +109,12 @@ def _failure_of_torch(error: RuntimeError) -> Failure | None:
     return None
 
 
-def _print(failure: Failure, everywhere: bool) -> None:
-    """Print it once: of several processes the first speaks for all, unless the failure is one's own.
-
-    Args:
-        everywhere: whether every process is known to fail in the same way, as where a flag is wrong.
-    """
+def _print(failure: Failure) -> None:
+    """Print it once: of several processes the first speaks for all, unless the failure is one's own."""
     message, rank = failure.message, _rank()
     if message and rank != "0" and not failure.own:
         time.sleep(HEAD_START)
-        message = "" if everywhere else f"process {rank}: {message}"
+        message = f"process {rank}: {message}"
     if message:
         below = "" if rank == "0" else "\n"  # the progress bar of the first
         print(f"{below}dtl: {' '.join(message.split())}\n", end="", file=sys.stderr, flush=True)

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 from ..config import ViTConfig, named
 from ..tokens import TokenPlan
-from .model_flags import add_model, configured
 from .parser import Parser
+from .shared_flags import add_model, configured
 
 SUMMARY = "Print which tokens are in the sequence at each block, and what that costs."
 DEFAULT = "vit_tiny_patch16_224"

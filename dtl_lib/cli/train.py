@@ -18,11 +18,9 @@ from ..host import device_name, find_device, keep_memory
 from ..train.distributed.signals import Stopped
 from ..train.recipe import Recipe, recipes
 from . import evaluate
-from .lock import exclusive
-from .model_flags import CONFIG, PLAN, add_model, configured
 from .parser import Parser, add_field, given, positive
-from .resume import launch_name, new_folder, resume_point
-from .run_flags import add_data, add_machine, add_processes, add_record
+from .run_folder import exclusive, launch_name, new_folder, resume_point
+from .shared_flags import CONFIG, PLAN, add_data, add_machine, add_model, add_processes, add_record, configured
 
 if TYPE_CHECKING:
     from ..models import ViT
@@ -49,6 +47,7 @@ UNSAVED = (  # flags that say how a run is carried out, not what it is: its stat
     "checkpoint_every", "compile", "device", "max_corrupt", "quiet", "record", "shard", "tensorboard", "timeout",
     "workers",
 )  # fmt: skip
+LOCAL = "data_path", "device", "line", "quiet", "workers"  # these may differ between processes
 
 
 def flags(parser: Parser) -> None:
@@ -103,7 +102,8 @@ def _differences(recipe: Recipe) -> str:
 
 def main(args: Namespace) -> None:
     """Train; print accuracy with its interval and n, time, images/s, and where things were saved."""
-    from ..train.distributed.processes import joined, local_device
+    from ..train.distributed.environment import local_device
+    from ..train.distributed.processes import joined
 
     if args.resume and args.finetune:
         raise ValueError("--resume goes on with a run's own weights, --finetune starts from others: give one of them")
@@ -124,7 +124,9 @@ def train_model(args: Namespace, device, processes: Processes) -> None:
     from ..data.keyed import keyed_generators
     from ..models import ViT
     from ..pretrained import load_pretrained
+    from ..train.distributed.agreement import check_ranks_agree
 
+    check_ranks_agree(processes, {f"--{name}": value for name, value in vars(args).items() if name not in LOCAL})
     folder, before = resume_point(args, processes)
     with processes.first_on_each_host():  # what has to be downloaded is downloaded once
         pretrained = load_pretrained(args.finetune) if args.finetune and not before else None

@@ -126,7 +126,7 @@ def fit(
     run = Run(
         model, sets, recipe, output_dir, device=device, resume=resume, card=card or {}, tensorboard=tensorboard,
         progress=progress, processes=processes, shard=shard, compiled=compiled, workers=workers,
-        max_corrupt=max_corrupt,
+        max_corrupt=max_corrupt, checkpoint_every=checkpoint_every,
     )  # fmt: skip
     schedule, now = run.learner.schedule, run.progress
     model.train()

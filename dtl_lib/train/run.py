@@ -18,7 +18,7 @@ from ..host import device_name, find_device
 from ..progress import progress_bar
 from . import resuming, state
 from .device import precision
-from .distributed.agreement import check_ranks_agree
+from .distributed.agreement import check_ranks_agree, data_settings
 from .distributed.processes import Processes
 from .distributed.sharding import collect, reshard
 from .distributed.signals import Stopped, StopRequest
@@ -85,12 +85,15 @@ class Run:
 
     def __init__(
         self, model, sets, recipe: Recipe, output_dir, *, device, resume, card, tensorboard, progress, processes,
-        shard, compiled, workers, max_corrupt,
+        shard, compiled, workers, max_corrupt, checkpoint_every,
     ):  # fmt: skip
         self.processes, device = processes or Processes(), find_device(device)
         self.processes.settle()
         self.sets = sets if recipe.slow_augmentation else _on_device(sets, device)
-        check_ranks_agree(self.processes, model.config, recipe, self.sets, shard=shard)
+        if self.processes.world > 1:  # a fingerprint takes time
+            config = {f"the model's {name}": value for name, value in model.config.to_dict().items()}
+            more = {"shard": shard, "resume": resume, "checkpoint_every": checkpoint_every}
+            check_ranks_agree(self.processes, {**config, **recipe.to_dict(), **more, **data_settings(self.sets)})
         check_classes(model, sets.train)
         _check_batch(recipe, self.processes.world)
         model.config = replace(model.config, mean=sets.train.mean, std=sets.train.std)

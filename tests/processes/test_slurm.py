@@ -5,8 +5,11 @@ import signal
 import subprocess
 import sys
 
+import pytest
+import torch
+
 from dtl_lib import checkpoint
-from dtl_lib.train.distributed import processes as distributed
+from dtl_lib.train.distributed import environment, processes
 from tests.processes import launch
 from tests.processes.compared import TRAIN
 
@@ -91,6 +94,58 @@ def test_a_batch_script_s_own_process_waits_for_nobody(monkeypatch):
     batch = {"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NTASKS": "16", "SLURM_JOB_ID": "7", "SLURM_NNODES": "2"}
     for name, value in batch.items():
         monkeypatch.setenv(name, value)
-    assert not distributed.launched()
+    assert not environment.launched()
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")  # srun -n 1, or an interactive shell
-    assert not distributed.launched()
+    assert not environment.launched()
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (("--checkpoint-every", "2"), "--checkpoint_every 2 and process 0"),
+        (("--resume",), "--resume True and process 0"),
+        (("--seed", "5"), "--seed 5 and process 0"),
+        (("--compile",), "--compile True and process 0"),
+        (("--record", "other"), "--record other and process 0"),
+    ],
+)
+def test_a_task_with_another_flag_is_named_at_once(tmp_path, flags, named):
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(launch.free_port())}
+    line = (*LONG[:-4], "--max-steps", "2", "--output-dir", tmp_path / "run")
+    (one,) = tasks(1, *line, **place, SLURM_STEP_NUM_TASKS="2")
+    more = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "1", "SLURM_LOCALID": "1", **place}
+    other = launch.start([sys.executable, "-m", "dtl_lib", "train", *line, *flags], **more)
+    (status, _, error), (other_status, _, silence) = (launch.finished(each, limit=60) for each in (one, other))
+    assert (status, other_status) == (2, 1) and f"dtl: process 1 of 2 on {platform.node()} has {named}" in error
+    assert "Traceback" not in error + silence and not (tmp_path / "run").exists()
+
+
+def test_an_unknown_flag_of_one_task_is_said_by_it(tmp_path):
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+    more = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "1", "SLURM_LOCALID": "1", **place}
+    line = [sys.executable, "-m", "dtl_lib", "train", "--no-such"]
+    status, _, error = launch.finished(launch.start(line, **more), limit=60)
+    assert status == 2 and error.lstrip().startswith("dtl: process 1: train has no flag --no-such")
+
+
+@pytest.mark.parametrize(
+    ("variables", "named"),
+    [
+        ({"SLURM_STEP_NUM_TASKS": "2"}, "SLURM_PROCID"),
+        ({"SLURM_STEP_NUM_TASKS": "many", "SLURM_PROCID": "0"}, "SLURM_STEP_NUM_TASKS"),
+        ({"SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "0"}, "SLURM_LOCALID"),
+        ({"WORLD_SIZE": "2"}, "RANK"),
+        ({"WORLD_SIZE": "two", "RANK": "0"}, "WORLD_SIZE"),
+        ({"WORLD_SIZE": "2", "RANK": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}, "RANK"),
+        ({"WORLD_SIZE": "2", "RANK": "-1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}, "RANK"),
+        ({"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "x"}, "MASTER_PORT"),
+        ({"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "99999"}, "MASTER_PORT"),
+    ],
+)
+def test_variables_that_are_missing_or_wrong_are_named(variables, named, monkeypatch):
+    for name in ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "SLURM_LOCALID", *environment.PLACE):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=f"^{named} "), processes.joined(torch.device("cpu"), 5):
+        pass

@@ -15,8 +15,8 @@ from dtl_lib import data, ledger
 from dtl_lib.__main__ import main, parser
 from dtl_lib.checkpoint import load_model, read, save_model
 from dtl_lib.cli.commands import COMMANDS
-from dtl_lib.cli.model_flags import CONFIG, PLAN
 from dtl_lib.cli.parser import hyphenated
+from dtl_lib.cli.shared_flags import CONFIG, PLAN
 from dtl_lib.config import ViTConfig, named
 from dtl_lib.data.shapes import generator as shapes
 from dtl_lib.models import ViT

@@ -6,7 +6,7 @@ import pytest
 
 from dtl_lib.data import Sets
 from dtl_lib.train import Recipe
-from dtl_lib.train.distributed.agreement import check_ranks_agree
+from dtl_lib.train.distributed.agreement import check_ranks_agree, data_settings
 from dtl_lib.train.distributed.errors import RankError
 from dtl_lib.train.distributed.processes import Processes
 from tests.unit.disturbed import TINY, small_sets
@@ -30,7 +30,8 @@ def both(first, second) -> None:
     """Each is (configuration, recipe, images, shard)."""
     sent: list = []
     for rank, (config, recipe, images, shard) in ((1, second), (0, first)):
-        check_ranks_agree(Two(rank, sent), config, recipe, Sets(images, images, images), shard=shard)
+        of_data = data_settings(Sets(images, images, images))
+        check_ranks_agree(Two(rank, sent), {**config.to_dict(), **recipe.to_dict(), "shard": shard, **of_data})
 
 
 def test_processes_that_differ_are_named_with_host_and_field():

@@ -6,12 +6,13 @@ import pytest
 import torch
 
 from dtl_lib.checkpoint import write
-from dtl_lib.cli.resume import saved_by_this_launch
+from dtl_lib.cli.run_folder import saved_by_this_launch
 from dtl_lib.data.corrupt import CorruptImages
 from dtl_lib.train import state
 from dtl_lib.train.distributed import processes as distributed
+from dtl_lib.train.distributed.environment import local_device
 from dtl_lib.train.distributed.errors import PeerLost, RankError, SilentExit
-from dtl_lib.train.distributed.processes import Processes, joined, local_device
+from dtl_lib.train.distributed.processes import Processes, joined
 from tests.unit.disturbed import small_sets
 
 

@@ -12,7 +12,7 @@ import torch
 
 from dtl_lib import checkpoint
 from dtl_lib.__main__ import main
-from dtl_lib.cli import resume
+from dtl_lib.cli import run_folder
 from dtl_lib.train import fit, state
 from tests.unit.disturbed import RECIPE, assert_same, cut_at, rows, tensors, tiny
 
@@ -95,7 +95,7 @@ def test_a_clock_that_goes_backwards_changes_nothing(sets, tmp_path, monkeypatch
             return now[0].replace(tzinfo=tz)
 
     clock = iter(range(10**9, 0, -3600))
-    for module in (resume, checkpoint):
+    for module in (run_folder, checkpoint):
         monkeypatch.setattr(module, "datetime", Backwards)
     monkeypatch.setattr(time, "time", lambda: next(clock))
     cut_at(9, sets, tmp_path / "run")
@@ -110,9 +110,9 @@ def test_two_runs_of_one_second_have_folders_of_their_own(tmp_path, monkeypatch)
         def now(cls, tz=None):
             return datetime(2030, 1, 1, 12, 0, 0)
 
-    monkeypatch.setattr(resume, "datetime", Still)
+    monkeypatch.setattr(run_folder, "datetime", Still)
     monkeypatch.chdir(tmp_path)
-    assert [resume.new_folder() for _ in range(3)] == [f"runs/20300101-120000{end}" for end in ("", "-2", "-3")]
+    assert [run_folder.new_folder() for _ in range(3)] == [f"runs/20300101-120000{end}" for end in ("", "-2", "-3")]
 
 
 def test_a_folder_that_cannot_be_written_is_known_before_the_work(sets, tmp_path):

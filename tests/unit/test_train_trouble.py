@@ -19,7 +19,7 @@ from PIL import Image
 
 from dtl_lib import checkpoint, data
 from dtl_lib.__main__ import main
-from dtl_lib.cli import lock
+from dtl_lib.cli import run_folder
 from dtl_lib.data import loader as batches
 from dtl_lib.train import Recipe
 from dtl_lib.train.distributed.processes import Processes
@@ -171,8 +171,9 @@ def test_the_best_weights_of_another_run_are_not_taken_for_this_one_s(pictures, 
 def test_two_runs_in_one_folder_at_a_time_are_refused(pictures, tmp_path, capsys):
     line = [*map(str, TRAIN), "--data-path", "pictures", "--output-dir", "run"]
     assert main(line) == 0
-    hold = "import sys; from dtl_lib.cli import lock; from dtl_lib.train.distributed.processes import Processes\n"
-    hold += f"with lock.exclusive({str(tmp_path / 'run')!r}, Processes()): print('held', flush=True); sys.stdin.read()"
+    hold = "import sys; from dtl_lib.cli import run_folder; from dtl_lib.train.distributed.processes import Processes\n"
+    folder = str(tmp_path / "run")
+    hold += f"with run_folder.exclusive({folder!r}, Processes()): print('held', flush=True); sys.stdin.read()"
     other = subprocess.Popen([sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         assert other.stdout.readline() == "held\n"
@@ -189,6 +190,6 @@ def test_a_file_system_without_locks_will_do(tmp_path, monkeypatch):
     def lockf(*_):
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
-    monkeypatch.setattr(lock.fcntl, "lockf", lockf)
-    with lock.exclusive(tmp_path / "run", Processes()):
+    monkeypatch.setattr(run_folder.fcntl, "lockf", lockf)
+    with run_folder.exclusive(tmp_path / "run", Processes()):
         pass

@@ -1,28 +1,22 @@
 """Whether all processes of a run have the same settings and data."""
 
-from ...config import ViTConfig
-from ..recipe import Recipe
+from collections.abc import Mapping
+
 from .errors import RankError
 from .processes import Processes
 
 
-def check_ranks_agree(processes: Processes, config: ViTConfig, recipe: Recipe, sets, **more) -> None:
-    """A `RankError`, alike on all, that names the first process whose settings or data differ from process 0's.
+def check_ranks_agree(processes: Processes, settings: Mapping) -> None:
+    """A `RankError`, alike on all, that names the first process whose settings differ from process 0's.
 
     Args:
-        sets: a `data.Sets`.
-        more: whatever else has to agree, as plain values.
+        settings: name → plain value; the message names them.
     """
     if processes.world == 1:
         return
-    settings = {**config.to_dict(), **recipe.to_dict(), **more}
-    parts = {"training": sets.train, "held-out": sets.held_out, "test": sets.test}
-    for name, images in parts.items():
-        settings |= {f"{name} images": len(images), f"{name} classes": images.classes}
-        settings |= {f"{name} data": images.fingerprint() if len(images) else None}
-    first, *others = processes.gather(settings)
+    first, *others = processes.gather(dict(settings))
     for rank, other in enumerate(others, 1):
-        if differ := [name for name in first if other.get(name) != first[name]]:
+        if differ := [name for name in {**first, **other} if other.get(name) != first.get(name)]:
             name = differ[0]
             more = f" (and {', '.join(differ[1:4])})" if differ[1:] else ""
             this, that = (f"{name} {_short(values.get(name))}" for values in (other, first))
@@ -30,6 +24,15 @@ def check_ranks_agree(processes: Processes, config: ViTConfig, recipe: Recipe, s
                 f"process {rank} of {processes.world} on {processes.hosts[rank]} has {this} and process 0 on "
                 f"{processes.hosts[0]} {that}{more}: start all with the same flags and data"
             )
+
+
+def data_settings(sets) -> dict:
+    """What has to agree of a `data.Sets`: the size, classes and fingerprint of each part."""
+    settings = {}
+    for name, images in {"training": sets.train, "held-out": sets.held_out, "test": sets.test}.items():
+        settings |= {f"{name} images": len(images), f"{name} classes": images.classes}
+        settings |= {f"{name} data": images.fingerprint() if len(images) else None}
+    return settings
 
 
 def _short(value) -> str:

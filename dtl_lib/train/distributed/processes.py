@@ -7,11 +7,9 @@ decided in `heartbeat.py`.
 import json
 import os
 import platform
-import socket
-import struct
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 
 import torch
@@ -20,12 +18,12 @@ from torch import Tensor, nn
 
 from ...checks import first_line
 from ...host import share_of_cores, usable_cores
+from .environment import interface_to, launched, number
 from .errors import PeerLost, RankError, SilentExit
 from .heartbeat import Heartbeat
 from .sharding import shard
 from .signals import Stopped
 
-SIOCGIFADDR = 0x8915  # Linux's name for asking an interface's address
 TIMEOUT = 600.0  # seconds that the others are waited for
 
 
@@ -164,12 +162,6 @@ def gradient_sync(objective: nn.Module, last: bool):
     return objective.no_sync() if hasattr(objective, "no_sync") and not last else nullcontext()
 
 
-def launched() -> bool:
-    """Whether torchrun or srun has started several processes."""
-    _from_slurm()
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
-
-
 @contextmanager
 def joined(device: torch.device, timeout: float = TIMEOUT) -> Iterator[Processes]:
     """The processes of this run, connected; one alone where nothing has started several.
@@ -186,7 +178,8 @@ def joined(device: torch.device, timeout: float = TIMEOUT) -> Iterator[Processes
     if not launched():
         yield Processes()
         return
-    rank, world, local = (int(os.environ.get(name, "0")) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+    world = number("WORLD_SIZE")
+    rank, local = (number(name, default, most=world - 1) for name, default in (("RANK", ""), ("LOCAL_RANK", "0")))
     where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
     try:
         processes, heartbeat = _connected(rank, world, local, device, timeout)
@@ -214,8 +207,8 @@ def _connected(rank: int, world: int, local: int, device: torch.device, timeout:
     attempt, by_agent = (os.environ.get(f"TORCHELASTIC_{name}", "0") for name in ("RESTART_COUNT", "USE_AGENT_STORE"))
     if not {"MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
         raise ValueError("WORLD_SIZE is set and MASTER_ADDR or MASTER_PORT is not: start with torchrun, or set all")
-    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    if interface := _interface(address):
+    address, port = os.environ["MASTER_ADDR"], number("MASTER_PORT", most=2**16 - 1)
+    if interface := interface_to(address):
         os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
     attempt_name = f"attempt {attempt} of {world}"  # torchrun keeps its store when it starts the processes again
     store = dist.PrefixStore(attempt_name, next(dist.rendezvous("env://", rank, world, timeout=wait))[0])
@@ -233,52 +226,6 @@ def _connected(rank: int, world: int, local: int, device: torch.device, timeout:
     return processes, Heartbeat(
         signs, processes.hosts, rank, local, timeout, holds_store=not rank and by_agent != "True"
     )
-
-
-def _interface(address: str) -> str | None:
-    """The network interface that leads to an address; gloo would go by the host's name, often its loopback address."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            import fcntl
-
-            probe.connect((address, 1))  # sends nothing
-            for _, name in socket.if_nameindex():
-                with suppress(OSError):  # one without an address
-                    reply = fcntl.ioctl(probe, SIOCGIFADDR, struct.pack("256s", name.encode()))
-                    if socket.inet_ntoa(reply[20:24]) == probe.getsockname()[0]:
-                        return name
-        except (OSError, ImportError):  # no IPv4, or no Linux: left to gloo
-            pass
-    return None
-
-
-def local_device(name: str | None) -> str | None:
-    """The GPU of this process, where several were started and none was named by its number."""
-    if name not in (None, "cuda") or not launched() or not torch.cuda.is_available():
-        return name
-    local, there = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
-    by_srun = "SLURM_PROCID" in os.environ and "TORCHELASTIC_RUN_ID" not in os.environ
-    if there == 1 and by_srun:
-        local = 0  # each task sees its own alone
-    if local >= there:
-        raise ValueError(f"there is no GPU for process {local} of this host: start {there}, one for each GPU it has")
-    return f"cuda:{local}"
-
-
-def _from_slurm() -> None:
-    """torchrun's variables from srun's, where srun has started this process and torchrun has not."""
-    given = os.environ
-    if "RANK" in given or int(given.get("SLURM_STEP_NUM_TASKS", "1")) < 2:
-        return
-    names = ("RANK", "SLURM_PROCID"), ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS"), ("LOCAL_RANK", "SLURM_LOCALID")
-    for ours, theirs in names:
-        given[ours] = given[theirs]
-    if "MASTER_ADDR" not in given:
-        raise (SilentExit if given["RANK"] != "0" else ValueError)(
-            "srun has started several processes and MASTER_ADDR is not set: export MASTER_ADDR=$(scontrol show "
-            "hostnames $SLURM_JOB_NODELIST | head -n 1) before srun"
-        )
-    given.setdefault("MASTER_PORT", str(20_000 + int(given.get("SLURM_JOB_ID", "0")) % 20_000))
 
 
 def _report_to_torchrun(error: BaseException) -> None:

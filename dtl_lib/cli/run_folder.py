@@ -1,9 +1,12 @@
-"""Where a run is saved, and from where it goes on: after --resume, or after torchrun has started it again."""
+"""The folder of a run: where it resumes, by a flag or as torchrun starts it again; and one run at a time in it."""
 
 from __future__ import annotations
 
+import errno
 import os
 from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +16,12 @@ from ..train.distributed.errors import SilentExit
 if TYPE_CHECKING:
     from ..train.distributed.processes import Processes
 
+try:
+    import fcntl
+except ImportError:  # not on every system
+    fcntl = None
+
+LOCK = ".lock"
 UNNAMED = "none"  # what torchrun calls a launch that has been given no name
 
 
@@ -80,3 +89,45 @@ def new_folder() -> str:
         except FileExistsError:
             continue
     raise ValueError("runs/ holds too many runs that started in this second: give --output-dir")
+
+
+@contextmanager
+def exclusive(folder: str | Path, processes: Processes) -> Iterator[None]:
+    """Inside, no other run can use the folder; a ValueError where one does already.
+
+    The kernel releases the lock when the first process ends, in whatever way; its loader's workers do not inherit it.
+    """
+    files = []
+    processes.broadcast_object(lambda: files.extend(_locked(Path(folder))))
+    try:
+        yield
+    finally:
+        for file in files:
+            file.close()
+            _remove_if_empty(Path(folder))
+
+
+def _remove_if_empty(folder: Path) -> None:
+    """Remove a folder in which nothing but the lock was written."""
+    with suppress(OSError):
+        if [path.name for path in folder.iterdir()] == [LOCK]:
+            (folder / LOCK).unlink()
+            folder.rmdir()
+
+
+def _locked(folder: Path) -> list:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = open(folder / LOCK, "a")
+    except OSError:
+        return []  # nothing can be written there: saving will say so
+    try:
+        if fcntl:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EAGAIN, errno.EACCES):
+            file.close()
+            raise ValueError(
+                f"another process is training in {folder}: let it end, or choose another --output-dir"
+            ) from None
+    return [file]  # also on a file system without locks
