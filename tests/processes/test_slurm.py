@@ -2,6 +2,7 @@
 
 import platform
 import signal
+import socket
 import subprocess
 import sys
 
@@ -149,3 +150,16 @@ def test_variables_that_are_missing_or_wrong_are_named(variables, named, monkeyp
         monkeypatch.setenv(name, value)
     with pytest.raises(ValueError, match=f"^{named} "), processes.joined(torch.device("cpu"), 5):
         pass
+
+
+def test_a_port_that_is_taken_is_one_line():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        (first,) = tasks(1, *LONG, MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), SLURM_STEP_NUM_TASKS="2")
+        status, _, error = launch.finished(first, limit=120)
+    assert (status, error) == (
+        2,
+        f"dtl: another program uses the port of 127.0.0.1:{port}: choose another MASTER_PORT\n",
+    )

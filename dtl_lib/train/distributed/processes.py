@@ -184,6 +184,8 @@ def joined(device: torch.device, timeout: float = TIMEOUT) -> Iterator[Processes
     try:
         processes, heartbeat = _connected(rank, world, local, device, timeout)
     except RuntimeError as error:
+        if "EADDRINUSE" in str(error):  # torch raises a bare error for it
+            raise ValueError(f"another program uses the port of {where}: choose another MASTER_PORT") from None
         message = f"the processes do not find each other at {where} within {timeout:g} s: {first_line(error)}"
         raise (SilentExit if local else PeerLost)(message) from None
     try:
