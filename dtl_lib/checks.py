@@ -1,19 +1,111 @@
 """What is checked, and what is said of an error, the same way everywhere. Imports nothing of the library."""
 
+import operator
 import re
+from collections.abc import Mapping
+from dataclasses import fields
+from numbers import Real
+from types import NoneType, UnionType
+from typing import get_args, get_origin
 
 LONGEST = 160  # characters of an error that are repeated
+LARGEST = 2**63 - 1  # a whole number that torch and the files take
+LARGEST_FLOAT = 1e12  # of a setting; its square is still a float32
 
 
 def is_whole(value) -> bool:
-    """Whether a value is an integer, and no bool."""
-    return isinstance(value, int) and not isinstance(value, bool)
+    """Whether a value is an integer, Python's or one with an index such as NumPy's, and no bool."""
+    try:
+        return not isinstance(value, bool) and operator.index(value) is not None
+    except TypeError:
+        return False
 
 
-def whole(name: str, value, least: int = 1) -> None:
-    """A ValueError that names the value, unless it is a whole number of at least `least`."""
-    if not is_whole(value) or value < least:
-        raise ValueError(f"{name} is a whole number, {least} or more, not {value!r}")
+def whole(name: str, value, least: int = 1, most: int = LARGEST) -> None:
+    """A ValueError that names the value, unless it is a whole number from `least` to `most`."""
+    if not is_whole(value) or not least <= value <= most:
+        limit = f"at most {most:,}" if is_whole(value) and value > most else f"{least} or more"
+        raise ValueError(f"{name} is a whole number, {limit}, not {shortened(value)}")
+
+
+def check_types(value, skip: tuple[str, ...] = ()) -> None:
+    """Check the fields of a dataclass against their types, and put what stands for a plain value in its place.
+
+    A whole number may be anything with an index, such as NumPy's; a tuple may be a list.
+
+    Args:
+        value: a dataclass, frozen or not, whose types are bool, int, float, str, None, tuples of those, mappings
+            and other classes.
+        skip: fields that are not looked at.
+
+    Raises:
+        ValueError: naming the first field whose value is of another type, or too large.
+    """
+    for field in fields(value):
+        if field.name not in skip:
+            object.__setattr__(value, field.name, typed(field.name, getattr(value, field.name), field.type))
+
+
+def typed(name: str, value, kind):
+    """`value` as a `kind`, a type or a union of types; a ValueError that names it where it is none."""
+    kinds = get_args(kind) if get_origin(kind) is UnionType else [kind]
+    for one in kinds:
+        try:
+            return _as(value, one)
+        except (TypeError, ValueError, OverflowError):
+            pass
+    raise ValueError(f"{name} is {' or '.join(map(_called, kinds))}, not {shortened(value)}")
+
+
+def shortened(value) -> str:
+    """A value as Python writes it, cut where it is long."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # Python writes no number of over 4,300 digits
+        return "a number of thousands of digits" if is_whole(value) else f"such a {type(value).__name__}"
+    return text if len(text) < 60 else f"{text[:57]}…"
+
+
+def _as(value, kind):
+    if kind is NoneType or kind is None:
+        if value is not None:
+            raise TypeError
+        return None
+    if get_origin(kind) is tuple:
+        parts = get_args(kind)
+        if not isinstance(value, tuple | list) or (parts[-1] is not ... and len(parts) != len(value)):
+            raise TypeError
+        return tuple(_as(part, parts[0]) for part in value)
+    if get_origin(kind) is list:
+        if not isinstance(value, list):
+            raise TypeError
+        return [_as(part, get_args(kind)[0]) for part in value]
+    if isinstance(value, bool) and kind is not bool:
+        raise TypeError
+    if kind is int:
+        number = operator.index(value)
+        if abs(number) > LARGEST:
+            raise OverflowError
+        return number
+    if kind is float:
+        if not isinstance(value, Real) or not abs(float(value)) <= LARGEST_FLOAT:
+            raise TypeError
+        return value if isinstance(value, int | float) else float(value)
+    kind = Mapping if kind is dict else kind
+    if not isinstance(value, kind):
+        raise TypeError
+    return value
+
+
+def _called(kind) -> str:
+    if get_origin(kind) is tuple:
+        parts = get_args(kind)
+        many = "" if parts[-1] is ... else f"{len(parts)} "
+        return f"{many}{_called(parts[0]).removeprefix('a ')}s"
+    if get_origin(kind) is list:
+        return f"a list of {_called(get_args(kind)[0]).removeprefix('a ')}s"
+    names = {NoneType: "none", bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+    return names.get(kind) or ("a dictionary" if issubclass(kind, Mapping) else f"a {kind.__name__}")
 
 
 def first_line(error: BaseException, lines: int = 1) -> str:

@@ -5,9 +5,9 @@ from dataclasses import asdict, dataclass, fields, replace
 from difflib import get_close_matches
 from typing import cast
 
-from .checks import whole
+from .checks import check_types, is_whole, shortened, whole
 from .cost import Cost, cost_of
-from .tokens import READ_BY_HEAD, TokenPlan
+from .tokens import MAX_BLOCKS, READ_BY_HEAD, TokenPlan
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HALF = (0.5, 0.5, 0.5)
@@ -61,14 +61,20 @@ class ViTConfig:
     interpolation: str = "bicubic"
 
     def __post_init__(self):
-        size = (self.image_size,) * 2 if isinstance(self.image_size, int) else self.image_size
-        if not (isinstance(size, tuple | list) and len(size) == 2 and all(isinstance(side, int) for side in size)):
-            raise ValueError(f"image_size is one whole number or (height, width) in pixels, not {self.image_size!r}")
-        object.__setattr__(self, "image_size", tuple(size))
+        size = (self.image_size,) * 2 if is_whole(self.image_size) else self.image_size
+        if not (isinstance(size, tuple | list) and len(size) == 2 and all(map(is_whole, size))):
+            raise ValueError(
+                f"image_size is one whole number or (height, width) in pixels, not {shortened(self.image_size)}"
+            )
+        object.__setattr__(self, "image_size", tuple(map(int, size)))
         for name in ("mean", "std"):
             if not isinstance(getattr(self, name), tuple | list):
-                raise ValueError(f"{name} is one number a channel, such as {HALF}, not {getattr(self, name)!r}")
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+                raise ValueError(
+                    f"{name} is one number a channel, such as {HALF}, not {shortened(getattr(self, name))}"
+                )
+        for name, (least, most) in _LIMITS.items():
+            whole(name, getattr(self, name), least, most)
+        check_types(self, skip=("plan",))
         if self.plan is None:
             object.__setattr__(self, "plan", TokenPlan.of(self.depth, cls_pos=0 if self.pool == "cls" else None))
         self._check()
@@ -76,16 +82,16 @@ class ViTConfig:
     def _check(self) -> None:
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
-                raise ValueError(f"{name} is one of {', '.join(choices)}, not {getattr(self, name)!r}")
-        for name in ("patch_size", "channels", "dim", "depth", "heads"):
-            whole(name, getattr(self, name))
-        if not isinstance(self.classes, int) or isinstance(self.classes, bool) or self.classes < 0:
-            raise ValueError(f"classes is 0 (features alone) or more, not {self.classes!r}")
-        for name in ("mlp_ratio", "norm_eps", "layer_scale", "drop_path", "crop", "position_offset"):
-            value = getattr(self, name)
-            finite = isinstance(value, int | float) and abs(value) < float("inf")
-            if not (finite or (value is None and name in ("layer_scale", "position_offset"))):
-                raise ValueError(f"{name} is a number, not {value!r}")
+                raise ValueError(f"{name} is one of {', '.join(choices)}, not {shortened(getattr(self, name))}")
+        for name in ("mean", "std"):  # one number is of every channel
+            if len(getattr(self, name)) not in (1, 3, self.channels):
+                raise ValueError(f"{name} is one number a channel, {self.channels} here, not {getattr(self, name)}")
+        if not all(value > 0 for value in self.std):
+            raise ValueError(f"std is one number a channel, above 0, such as {HALF}, not {self.std}")
+        if not 0 < self.norm_eps < 1:
+            raise ValueError(f"norm_eps is a small number above 0, such as 1e-6, not {self.norm_eps}")
+        if self.dim * self.mlp_ratio > _LIMITS["dim"][1] * 16:
+            raise ValueError(f"mlp_ratio is the MLP's width over dim (4 is usual), not {self.mlp_ratio}")
         if self.dim * self.mlp_ratio < 1:
             raise ValueError(f"mlp_ratio is the MLP's width over dim (4 is usual), not {self.mlp_ratio}")
         if self.dim % self.heads:
@@ -127,6 +133,8 @@ class ViTConfig:
                 f"an image of {height}×{width} does not divide into patches of {patch}: the nearest that does is "
                 f"{near[0]}×{near[1]}"
             )
+        if max(height, width) > MAX_SIDE:
+            raise ValueError(f"an image is at most {MAX_SIDE:,} pixels high or wide, not {height}×{width}")
         return height // patch, width // patch
 
     @property
@@ -160,6 +168,8 @@ class ViTConfig:
     @classmethod
     def from_dict(cls, values: Mapping) -> "ViTConfig":
         """A configuration from `to_dict`'s values; an unknown field is a ValueError."""
+        if not isinstance(values, Mapping):
+            raise ValueError(f"a configuration is a dictionary of its fields, not {shortened(values)}")
         known = {field.name for field in fields(cls)}
         if unknown := sorted(set(values) - known):
             raise ValueError(f"a configuration has no {', '.join(unknown)}; its fields are {', '.join(sorted(known))}")
@@ -175,6 +185,11 @@ class ViTConfig:
         return cost_of(self)
 
 
+MAX_SIDE = 2**16  # pixels
+_LIMITS = {  # beyond what anybody trains, and within what a machine can be asked for
+    "patch_size": (1, MAX_SIDE), "channels": (1, 1024), "dim": (1, 2**16), "depth": (1, MAX_BLOCKS),
+    "heads": (1, 2**16), "classes": (0, 10**7),
+}  # fmt: skip
 _CHOICES = {"pool": ("cls", "patches"), "drop_path_schedule": ("linear", "uniform"), "positions": ("learned", "sincos")}
 
 

@@ -9,9 +9,10 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
-from .checks import is_whole, whole
+from .checks import check_types, is_whole, whole
 
 PATCHES = "patches"
+MAX_BLOCKS, MAX_TOKENS = 1_000, 2**16  # a trunk, and a group: beyond what anybody trains
 READ_BY_HEAD = ("cls", "dist")
 
 
@@ -64,6 +65,7 @@ class TokenPlan:
         for group in self.groups:
             if not isinstance(group, Group):
                 raise ValueError(f"a group is a Group(name, tokens, enter, leave), not {group!r}")
+        self._check_numbers()
         role = [*READ_BY_HEAD]
         groups = sorted(self.groups, key=lambda group: role.index(group.name) if group.name in role else len(role))
         object.__setattr__(self, "groups", tuple(groups))  # the sort is stable: registers stay as declared
@@ -174,9 +176,19 @@ class TokenPlan:
         rows = [line(name, group.present) for name, group in zip(names, self.groups)] + [line(PATCHES, lambda b: True)]
         return "\n".join(["block".ljust(margin) + "".join(str(b).rjust(width) for b in range(self.blocks)), *rows])
 
+    def _check_numbers(self) -> None:
+        """Whole numbers become Python's, so that NumPy's compare, hash and go into JSON alike."""
+        whole("depth", self.depth, 1, MAX_BLOCKS)
+        whole("class_blocks", self.class_blocks, 0, MAX_BLOCKS)
+        for group in self.groups:
+            whole(f"{group.name}: tokens", group.tokens, 1, MAX_TOKENS)
+            whole(f"{group.name}: enter", group.enter, 0)
+            if group.leave is not None:
+                whole(f"{group.name}: leave", group.leave, 1)
+            check_types(group, skip=("name",))
+        check_types(self, skip=("groups",))
+
     def _check(self) -> None:
-        whole("depth", self.depth, 1)
-        whole("class_blocks", self.class_blocks, 0)
         names = [group.name for group in self.groups]
         for name in {name for name in names if names.count(name) > 1}:
             raise ValueError(f"two groups are called {name!r}: give each its own name")
@@ -193,8 +205,6 @@ class TokenPlan:
         name, last = group.name, self.blocks
         if not (isinstance(name, str) and name.isidentifier()) or name == PATCHES:
             raise ValueError(f"{name!r} cannot name a group: take a word, and not 'patches', which are always there")
-        whole(f"{name}: tokens", group.tokens, 1)
-        whole(f"{name}: enter", group.enter, 0)
         if name in READ_BY_HEAD:
             if group.tokens != 1:
                 raise ValueError(
@@ -209,7 +219,6 @@ class TokenPlan:
                 f"{name} enters at block {group.enter}, after the end: choose a block from 0 to {last - 1}{hint}"
             )
         if group.leave is not None:
-            whole(f"{name}: leave", group.leave, 1)
             if not group.enter < group.leave <= self.blocks:
                 raise ValueError(
                     f"{name} enters at block {group.enter} and leaves at {group.leave}: "

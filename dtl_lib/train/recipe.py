@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import get_args
 
+from ..checks import check_types, shortened
 from ..data.augment import Augment
 
 AMP = ("auto", "off", "bf16", "fp16")
@@ -64,7 +64,7 @@ class Recipe:
     log_every: int = _note(50, "steps between rows of the log")
 
     def __post_init__(self):
-        object.__setattr__(self, "betas", tuple(self.betas))
+        check_types(self)
         for name, least in _LEAST.items():
             _check(self, name, least)
         for name in _SHARES:
@@ -72,7 +72,7 @@ class Recipe:
                 raise ValueError(f"{name} is from 0 to 1, not {getattr(self, name)}")
         if self.epochs is None and self.max_steps is None:
             object.__setattr__(self, "epochs", 1.0)
-        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+        if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas are two numbers from 0 to below 1, such as 0.9 0.99, not {self.betas}")
         if self.ema is not None and not 0 < self.ema < 1:
             raise ValueError(f"ema is between 0 and 1, such as 0.999, or none; not {self.ema}")
@@ -132,6 +132,8 @@ class Recipe:
     @classmethod
     def from_dict(cls, values: Mapping) -> "Recipe":
         """A recipe from `to_dict`'s values; an unknown field is a ValueError."""
+        if not isinstance(values, Mapping):
+            raise ValueError(f"a recipe is a dictionary of its fields, not {shortened(values)}")
         known = {field.name for field in fields(cls)}
         if unknown := sorted(set(values) - known):
             raise ValueError(f"a recipe has no {', '.join(unknown)}; its fields are {', '.join(sorted(known))}")
@@ -151,12 +153,7 @@ _ABOVE = ("epochs", "lr", "clip", "distill_temperature")
 
 def _check(recipe: Recipe, name: str, least: int | float) -> None:
     value = getattr(recipe, name)
-    if value is None and type(None) in get_args(Recipe.__dataclass_fields__[name].type):
-        return
-    whole = isinstance(least, int)
-    if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
-        raise ValueError(f"{name} is a {'whole ' if whole else ''}number, not {value!r}")
-    if not least <= value < float("inf") or (name in _ABOVE and value == 0):
+    if value is not None and (value < least or (name in _ABOVE and value == 0)):
         raise ValueError(f"{name} is {'above 0' if name in _ABOVE else f'{least} or more'}, not {value}")
 
 

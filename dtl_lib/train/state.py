@@ -13,8 +13,11 @@ from torch import Tensor
 
 from .. import checkpoint
 from ..checkpoint import CheckpointError
+from ..checks import check_types
+from ..config import ViTConfig
 from .distributed.sharding import collect, like
 from .optim import load_optimizer_state, optimizer_state
+from .recipe import Recipe
 
 NAME, BEFORE = "state.safetensors", "state.before.safetensors"
 log = logging.getLogger("dtl_lib")
@@ -45,6 +48,12 @@ class Progress:
     unevaluated: bool = False
     losses: list[float] = field(default_factory=list)
     counted: int = 0
+
+    def __post_init__(self):
+        check_types(self)
+        for name in ("step", "seconds", "training_seconds", "untimed", "skipped", "counted"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is 0 or more, not {getattr(self, name)}")
 
 
 def gather(learner) -> dict[str, Tensor]:
@@ -113,6 +122,12 @@ def _checked(path: Path, card: dict) -> dict:
             raise CheckpointError(f"{path}: its card has no {part}; it has been changed: resume an earlier copy")
     if wrong := set(card["progress"]) - {field.name for field in fields(Progress)}:
         raise CheckpointError(f"{path}: its progress has {', '.join(sorted(wrong))}, which is not known here")
+    try:
+        Progress(**card["progress"])
+        Recipe.from_dict(card["recipe"])
+        ViTConfig.from_dict(card["config"])
+    except ValueError as error:
+        raise CheckpointError(f"{path}: its card has been changed ({error}): resume an earlier copy") from None
     return card
 
 
