@@ -1,35 +1,40 @@
 """Weights and what they are in one file: safetensors whose header carries a JSON card. Nothing is ever unpickled."""
 
-import contextlib
-import errno
 import json
 import os
-import shutil
-from collections.abc import Mapping
+import stat
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load, save_file
 from torch import Tensor
 
 from . import __version__
+from .atomic import replace
 from .checks import first_line
 from .config import ViTConfig
 from .hashing import checksum, seal, seal_holds
 from .models import ViT
 
 SUFFIX = ".safetensors"
-BEST = f"best{SUFFIX}"  # what a training run keeps its best weights in
+BEST, BEST_CARD = f"best{SUFFIX}", "best.json"  # what a training run keeps its best weights in, and their card
 MODEL, STATE = "dtl_lib model", "dtl_lib training state"
 PICKLES = (b"PK\x03\x04", b"\x80")  # torch.save's archive; a bare pickle of protocol 2 or later
+READ_WHOLE = 2**28  # bytes
+LONGEST_HEADER = 10**8  # bytes, as safetensors has it
 ATTEMPTS = 5  # at reading a file that another process replaces at the same time
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
 class CheckpointError(ValueError):
     """A checkpoint that cannot be read or written; the message says why and what would be right."""
+
+
+class AccessError(CheckpointError):
+    """The system does not let a file be read; what is in it may be whole, so that nothing may be put in its place."""
 
 
 def save_model(
@@ -53,7 +58,7 @@ def save_model(
     weights = model.state_dict() if weights is None else weights
     card = write(path, weights, {**(card or {}), "config": model.config.to_dict()}, MODEL)
     text = json.dumps(card, indent=2, ensure_ascii=False) + "\n"
-    replace(path.with_suffix(".json"), lambda file: file.write_text(text, encoding="utf-8"))
+    _replace(path.with_suffix(".json"), lambda file: file.write_text(text, encoding="utf-8"))
     return path
 
 
@@ -72,10 +77,13 @@ def load_model(path: str | Path) -> ViT:
 def build(path: str | Path, state: Mapping[str, Tensor], card: Mapping) -> ViT:
     """A `ViT` of the card's configuration with these weights; a CheckpointError where the two do not fit."""
     try:
-        model = ViT(ViTConfig.from_dict(card["config"]))
+        config = ViTConfig.from_dict(card["config"])
+        with torch.device("meta"):  # shapes are compared before anything large is made
+            expected = ViT(config).state_dict()
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: its card holds no configuration of a ViT ({error})") from None
-    fits(path, state, model.state_dict())
+    fits(path, state, expected)
+    model = ViT(config)
     model.load_state_dict(state)
     model.card = dict(card)
     return model.eval()
@@ -136,10 +144,11 @@ def read_card(path: str | Path) -> dict:
 
 def _read(path: Path, tensors: bool = True) -> tuple[dict[str, Tensor], dict]:
     try:
-        with safe_open(path, framework="pt") as file:
-            text = (file.metadata() or {}).get("card")
-            read = {name: file.get_tensor(name) for name in file.keys()} if text and tensors else {}
-    except (SafetensorError, OSError, RuntimeError) as error:  # RuntimeError: shorter than its header says
+        text = _card_text(path)
+        read = _tensors(path) if text and tensors else {}
+    except OSError as error:
+        raise AccessError(f"{path} cannot be read ({first_line(error)}): nothing is put in its place") from None
+    except (SafetensorError, RuntimeError, ValueError, TypeError, RecursionError) as error:
         raise CheckpointError(
             f"{path} is no safetensors file, or cut short or damaged ({first_line(error)}): fetch or save it again"
         ) from None
@@ -147,7 +156,7 @@ def _read(path: Path, tensors: bool = True) -> tuple[dict[str, Tensor], dict]:
         card = json.loads(text or "null")
         if card["format"] not in (MODEL, STATE):
             raise KeyError
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         raise CheckpointError(
             f"{path} has no card that says which model it is: it was not saved by dtl_lib; "
             "weights from timm load by their name, load_pretrained(name)"
@@ -155,6 +164,32 @@ def _read(path: Path, tensors: bool = True) -> tuple[dict[str, Tensor], dict]:
     if not seal_holds(card):
         raise CheckpointError(f"{path} is damaged: its card is not the one that was saved; use an earlier copy")
     return read, card
+
+
+def _card_text(path: Path) -> str | None:
+    """The card in a file's header, whose places have to end where the file does; None where it has no card."""
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        end = os.fstat(file.fileno()).st_size
+        if length > min(end - 8, LONGEST_HEADER):
+            raise ValueError("its header is longer than the file")
+        header = json.loads(file.read(length))
+    about = header.pop("__metadata__", None) or {}
+    if 8 + length + max((entry["data_offsets"][1] for entry in header.values()), default=0) != end:
+        raise ValueError("its length is not what its header says")
+    return about.get("card")
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a file. A small one is read in one go: whoever cuts it short meanwhile does no harm.
+
+    A large one is mapped, as it need not fit into memory twice; the system ends a process that reads what has been cut
+    off from under it.
+    """
+    if path.stat().st_size <= READ_WHOLE:
+        return load(path.read_bytes())
+    with safe_open(path, framework="pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}
 
 
 def _identity(path: Path) -> tuple[int, int]:
@@ -181,77 +216,37 @@ def write(path: Path, tensors: Mapping[str, Tensor], card: Mapping, kind: str, b
         text = json.dumps(card, ensure_ascii=False)
     except TypeError as error:
         raise CheckpointError(f"a card holds plain values (text, numbers, lists, dictionaries): {error}") from None
-    replace(path, lambda file: save_file(plain, file, metadata={"card": text}), before)
+    _replace(path, lambda file: save_file(plain, file, metadata={"card": text}), before)
     return card
 
 
-def replace(path: Path, fill, before: Path | None = None) -> None:
-    """`fill` a temporary file beside `path` and rename it; on failure nothing is left and nothing lost."""
-    # a folder: safetensors writes to a file of another name first, and what a killed one leaves, the next save finds
-    part = path.with_name(f".{path.name}.part")
-    temporary = part / path.name
+def _replace(path: Path, fill: Callable[[Path], object], before: Path | None = None) -> None:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _remove(part)
-        part.mkdir()
-        (part / "mode").touch()
-        fill(temporary)
-        temporary.chmod((part / "mode").stat().st_mode)  # what the umask says; safetensors gives 600
-        _flush(temporary)
-        if before and path.is_file():
-            _keep(path, before)
-        os.replace(temporary, path)
-        _flush(path.parent)
+        replace(path, fill, before)
     except (OSError, SafetensorError) as error:
         kept = "; the one before it is untouched" if path.is_file() else ""
         raise CheckpointError(
             f"{path} could not be written ({first_line(error)}){kept}: choose a folder with room"
         ) from None
-    finally:
-        _remove(part)
-
-
-def _remove(part: Path) -> None:
-    with contextlib.suppress(OSError):
-        part.unlink()  # a file, as an earlier version of this library left it
-    shutil.rmtree(part, ignore_errors=True)
-
-
-def _keep(path: Path, before: Path) -> None:
-    """A second name for the file at `path`, which stays there: at no moment is there none."""
-    spare = before.with_name(f".{before.name}.part")
-    with contextlib.suppress(OSError):
-        spare.unlink()
-    try:
-        os.link(path, spare)
-        os.replace(spare, before)
-    except OSError:  # a file system without links
-        os.replace(path, before)
-
-
-def _flush(path: Path) -> None:
-    if os.name != "posix" and path.is_dir():
-        return  # a folder cannot be opened there
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    except OSError as error:
-        if not (path.is_dir() and error.errno in (errno.EINVAL, errno.ENOTSUP)):  # not every file system can
-            raise
-    finally:
-        os.close(handle)
 
 
 def _refuse(path: Path) -> None:
     """What can be told from a file's first bytes, without reading it as anything."""
-    if not path.is_file():
-        what = "is a folder" if path.is_dir() else "does not exist"
-        raise CheckpointError(f"{path} {what}: give a checkpoint file, such as {BEST}")
     try:
+        mode = path.stat().st_mode
+        if not stat.S_ISREG(mode):  # a pipe would be waited for
+            what = "is a folder" if stat.S_ISDIR(mode) else "is no file but a pipe or a device"
+            raise CheckpointError(f"{path} {what}: give a checkpoint file, such as {BEST}")
         with open(path, "rb") as file:
             start = file.read(9)
+    except (FileNotFoundError, NotADirectoryError):
+        raise CheckpointError(f"{path} does not exist: give a checkpoint file, such as {BEST}") from None
+    except ValueError as error:  # a null character
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(f"{path!r} cannot be a file's name: give a checkpoint file, such as {BEST}") from None
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read ({first_line(error)})") from None
+        raise AccessError(f"{path} cannot be read ({first_line(error)}): nothing is put in its place") from None
     if not start:
         raise CheckpointError(f"{path} is empty: the save was cut off or the disk was full; fetch or save it again")
     safe = start[8:] == b"{"  # eight bytes say how long the header is, and it is JSON

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from . import __version__
-from .checks import is_whole
+from .checks import first_line, is_whole
 from .hashing import of_values, plain
 from .host import device_name
 
@@ -202,6 +202,22 @@ def value(experiment: str, what: str, name: str, folder: str | Path | None = Non
     """
     (over_runs,) = aggregate(find(experiment, folder, what=what, **where), "what", name)
     return over_runs
+
+
+def check_writable(experiment: str, folder: str | Path | None = None) -> None:
+    """A ValueError where an experiment's records could not be written, which is better known before the work."""
+    file = path(experiment, folder)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        new = not file.exists()
+        with open(file, "a"):
+            pass
+        if new:
+            file.unlink()
+    except OSError as error:
+        raise ValueError(
+            f"records cannot be written to {file} ({first_line(error)}): make it writable, or name another folder"
+        ) from None
 
 
 def append(record: Record | Mapping, folder: str | Path | None = None) -> Path:

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from .. import ledger
 from ..train.distributed.errors import PeerLost, RankError, SilentExit
 from ..train.distributed.signals import Stopped
 from .commands import COMMANDS
@@ -45,6 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         argv = hyphenated(sys.argv[1:] if arguments is None else arguments)
         args = parser(argv[0] if argv and argv[0] in COMMANDS else None).parse_args(argv)
         args.line = shlex.join(["dtl", *argv])
+        if getattr(args, "record", None):
+            ledger.check_writable(args.record)
         COMMANDS[args.command].main(args)
     except (Exception, KeyboardInterrupt) as error:
         failure = failure_of(error)

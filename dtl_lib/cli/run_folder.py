@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from argparse import Namespace
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..atomic import lock
 from ..train.distributed.errors import SilentExit
 
 if TYPE_CHECKING:
     from ..train.distributed.processes import Processes
-
-try:
-    import fcntl
-except ImportError:  # not on every system
-    fcntl = None
 
 LOCK = ".lock"
 UNNAMED = "none"  # what torchrun calls a launch that has been given no name
@@ -93,18 +88,12 @@ def new_folder() -> str:
 
 @contextmanager
 def exclusive(folder: str | Path, processes: Processes) -> Iterator[None]:
-    """Inside, no other run can use the folder; a ValueError where one does already.
-
-    The kernel releases the lock when the first process ends, in whatever way; its loader's workers do not inherit it.
-    """
-    files = []
-    processes.broadcast_object(lambda: files.extend(_locked(Path(folder))))
-    try:
+    """Inside, no other run can use the folder; a ValueError where one does already."""
+    busy = f"another process is training in {folder}: let it end, or choose another --output-dir"
+    with ExitStack() as held:
+        processes.broadcast_object(lambda: held.enter_context(lock(Path(folder) / LOCK, busy)))
+        held.callback(_remove_if_empty, Path(folder))
         yield
-    finally:
-        for file in files:
-            file.close()
-            _remove_if_empty(Path(folder))
 
 
 def _remove_if_empty(folder: Path) -> None:
@@ -113,21 +102,3 @@ def _remove_if_empty(folder: Path) -> None:
         if [path.name for path in folder.iterdir()] == [LOCK]:
             (folder / LOCK).unlink()
             folder.rmdir()
-
-
-def _locked(folder: Path) -> list:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = open(folder / LOCK, "a")
-    except OSError:
-        return []  # nothing can be written there: saving will say so
-    try:
-        if fcntl:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno in (errno.EAGAIN, errno.EACCES):
-            file.close()
-            raise ValueError(
-                f"another process is training in {folder}: let it end, or choose another --output-dir"
-            ) from None
-    return [file]  # also on a file system without locks

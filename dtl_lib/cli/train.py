@@ -179,9 +179,9 @@ def _recipe(args: Namespace, images: str, before: dict | None) -> Recipe:
     else:
         base = recipes()[args.recipe or source(images).recipe]
     changed = given(args, [field.name for field in fields(Recipe)])
-    if "max_steps" in changed and "epochs" not in changed and not before:
+    if "max_steps" in changed and "epochs" not in changed:
         changed["epochs"] = None  # the steps asked for, also where they are more than the recipe's epochs
-    if "epochs" in changed and "max_steps" not in changed and not before:
+    if "epochs" in changed and "max_steps" not in changed:
         changed["max_steps"] = None
     if changed.keys() & {"warmup_steps", "warmup_epochs"} and not before:
         changed = {"warmup_steps": 0, "warmup_epochs": 0.0, **changed}

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .. import checkpoint
+from ..atomic import replace
 from .state import Progress
 
 NAME = "log.jsonl"
@@ -64,7 +64,7 @@ class Log:
             ) from None
         kept = [(line, row) for line in lines if (row := _parsed(line)) and row["step"] <= step and step]
         if lines:
-            checkpoint.replace(self.path, lambda file: file.write_text("".join(f"{line}\n" for line, _ in kept)))
+            replace(self.path, lambda file: file.write_text("".join(f"{line}\n" for line, _ in kept), encoding="utf-8"))
         return [{name: value for name, value in row.items() if name not in self.about} for _, row in kept]
 
     @staticmethod

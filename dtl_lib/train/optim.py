@@ -1,5 +1,6 @@
 """What moves the weights: the learning rate of a step, the optimizer, the gradient's guard, the moving average."""
 
+import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from ..checkpoint import BEST
 from .distributed.sharding import reshard, whole
 from .recipe import Recipe
 
+log = logging.getLogger("dtl_lib")
 NO_STEP = 2**62
 MAX_SKIPS_IN_A_ROW = 20  # steps that `on_nan="skip"` leaves out one after the other before it gives up
 
@@ -49,7 +51,18 @@ class Schedule:
     @classmethod
     def of(cls, recipe: Recipe, images: int) -> "Schedule":
         """That of a recipe on so many training images."""
-        return cls(recipe, recipe.steps(images), recipe.steps_per_epoch(images))
+        schedule = cls(recipe, recipe.steps(images), recipe.steps_per_epoch(images))
+        if schedule.warmup >= schedule.total > 1:
+            log.warning(
+                "the warm-up of %d steps does not end within the run's %d: lr rises to %.3g of %.3g; shorten it",
+                schedule.warmup, schedule.total, schedule.lr(schedule.total - 1), recipe.lr,
+            )  # fmt: skip
+        return schedule
+
+    @property
+    def warmup(self) -> int:
+        """Steps of linear warm-up."""
+        return self.recipe.warmup_steps or round(self.recipe.warmup_epochs * self.per_epoch)
 
     @property
     def eval_every(self) -> int:
@@ -58,8 +71,7 @@ class Schedule:
 
     def lr(self, step: int) -> float:
         """The learning rate of a step, which counts from 0."""
-        warmup = self.recipe.warmup_steps or round(self.recipe.warmup_epochs * self.per_epoch)
-        return learning_rate(self.recipe, step, self.total, warmup)
+        return learning_rate(self.recipe, step, self.total, self.warmup)
 
 
 def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:

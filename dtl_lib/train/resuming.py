@@ -5,14 +5,38 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from .. import checkpoint
-from ..checkpoint import BEST
+from ..atomic import remove_leftovers
+from ..checkpoint import BEST, BEST_CARD
 from ..hashing import plain
 from . import state
+from .distributed.processes import Processes
 from .learner import Learner
+from .log import NAME as LOG
 from .recipe import Recipe
 from .state import Progress
 
 log = logging.getLogger("dtl_lib")
+MAY_CHANGE = "on_nan", "epochs", "max_steps"  # of a recipe: the first has not mattered so far, see `_check_length`
+FILES = state.NAME, state.BEFORE, LOG, BEST, BEST_CARD
+
+
+def begin(folder: Path | None, processes: Processes) -> Progress:
+    """Where a new run stands; a ValueError where its folder holds another one, or what is left of one."""
+    there = processes.broadcast_object(lambda: _results_in(folder)) if folder else []
+    if state.NAME in there or state.BEFORE in there:
+        raise ValueError(f"{folder} holds a run already: resume it (--resume), or choose another output_dir")
+    if there:
+        raise ValueError(
+            f"{folder} holds {', '.join(there)} of another run, which would be overwritten: choose another output_dir, "
+            "or keep them elsewhere"
+        )
+    return Progress()
+
+
+def _results_in(folder: Path) -> list[str]:
+    """What a run has left in a folder: its state, its log and curves, its best weights or their card."""
+    paths = [*(folder / name for name in FILES), *folder.glob("events.out.tfevents.*")]
+    return sorted(path.name for path in paths if path.exists())
 
 
 def restore(folder: Path, learner: Learner, about: Mapping) -> Progress:
@@ -26,10 +50,13 @@ def restore(folder: Path, learner: Learner, about: Mapping) -> Progress:
     Raises:
         ValueError: where there is no state, it cannot be read, or it is of another model, recipe or data.
     """
-    processes, tensors = learner.processes, []  # read by the first process: the others need not see its disk
+    processes, tensors = learner.processes, []
+    processes.broadcast_object(lambda: remove_leftovers(*(folder / name for name in FILES)))
+    # read by the first process: the others need not see its disk
     card = processes.broadcast_object(lambda: _read(folder, tensors))
     if changed := _changed(card, about):
         raise ValueError(f"{folder} was trained with another {changed}: resume with the same")
+    _check_length(folder, Recipe.from_dict(card["recipe"]), card["progress"]["step"], learner)
     progress = state.restore(folder / state.NAME, tensors[0] if tensors else None, card, learner)
     progress.best = processes.broadcast_object(lambda: _best(folder / BEST, progress.best, about))
     if not progress.best and progress.step == learner.schedule.total:
@@ -44,6 +71,25 @@ def restore(folder: Path, learner: Learner, about: Mapping) -> Progress:
     return progress
 
 
+def _check_length(folder: Path, before: Recipe, step: int, learner: Learner) -> None:
+    """A run may be made longer, not shorter; what that means is said once."""
+    schedule, first = learner.schedule, learner.processes.first
+    total = before.steps(schedule.per_epoch * learner.recipe.batch_size)
+    if schedule.total < total:
+        raise ValueError(
+            f"{folder} is a run of {total} steps, and {schedule.total} would be fewer: "
+            "leave --max-steps and --epochs out, or give more of them"
+        )
+    if schedule.total > total and first:
+        log.warning(
+            "the run is extended from %d to %d steps: from step %d on its learning rate is that of the longer schedule "
+            "(next %.3g), which is not the same as %d steps from the start",
+            total, schedule.total, step, schedule.lr(step), schedule.total,
+        )  # fmt: skip
+    elif step == total and first:
+        log.warning("the run is complete, %d of %d steps; a larger --max-steps or --epochs extends it", step, total)
+
+
 def _read(folder: Path, tensors: list) -> dict:
     """The card of the state, whose tensors are appended to `tensors`."""
     whole, card = state.read(folder)
@@ -54,7 +100,7 @@ def _read(folder: Path, tensors: list) -> dict:
 def _changed(card: Mapping, about: Mapping) -> str:
     """What a card says of the model, recipe or data that is not so now; empty where all is the same."""
     recipe = Recipe.from_dict(card.get("recipe", {})).to_dict()  # a field newer than the card: its default
-    then = {**card, "recipe": {**recipe, "on_nan": about["recipe"]["on_nan"]}}  # may change: it has not mattered so far
+    then = {**card, "recipe": {**recipe, **{name: about["recipe"][name] for name in MAY_CHANGE}}}
     for what in ("config", "recipe", "data", *(["teacher"] if "teacher" in about else [])):
         if changed := state.differences(plain(then.get(what, {})), about[what]):
             return f"{what} ({changed})"
@@ -62,18 +108,21 @@ def _changed(card: Mapping, about: Mapping) -> str:
 
 
 def _best(path: Path, known: dict, about: Mapping) -> dict:
-    """The evaluation of the weights that were kept; none where they cannot be read, or are another run's.
+    """The evaluation of the weights that were kept; none where they are missing or damaged, and so to be replaced.
 
     They are saved before the state, so it may be of a step that the state has not reached.
     """
-    if not known and not path.is_file():
+    if not known and not path.exists():
         return {}
     try:
         card = checkpoint.read(path)[1]
-        if not (changed := _changed(card, about)):
-            return card["held_out"]
-        log.warning("%s is of another %s; the next evaluation replaces it", path, changed)
-        return {}
+        if changed := _changed(card, about):
+            raise ValueError(f"{path} is of another {changed}: move it away, and resume")
+        if isinstance(card.get("held_out"), Mapping):
+            return dict(card["held_out"])
+        raise checkpoint.CheckpointError(f"{path} says nothing of held-out images")
+    except checkpoint.AccessError:
+        raise
     except checkpoint.CheckpointError as error:
         log.warning("%s; the next evaluation keeps its weights", error)
         return {}

@@ -107,21 +107,13 @@ class Run:
         self.corrupt, self._losses, self._best_weights = CorruptImages(max_corrupt), Losses(), None
         some = torch.arange(min(SAMPLE, len(sets.held_out)))
         self._sample = self.corrupt.batch(self.sets.held_out, some)[0].to(device)
-        self.progress = self._resumed(about) if resume else self._begun()
+        self.progress = self._resumed(about) if resume else resuming.begin(self.folder, self.processes)
         self._clock = Clock(self.progress, device, recipe.batch_size)
         first = self.processes.first
         if self.folder and not resume:
             self.save()  # now a killed run can be resumed, and an unwritable folder shows before the work
         self.log = Log(self.folder if first else None, _row_about(about), self.progress.step, tensorboard and first)
         self._shown = progress and first
-
-    def _begun(self) -> Progress:
-        """Where a new run stands; a ValueError where its folder holds another one."""
-        if self.folder and self.processes.broadcast_object(lambda: state.exists(self.folder)):
-            raise ValueError(f"{self.folder} holds a run already: resume it (--resume), or choose another output_dir")
-        if self.folder and self.processes.broadcast_object(lambda: (self.folder / BEST).exists()):
-            raise ValueError(f"{self.folder} holds {BEST} of another run: move it away, or choose another output_dir")
-        return Progress()
 
     def _resumed(self, about: Mapping) -> Progress:
         """Where the run in the folder stands, whose state is put into the learner."""

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from .. import checkpoint
-from ..checkpoint import CheckpointError
-from ..checks import check_types
+from ..checkpoint import AccessError, CheckpointError
+from ..checks import check_types, first_line
 from ..config import ViTConfig
 from .distributed.sharding import collect, like
 from .optim import load_optimizer_state, optimizer_state
@@ -104,6 +104,8 @@ def _readable(folder: Path, read: Callable, warn: Callable) -> tuple[dict[str, T
         raise CheckpointError(f"{folder} holds no {NAME} to resume from: leave --resume out to start there")
     try:
         tensors, card = read(folder / NAME)
+    except AccessError:
+        raise
     except CheckpointError as error:
         if not (folder / BEFORE).is_file():
             raise
@@ -158,7 +160,10 @@ def restore(path: Path, tensors: Mapping[str, Tensor] | None, card: Mapping, lea
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from None
     if card["scaler"]:
-        learner.scaler.load_state_dict(card["scaler"])
+        try:
+            learner.scaler.load_state_dict(card["scaler"])
+        except (KeyError, TypeError, RuntimeError) as error:
+            raise CheckpointError(f"{path}: its card has no state of a gradient scaler ({first_line(error)})") from None
     return Progress(**card["progress"])
 
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from dtl_lib import __version__, checkpoint
+from dtl_lib import __version__, atomic, checkpoint
 from dtl_lib.checkpoint import CheckpointError, load_model, read, save_model
 from dtl_lib.config import ViTConfig
 from dtl_lib.models import ViT
@@ -285,7 +285,7 @@ def test_what_a_killed_save_has_left_is_gone_after_the_next(model, tmp_path, mon
         raise Killed
 
     monkeypatch.setattr(checkpoint, "save_file", save_file)
-    monkeypatch.setattr(checkpoint.shutil, "rmtree", lambda *_, **__: None)  # a killed process does not tidy up
+    monkeypatch.setattr(atomic.shutil, "rmtree", lambda *_, **__: None)  # a killed process does not tidy up
     with pytest.raises(Killed):
         save_model(tmp_path / "best.safetensors", model)
     assert list(tmp_path.rglob(".tmp*"))

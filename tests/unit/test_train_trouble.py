@@ -17,7 +17,7 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
-from dtl_lib import checkpoint, data
+from dtl_lib import atomic, checkpoint, data
 from dtl_lib.__main__ import main
 from dtl_lib.cli import run_folder
 from dtl_lib.data import loader as batches
@@ -158,13 +158,17 @@ def test_the_best_weights_of_another_run_are_not_taken_for_this_one_s(pictures, 
         state.unlink()
     capsys.readouterr()
     assert main([*line, "--seed", "7"]) == 2
-    assert "run holds best.safetensors of another run: move it away" in capsys.readouterr().err
+    assert "run holds best.json, best.safetensors, log.jsonl of another run" in capsys.readouterr().err
     assert main([*line[:-1], "other", "--seed", "7"]) == 0
     (tmp_path / "run/state.safetensors").write_bytes(whole)
     for name in ("best.safetensors", "best.json"):
         (tmp_path / "other" / name).replace(tmp_path / "run" / name)
+    assert main(["train", "--resume", "run", "--quiet"]) == 2
+    said = capsys.readouterr().err
+    assert "best.safetensors is of another recipe (seed was 7 and is now" in said and "move it away" in said
+    assert checkpoint.read_card(tmp_path / "run/best.safetensors")["seed"] == 7, "it is the only copy of that run's"
+    (tmp_path / "run/best.safetensors").rename(tmp_path / "theirs.safetensors")
     assert main(["train", "--resume", "run", "--quiet"]) == 0
-    assert "best.safetensors is of another recipe (seed was 7 and is now" in caplog.text
     assert checkpoint.read_card(tmp_path / "run/best.safetensors")["seed"] != 7
 
 
@@ -190,6 +194,6 @@ def test_a_file_system_without_locks_will_do(tmp_path, monkeypatch):
     def lockf(*_):
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
-    monkeypatch.setattr(run_folder.fcntl, "lockf", lockf)
+    monkeypatch.setattr(atomic.fcntl, "lockf", lockf)
     with run_folder.exclusive(tmp_path / "run", Processes()):
         pass

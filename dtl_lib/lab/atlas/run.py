@@ -6,6 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from ... import ledger
+from ...atomic import lock
+from ...checks import first_line
 from ...hashing import plain
 from ...host import find_device
 from ...ledger import Record
@@ -58,8 +60,14 @@ def read(grid: Grid, folder: str | Path | None = None) -> dict[Job, Record]:
 
 def drop_partial_record(grid: Grid, folder: str | Path | None = None) -> str:
     """Remove a last line that was being written when the machine died; returns a note of what was removed, or ""."""
-    path = records_file(grid, folder)
-    content = path.read_bytes() if path.is_file() else b""
+    if not (path := records_file(grid, folder)).is_file():
+        return ""
+    with _exclusive(grid, folder):  # the line may be one that another process is writing
+        return _drop_partial_record(path)
+
+
+def _drop_partial_record(path: Path) -> str:
+    content = path.read_bytes()
     *_, last = content.splitlines(keepends=True) or [b""]
     try:
         json.loads(last or "{}")
@@ -120,6 +128,14 @@ def run(
         RunFailed: where a run fails or its process dies; records stay.
         Interrupted: after Ctrl-C or SIGTERM.
     """
+    ledger.check_writable(grid.experiment, folder)
+    if weights:
+        _check_folder(Path(weights))
+    with _exclusive(grid, folder):
+        yield from _run(grid, folder, command, jobs, weights, device, progress)
+
+
+def _run(grid: Grid, folder, command: str, jobs: int, weights, device, progress: bool) -> Iterator[Record]:
     done = read(grid, folder)
     todo, total = count_runs(grid, done)
     if not todo:
@@ -139,6 +155,25 @@ def run(
                 bar.update((len(done) - before) * steps + workers.steps - bar.n)
                 if stop_request.stop and now_left:
                     raise Interrupted(now_left, stop_request.status)
+
+
+def _exclusive(grid: Grid, folder):
+    """Inside, no other process makes this grid's runs into the same records."""
+    path = records_file(grid, folder)
+    busy = f"another process makes runs for {path}: let it end, or choose another folder (--records)"
+    return lock(path.with_name(f".{path.stem}.lock"), busy)
+
+
+def _check_folder(folder: Path) -> None:
+    """A ValueError where nothing can be written to a folder, before the work."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / ".writable").touch()
+        (folder / ".writable").unlink()
+    except OSError as error:
+        raise ValueError(
+            f"weights cannot be written to {folder} ({first_line(error)}): choose another folder"
+        ) from None
 
 
 def _recorded(grid: Grid, job: Job, values: dict, folder, command: str, device: str) -> Record:
