@@ -2,6 +2,7 @@
 
 import operator
 import re
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import fields
 from numbers import Real
@@ -19,6 +20,11 @@ def is_whole(value) -> bool:
         return not isinstance(value, bool) and operator.index(value) is not None
     except TypeError:
         return False
+
+
+def is_line(text) -> bool:
+    """Whether a value is text of one line: not blank, and without control characters."""
+    return isinstance(text, str) and bool(text.strip()) and not any(unicodedata.category(sign) == "Cc" for sign in text)
 
 
 def whole(name: str, value, least: int = 1, most: int = LARGEST) -> None:
@@ -54,6 +60,9 @@ def typed(name: str, value, kind):
             return _as(value, one)
         except (TypeError, ValueError, OverflowError):
             pass
+    for one, limit in ((float, LARGEST_FLOAT), (int, LARGEST)):
+        if one in kinds and isinstance(value, Real) and not isinstance(value, bool) and abs(value) > limit:
+            raise ValueError(f"{name} is at most {limit:,.0f}, not {shortened(value)}")
     raise ValueError(f"{name} is {' or '.join(map(_called, kinds))}, not {shortened(value)}")
 
 

@@ -8,12 +8,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from . import __version__
-from .checks import first_line, is_whole
+from .checks import LARGEST, first_line, is_line, is_whole
 from .hashing import of_values, plain
 from .host import device_name
 
 FOLDER = Path(__file__).parent / "ledger"
 CPU = "CPU core"  # as `device_name` says it
+LARGEST_NUMBER = 1e300  # a value's: a float, and its mean over runs too
 MENTIONED = 12  # values that an error lists
 
 
@@ -54,11 +55,11 @@ class Record:
 
     def __post_init__(self):
         for name in ("what", "command", "date", "device", "library", "torch"):
-            _require(name, isinstance(getattr(self, name), str) and getattr(self, name).strip(), "a line of text")
+            _require(name, is_line(getattr(self, name)), "a line of text, without control characters")
         _require("experiment", isinstance(self.experiment, str) and self.experiment.isidentifier(), "a word")
         _require("date", _is_date(self.date), "an ISO 8601 date such as 2026-01-31T12:00:00+00:00")
-        _require("seed", self.seed is None or is_whole(self.seed), "a whole number, or null")
-        _require("n", is_whole(self.n) and self.n > 0, "a whole number above 0")
+        _require("seed", self.seed is None or _is_count(self.seed), "a whole number, or null")
+        _require("n", _is_count(self.n) and self.n > 0, "a whole number above 0")
         _require("values", isinstance(self.values, Mapping) and self.values, "a dictionary of numbers, and not empty")
         for name, value in self.values.items():
             valid = all(map(_is_number, value)) if isinstance(value, list) else _is_number(value)
@@ -77,6 +78,8 @@ class Record:
     @classmethod
     def from_dict(cls, values: Mapping) -> "Record":
         """A record from `to_dict`'s values; a field too many or too few is a ValueError that names it."""
+        if not isinstance(values, Mapping):
+            raise ValueError("a record has to be a dictionary")
         known = {field.name for field in fields(cls)}
         needed = {field.name for field in fields(cls) if field.name not in ("config", "recipe", "id")}
         if unknown := sorted(set(values) - known):
@@ -154,8 +157,8 @@ def read(
         try:
             records.append(Record.from_dict(json.loads(line)))
             _require("experiment", records[-1].experiment == experiment, f"{experiment!r}, as the file is called")
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"{file}, line {number}: {error}") from None
+        except (ValueError, TypeError, RecursionError, OverflowError) as error:
+            raise ValueError(f"{file}, line {number}: {first_line(error)}") from None
     return [record for record in records if on in (None, "cpu" if CPU in record.device else "gpu")]
 
 
@@ -267,8 +270,7 @@ def aggregate(records: Iterable[Record], by: str | Sequence[str], value: str) ->
 
 
 def _aggregate(key: dict, numbers: list[float]) -> Aggregate:
-    n = len(numbers)
-    mean = math.fsum(numbers) / n
+    n, mean = len(numbers), math.fsum(numbers) / len(numbers)
     if n == 1:
         return Aggregate(key, mean, None, None, 1)
     from scipy.stats import t
@@ -283,7 +285,11 @@ def _require(name: str, valid, expected: str) -> None:
 
 
 def _is_number(value) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST_NUMBER
+
+
+def _is_count(value) -> bool:
+    return is_whole(value) and abs(value) <= LARGEST
 
 
 def _is_date(text) -> bool:

@@ -107,9 +107,10 @@ class Losses:
         """One more step's."""
         self.total, self.steps = self.total + loss, self.steps + 1
 
-    def mean(self, processes) -> float:
-        """Over the steps and the processes."""
-        return float(processes.sum(torch.as_tensor(self.total))) / (self.steps or 1) / processes.world
+    def mean(self, processes) -> float | None:
+        """Over the steps and the processes; None where every step was skipped."""
+        total = float(processes.sum(torch.as_tensor(self.total)))
+        return total / self.steps / processes.world if self.steps else None
 
     def gathered(self, processes) -> list[float]:
         """The total of every process, by rank."""

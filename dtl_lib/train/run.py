@@ -158,7 +158,7 @@ class Run:
         now, schedule = self.progress, self.learner.schedule
         loss = self._losses.mean(self.processes)
         self._clock.finish()
-        self.learner.guard.check(now.step, loss)
+        self.learner.guard.check(now.step, loss or 0.0)
         self.processes.merge_corrupt(self.corrupt, self.sets.train)
         self._losses = Losses()
         row = {
@@ -168,7 +168,9 @@ class Run:
         row |= {"skipped": now.skipped} if now.skipped else {}
         row |= {"corrupt": len(self.corrupt)} if len(self.corrupt) else {}
         self.log.write(row)
-        shown = {"loss": f"{loss:.3f}"} | ({"held_out": f"{now.best['accuracy']:.1%}"} if now.best else {})
+        shown = {"loss": "–" if loss is None else f"{loss:.3f}"} | (
+            {"held_out": f"{now.best['accuracy']:.1%}"} if now.best else {}
+        )
         self._bar.set_postfix(shown, refresh=False)
         return row
 

@@ -78,3 +78,10 @@ def test_skipping_gives_up(sets, tmp_path):
     ):
         fit(tiny(), bad, recipe, tmp_path, progress=False)
     assert all(value.isfinite().all() for value in tensors(tmp_path).values())
+
+
+def test_a_row_without_a_step_that_was_taken_has_no_loss(sets, tmp_path):
+    recipe = dataclasses.replace(ONCE, max_steps=4, log_every=2, eval_every=4, on_nan="skip", mixup=0.0)
+    bad = dataclasses.replace(sets, train=Poisoned(sets.train, range(len(sets.train))))
+    fit(tiny(), bad, recipe, tmp_path, progress=False)
+    assert [(row["step"], row["loss"]) for row in rows(tmp_path)] == [(2, None), (4, None)]

@@ -1,9 +1,13 @@
 """Values of the wrong type, or too large for any machine, are refused by name wherever they come from."""
 
+import json
+
 import numpy as np
 import pytest
 
+from dtl_lib import ledger
 from dtl_lib.config import ViTConfig
+from dtl_lib.ledger import Record
 from dtl_lib.tokens import MAX_BLOCKS, MAX_TOKENS, Group, TokenPlan
 from dtl_lib.train import Recipe
 from dtl_lib.train.state import Progress
@@ -66,7 +70,7 @@ def test_progress_names_the_field(name, value):
         ({"mean": (0.5, float("nan"), 0.5)}, "mean is numbers"),
         ({"mean": (0.5, 0.5)}, "mean is one number a channel"),
         ({"std": (0.5,) * 4}, "std is one number a channel"),
-        ({"layer_scale": 1e300}, "layer_scale is a number"),
+        ({"layer_scale": 1e300}, "layer_scale is at most 1,000,000,000,000, not 1e"),
     ],
 )
 def test_a_configuration_has_limits(fields, said):
@@ -101,3 +105,29 @@ def test_whole_numbers_of_numpy_are_whole_numbers():
 def test_what_is_no_dictionary_of_fields_is_refused(kind, values):
     with pytest.raises(ValueError, match="dictionary|has no|lr is"):
         kind.from_dict(values)
+
+
+RECORD = {
+    "experiment": "some", "what": "this", "command": "dtl", "date": "2026-01-31T12:00:00+00:00", "device": "CPU",
+    "library": "1", "torch": "2", "seed": 0, "n": 1, "values": {"a": 1.0},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("n", 10**400), ("n", 0), ("n", True), ("seed", 10**400), ("seed", 0.5), ("values", {"a": 10**400}),
+        ("values", {"a": [1, 10**400]}), ("values", {"a": float("nan")}), ("values", [1]), ("recipe", [1]),
+        ("config", "vit"), ("what", "two\nlines"), ("command", "a bell \a"), ("device", "\x1b[2J"), ("what", 5),
+    ],
+)  # fmt: skip
+def test_a_record_names_the_field(name, value):
+    with pytest.raises(ValueError, match=f"^{name}[. ]"):
+        Record.from_dict({**RECORD, name: value})
+
+
+@pytest.mark.parametrize("line", ["5", "null", "[1]", '"text"', '{"a":' + "[" * 100_000, '{"n": 1' + "0" * 5000 + "}"])
+def test_a_line_that_is_no_record_is_named(tmp_path, line):
+    (tmp_path / "some.jsonl").write_text(json.dumps(RECORD) + "\n" + line + "\n")
+    with pytest.raises(ValueError, match="some.jsonl, line 2: "):
+        ledger.read("some", tmp_path)

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ...checks import whole
+from ...checks import typed, whole
 
 IMAGENET_IMAGES = 1_281_167
 GRADIENT_BYTES = 4  # of a parameter: gradients are summed in float32, also under autocast
@@ -140,7 +140,7 @@ def estimate(
     for name, value in (("gpus", gpus), ("batch_size", batch_size), ("images", images), ("parameters", parameters)):
         whole(name, value)
     _above("step_seconds", step_seconds)
-    _above("epochs", epochs)
+    _above("epochs", typed("epochs", epochs, float))
     communication = cluster.all_reduce(GRADIENT_BYTES * parameters, gpus)
     exposed = communication - min(cluster.overlap * communication, BACKWARD * step_seconds)
     on_a_host = batch_size * min(gpus, cluster.gpus_per_host)
