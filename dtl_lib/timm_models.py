@@ -1,5 +1,8 @@
 """A live timm model as a `ViT`: its configuration read off its parts, its weights under our names."""
 
+import logging
+import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -8,32 +11,96 @@ from torch import Tensor, nn
 
 from .config import ViTConfig
 from .models import ViT
-from .tokens import Group, TokenPlan
+from .timm_parts import POOLS, classifiers, dropout_rates, final_norm, refuse_another_function, refuse_unknown
+from .tokens import PATCHES, Group, TokenPlan
+
+log = logging.getLogger("dtl_lib")
 
 
-def from_timm(model: nn.Module) -> ViT:
-    """The same function as a live timm model, as a `ViT`.
+def from_timm(model: nn.Module, check: bool = True) -> ViT:
+    """The same function as a live timm model, as a `ViT`, with each weight's dtype, device and `requires_grad`.
 
     Plain ViT (class token, average pooling, registers), DeiT, distilled DeiT, DeiT-III, DINO, DINOv2 with and without
-    registers, CaiT. Positions that the checkpoint adds to its prefix tokens are folded into those tokens.
+    registers, CaiT; also with a head of your own, if that is one Linear. Positions that the checkpoint adds to its
+    prefix tokens are folded into those tokens. A `ViT` has no dropout: where the model has some, a warning says so.
+
+    Args:
+        model: timm's, which stays as it is.
+        check: compare the two on a random image: a class with its own `forward` may compute something else than the
+            parts it is made of say.
 
     Raises:
-        ValueError: for a model with a part that a `ViT` does not have, naming it.
+        ValueError: for a model with a part that a `ViT` does not have, naming it, or one that computes something else.
     """
     cait = hasattr(model, "blocks_token_only")
-    _refuse_unknown(model, cait)
-    theirs: Any = model  # timm's classes have no types of their own
-    ours = ViT(_config(theirs, cait))
-    ours.load_state_dict(_state(theirs, cait))
-    return ours.train(theirs.training).to(theirs.pos_embed.device, theirs.pos_embed.dtype)
+    refuse_unknown(model, cait)
+    if meta := next((name for name, value in model.named_parameters() if value.is_meta), None):
+        raise ValueError(f"{meta} is on the meta device, which holds no weights: give the model its weights first")
+    ours = _convert(model)
+    if check:
+        refuse_another_function(model, _convert)
+    for what in _left_out(model, ours, cait):
+        log.warning("from_timm: %s", what)
+    return ours.train(model.training)
+
+
+def _convert(model: Any) -> ViT:
+    cait = hasattr(model, "blocks_token_only")
+    with torch.device("meta"):  # draws no random numbers; every tensor is put in its place below
+        ours = ViT(_config(model, cait))
+    state = _state(model, cait, model.state_dict())
+    expected = ours.state_dict()
+    for name in sorted(set(state) ^ set(expected)):
+        what = f"has {name}, which a ViT here does not" if name in state else f"has no {name}, which a ViT here needs"
+        raise ValueError(f"this {type(model).__name__} {what}")
+    for name, value in state.items():
+        if value.shape != expected[name].shape:
+            wanted = tuple(expected[name].shape)
+            raise ValueError(f"{name} has shape {tuple(value.shape)} in this {type(model).__name__}, and not {wanted}")
+    copies = {name: value.detach().clone(memory_format=torch.contiguous_format) for name, value in state.items()}
+    ours.load_state_dict(copies, assign=True)
+    learns = _learning(model, cait)
+    for name, parameter in ours.named_parameters():
+        parameter.requires_grad_(bool(learns[name].max() > 0))
+    return ours
+
+
+def _learning(model: Any, cait: bool) -> dict[str, Tensor]:
+    """By our names, whether each tensor, or each part of it, learns: 1 or 0."""
+    flags = {name: float(value.requires_grad) for name, value in model.named_parameters()}
+    every = {name: torch.tensor(flags.get(name, 1.0)).expand(v.shape) for name, v in model.state_dict().items()}
+    return _state(model, cait, every)
+
+
+def _left_out(model: Any, ours: ViT, cait: bool) -> list[str]:
+    """What a `ViT` does not carry over: one sentence each."""
+    said = []
+    if rates := dropout_rates(model):
+        listed = ", ".join(f"{rate:g} at {name}" for name, rate in sorted(rates.items()))
+        said.append(f"dropout is left out, a ViT here has none ({listed})")
+    scheduled = ours.config.drop_path_rates() + [0.0] * ours.plan.class_blocks
+    if any(abs(a - b) > 1e-6 for rates in _drop_paths(model, cait) for a, b in zip(rates, scheduled)):
+        said.append(f"stochastic depth becomes {ours.config.drop_path_schedule}, up to {ours.config.drop_path:g}")
+    mixed = [name for name, flag in _learning(model, cait).items() if 0 == flag.min() < flag.max()]
+    if mixed:
+        said.append(f"{', '.join(mixed)} learn whole, where the model has frozen a part of them")
+    if any(part is not None and part.bias is None for part in classifiers(model).values()):
+        said.append("the head gets a bias, zero")
+    return said
+
+
+def _drop_paths(model: Any, cait: bool) -> list[list[float]]:
+    """Stochastic depth of the first and of the second branch, block by block."""
+    blocks = [*model.blocks, *(model.blocks_token_only if cait else ())]
+    names = ("drop_path",) if cait else ("drop_path1", "drop_path2")
+    return [[getattr(getattr(block, name), "drop_prob", None) or 0.0 for block in blocks] for name in names]
 
 
 def _config(model: Any, cait: bool) -> ViTConfig:
     first, depth = model.blocks[0], len(model.blocks)
-    rates = [getattr(block.drop_path if cait else block.drop_path1, "drop_prob", 0.0) for block in model.blocks]
     scale = first.gamma_1 if cait else getattr(first.ls1, "gamma", None)
-    average = model.global_pool == "avg"
-    after = not cait and isinstance(model.fc_norm, nn.LayerNorm)
+    pool, norm = POOLS[model.global_pool], final_norm(model)
+    linear = next(iter(classifiers(model).values()))
     given = getattr(model, "pretrained_cfg", None) or {}  # a model made without create_model has none
     return ViTConfig(
         image_size=model.patch_embed.img_size,
@@ -42,15 +109,15 @@ def _config(model: Any, cait: bool) -> ViTConfig:
         dim=model.embed_dim,
         depth=depth,
         heads=first.attn.num_heads,
-        mlp_ratio=first.mlp.fc1.out_features / model.embed_dim,
+        mlp_ratio=_ratio(first.mlp.fc1.out_features, model.embed_dim),
         plan=_plan(model, cait, depth),
-        classes=model.num_classes,
-        pool="patches" if average else "cls",
-        norm_after_pool=average and after,
+        classes=0 if linear is None else linear.out_features,
+        pool=pool,
+        norm_after_pool=pool == PATCHES and norm is getattr(model, "fc_norm", None),
         qkv_bias=first.attn.qkv.bias is not None,
-        norm_eps=(model.fc_norm if after else model.norm).eps,
+        norm_eps=norm.eps,
         layer_scale=None if scale is None else float(scale.detach().flatten()[0]),
-        drop_path=max(rates),
+        drop_path=max(rate for rates in _drop_paths(model, cait) for rate in rates),
         drop_path_schedule="uniform" if cait else "linear",
         talking_heads=cait,
         mean=given.get("mean", ViTConfig.mean),
@@ -60,6 +127,12 @@ def _config(model: Any, cait: bool) -> ViTConfig:
     )
 
 
+def _ratio(hidden: int, dim: int) -> float:
+    """A ratio that gives the MLP this many hidden units again: `int` of it times dim, which may round down."""
+    ratio = hidden / dim
+    return ratio if int(dim * ratio) == hidden else math.nextafter(ratio, math.inf)
+
+
 def _plan(model: Any, cait: bool, depth: int) -> TokenPlan:
     if cait:
         return TokenPlan.of(depth, cls_pos=depth, class_blocks=len(model.blocks_token_only))
@@ -67,22 +140,38 @@ def _plan(model: Any, cait: bool, depth: int) -> TokenPlan:
     return TokenPlan(depth, tuple(Group(name, p.shape[1]) for name, p in parameters.items() if p is not None))
 
 
-def _state(model: Any, cait: bool) -> dict[str, Tensor]:
-    weights = dict(model.state_dict())
+def _state(model: Any, cait: bool, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors that go by the model's names, by ours: its weights, or something about each of them."""
+    weights = {name: value for name, value in tensors.items() if not name.startswith(("head.", "head_dist."))}
     rows, columns = model.patch_embed.grid_size
     positions = weights.pop("pos_embed")[0]
     prefix, positions = positions[: -rows * columns], positions[-rows * columns :]
+    tokens = {key: weights.pop(key)[0] for key in ("cls_token", "dist_token", "reg_token") if key in weights}
+    if len(positions) != rows * columns or len(prefix) not in (0, sum(map(len, tokens.values()))):
+        raise ValueError(
+            f"pos_embed has {len(prefix) + len(positions)} positions, and the model {rows}×{columns} patches and "
+            f"{sum(map(len, tokens.values()))} tokens beside them"
+        )
     state = {"positions": rearrange(positions, "(rows columns) dim -> rows columns dim", rows=rows)}
-    for key in ("cls_token", "dist_token", "reg_token"):
-        if key in weights:
-            token = weights.pop(key)[0]
-            if len(prefix):
-                token, prefix = token + prefix[: len(token)], prefix[len(token) :]
-            state[f"tokens.{key.removesuffix('_token')}"] = token
+    for key, token in tokens.items():
+        if len(prefix):
+            token, prefix = token + prefix[: len(token)], prefix[len(token) :]
+        state[f"tokens.{key.removesuffix('_token')}"] = token
     if cait:
         _fuse_class_attention(weights)
     for name, value in weights.items():
-        state[_rename(name, len(model.blocks), model.global_pool == "avg")] = value
+        state[_rename(name, len(model.blocks))] = value
+    return state | _heads(model, tensors)
+
+
+def _heads(model: Any, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The classifiers' tensors; a bias of zero where there is none."""
+    names, state = {id(part): name for name, part in model.named_modules()}, {}
+    for token, linear in classifiers(model).items():
+        if linear is not None:
+            weight = tensors[f"{names[id(linear)]}.weight"]
+            zero = weight.new_zeros(len(weight)) if linear.bias is None else tensors[f"{names[id(linear)]}.bias"]
+            state |= {f"classifiers.{token}.weight": weight, f"classifiers.{token}.bias": zero}
     return state
 
 
@@ -108,49 +197,10 @@ _NAMES = (
 )
 
 
-def _rename(name: str, depth: int, average: bool) -> str:
+def _rename(name: str, depth: int) -> str:
     if name.startswith("blocks_token_only."):
         _, index, rest = name.split(".", 2)
         name = f"blocks.{depth + int(index)}.{rest}"
     for theirs, ours in _NAMES:
         name = name.replace(theirs, ours)
-    if name.startswith("head."):
-        return name.replace("head.", "classifiers.patches." if average else "classifiers.cls.")
-    return name.replace("head_dist.", "classifiers.dist.") if name.startswith("head_dist.") else name
-
-
-_KNOWN = {"PatchEmbed", "Block", "LayerScaleBlock", "Attention", "TalkingHeadAttn", "Mlp", "NoneType"}
-
-
-def _refuse_unknown(model: Any, cait: bool) -> None:
-    """A ValueError that names the first part of a timm model that a `ViT` does not have."""
-    from timm.models.cait import Cait
-    from timm.models.vision_transformer import VisionTransformer
-
-    kind = type(model).__name__
-    if not issubclass(type(model), VisionTransformer | Cait) or model.pos_embed is None:
-        raise ValueError(f"from_timm takes timm's ViT, DeiT, DINO, DINOv2 and CaiT models, not a {kind}")
-    inside = [getattr(block, part, None) for block in model.blocks for part in ("attn", "mlp")]
-    if strange := sorted({type(part).__name__ for part in (model.patch_embed, *model.blocks, *inside)} - _KNOWN):
-        raise ValueError(f"this {kind} is made with {' and '.join(strange)}, which a ViT here does not have")
-    first, absent = model.blocks[0], (nn.Identity, type(None))
-    parts = {
-        "a norm before the blocks": getattr(model, "norm_pre", None),
-        "a norm of patches": model.patch_embed.norm,
-        "a norm of queries or keys": getattr(first.attn, "q_norm", None),
-        "a norm inside attention": getattr(first.attn, "norm", None),
-        "a gate in attention": getattr(first.attn, "gate", None),
-        "a norm inside the MLP": getattr(first.mlp, "norm", None),
-        "attention pooling": getattr(model, "attn_pool", None),
-    }
-    last = [norm for norm in (model.norm, getattr(model, "fc_norm", None)) if not isinstance(norm, absent)]
-    differs = {name: not isinstance(part, absent) for name, part in parts.items()} | {
-        "norms that are not LayerNorm": not all(isinstance(norm, nn.LayerNorm) for norm in (first.norm1, *last)),
-        "no norm at the end": not last,
-        "an activation that is not GELU": getattr(first.mlp.act, "approximate", None) != "none",
-        f"{model.global_pool!r} pooling": model.global_pool not in ("token", "avg")[: 2 - cait],
-        "pooling over prefix tokens": getattr(model, "pool_include_prefix", False),
-        "a projection without bias": None in (model.patch_embed.proj.bias, first.attn.proj.bias),
-    }
-    if unknown := [name for name, differ in differs.items() if differ]:
-        raise ValueError(f"this {kind} has {' and '.join(unknown)}, which a ViT here does not have")
+    return name
