@@ -85,7 +85,7 @@ def build(path: str | Path, state: Mapping[str, Tensor], card: Mapping) -> ViT:
     fits(path, state, expected)
     model = ViT(config)
     model.load_state_dict(state)
-    model.card = dict(card)
+    model.card, model.trained = dict(card), True
     return model.eval()
 
 

@@ -80,6 +80,7 @@ class ViT(nn.Module):
     positions: Tensor
     card: dict  # of a model from a file: what it was saved with
     loaded: "LoadReport"  # of a model from `load_pretrained`
+    trained = False  # whether the weights come from training: then `fit` keeps their mean and std
 
     def __init__(self, config: ViTConfig):
         super().__init__()

@@ -87,6 +87,7 @@ def load_shared(model: ViT, weights: dict[str, Tensor], depth: int) -> LoadRepor
     theirs = {name: by_place.get(_place(name, model.plan.depth)) for name in own}
     shared = {name: weights[t] for name, t in theirs.items() if t and weights[t].shape == own[name].shape}
     model.load_state_dict(shared, strict=False)
+    model.trained = bool(shared)
     used = {theirs[name] for name in shared}
     return LoadReport(tuple(shared), tuple(sorted(set(own) - set(shared))), tuple(sorted(set(weights) - used)))
 

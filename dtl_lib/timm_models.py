@@ -41,6 +41,7 @@ def from_timm(model: nn.Module, check: bool = True) -> ViT:
         refuse_another_function(model, _convert)
     for what in _left_out(model, ours, cait):
         log.warning("from_timm: %s", what)
+    ours.trained = True
     return ours.train(model.training)
 
 

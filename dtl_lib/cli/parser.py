@@ -1,6 +1,7 @@
 """argparse whose errors are one line, flags made from the fields of dataclasses, and the values that flags take."""
 
 import argparse
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
 from typing import get_args, get_origin
@@ -27,6 +28,7 @@ class Parser(argparse.ArgumentParser):
 
     def parse_args(self, args: Sequence[str] | None = None, namespace=None) -> argparse.Namespace:
         """As argparse's; an unknown flag is a ValueError with the ones near it."""
+        refuse_empty(sys.argv[1:] if args is None else args)
         parsed, rest = self.parse_known_args(args, namespace)
         if rest:
             raise ValueError(self._unknown(rest[0], getattr(parsed, "command", None)))
@@ -42,6 +44,14 @@ class Parser(argparse.ArgumentParser):
         near = [name] if name in names else get_close_matches(name, sorted(names), n=3)
         flags = ", ".join(f"--{flag}" for flag in dict.fromkeys(names[other] for other in near))
         return f"{command} has no flag {word}" + (f"; did you mean {flags}?" if near else f"; see dtl {command} --help")
+
+
+def refuse_empty(arguments: Sequence[str]) -> None:
+    """A ValueError where a value is empty, as a shell variable that is not set leaves it."""
+    for before, word in zip(("", *arguments), arguments):
+        flag, equals, value = word.partition("=") if word.startswith("--") else (before, "=", word)
+        if equals and not value.strip():
+            raise ValueError(f"{flag or 'the command'} is empty: give it a value, or leave it out (an unset variable?)")
 
 
 def hyphenated(arguments: Sequence[str]) -> list[str]:

@@ -24,7 +24,6 @@ from .shared_flags import CONFIG, PLAN, add_data, add_machine, add_model, add_pr
 
 if TYPE_CHECKING:
     from ..models import ViT
-    from ..pretrained import LoadReport
     from ..train import FitResult
     from ..train.distributed.processes import Processes
 
@@ -42,6 +41,8 @@ ALIASES = {  # what DeiT's and timm's scripts call a recipe's field
     "distill_temperature": "--distillation-tau",
 }
 SHORTHANDS = {"--repeated-aug": ("repeats", 3), "--bce-loss": ("loss", "bce"), "--model-ema": ("ema", 0.99996)}
+PREPROCESSING = ("mean", "std", "crop", "interpolation")  # fields of a configuration that weights bring with them
+ENOUGH = 0.5  # share of the model, classifiers aside, that --finetune's weights have to hold
 MARKS = 50, 90, 94, 95  # per cent of the held-out images right: a record says how long each took
 UNSAVED = (  # flags that say how a run is carried out, not what it is: its state does not hold them
     "checkpoint_every", "compile", "device", "max_corrupt", "quiet", "record", "shard", "tensorboard", "timeout",
@@ -61,6 +62,8 @@ def flags(parser: Parser) -> None:
         "--resume", nargs="?", const=True, metavar="DIR", help="resume the run saved in DIR, or in --output-dir"
     )
     run.add_argument("--finetune", metavar="WEIGHTS", help="start from these weights: a timm name, zoo/… or a path")
+    partial = "accept --finetune's weights also where most of the model is not in them"
+    run.add_argument("--allow-partial", action="store_true", help=partial)
     only = "only evaluate the weights of --resume or --finetune, as dtl evaluate does"
     run.add_argument("--eval", action="store_true", help=only)
     every = "steps between checkpoints (default: one at each evaluation)"
@@ -125,6 +128,7 @@ def train_model(args: Namespace, device, processes: Processes) -> None:
     from ..models import ViT
     from ..pretrained import load_pretrained
     from ..train.distributed.agreement import check_ranks_agree
+    from ..train.evaluation import normalised
 
     check_ranks_agree(processes, {f"--{name}": value for name, value in vars(args).items() if name not in LOCAL})
     folder, before = resume_point(args, processes)
@@ -134,10 +138,14 @@ def train_model(args: Namespace, device, processes: Processes) -> None:
         recipe = _recipe(args, images["name"], before)
         config = _config(args, images["name"], pretrained, before)
         sets = data.load(**images, image_size=config.image_size, config=config)
-    config = replace(config, classes=len(sets.train.classes), mean=sets.train.mean, std=sets.train.std)
+    config = replace(config, classes=len(sets.train.classes))
+    if pretrained is None and not before:
+        config = replace(config, mean=sets.train.mean, std=sets.train.std)
+    else:  # weights have learnt from images that were normalised in one way
+        sets = normalised(sets, config)
     with keyed_generators(device, recipe.seed):
         model = ViT(config)
-    loaded = f"\n{args.finetune}: {_load_shared(model, pretrained)}" if pretrained is not None else ""
+    loaded = "" if pretrained is None else f"\n{_load_shared(model, pretrained, args)}"
     if processes.first:  # flushed, so that a log file says at once what is trained
         print(_announcement(config, sets, recipe, device, processes) + loaded, flush=True)
 
@@ -189,7 +197,9 @@ def _recipe(args: Namespace, images: str, before: dict | None) -> Recipe:
 
 
 def _config(args: Namespace, images: str, pretrained: ViT | None, before: dict | None) -> ViTConfig:
-    if args.model:
+    if args.model and pretrained is not None:
+        base = replace(named(args.model), **{name: getattr(pretrained.config, name) for name in PREPROCESSING})
+    elif args.model:
         base = named(args.model)
     elif before:
         base = ViTConfig.from_dict(before["config"])
@@ -198,8 +208,12 @@ def _config(args: Namespace, images: str, pretrained: ViT | None, before: dict |
     return configured(base, args)
 
 
-def _load_shared(model: ViT, pretrained: ViT) -> LoadReport:
-    """Load what the two models share, positions interpolated to the new grid; what became of each tensor."""
+def _load_shared(model: ViT, pretrained: ViT, args: Namespace) -> str:
+    """Load what the two models share, positions interpolated to the new grid; what became of each tensor.
+
+    Raises:
+        ValueError: where that is less than `ENOUGH` of the model, and not asked for.
+    """
     from ..layers import interpolate_positions
     from ..pretrained import load_shared
 
@@ -207,7 +221,16 @@ def _load_shared(model: ViT, pretrained: ViT) -> LoadReport:
     if "positions" in weights and model.config.positions == "learned":
         grid = model.config.grid
         weights["positions"] = interpolate_positions(weights["positions"], grid, config.position_offset)
-    return load_shared(model, weights, pretrained.plan.depth)
+    report = load_shared(model, weights, pretrained.plan.depth)
+    sizes = {name: value.numel() for name, value in model.state_dict().items() if not name.startswith("classifiers.")}
+    share = sum(sizes.get(name, 0) for name in report.shared) / sum(sizes.values())
+    if share < ENOUGH and not args.allow_partial:
+        raise ValueError(
+            f"{args.finetune} has {share:.0%} of the weights that this model needs: leave the flags out that make it "
+            "another model (--model, --dim, --depth, …), or train the rest from scratch with --allow-partial"
+        )
+    means = ", ".join(f"{name} {' '.join(f'{x:g}' for x in getattr(model.config, name))}" for name in ("mean", "std"))
+    return f"{args.finetune}: {report}\nimages are normalised as these weights expect: {means}"
 
 
 def _announcement(config: ViTConfig, sets: data.Sets, recipe: Recipe, device, processes: Processes) -> str:

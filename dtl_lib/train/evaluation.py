@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..data import loader
 from ..data.corrupt import CorruptImages
+from ..data.images import Sets
 from ..progress import progress_bar
 from .device import autocast, device_of
 from .distributed.processes import Processes
@@ -154,11 +155,21 @@ def _sums(logits: Tensor, y: Tensor) -> Tensor:
 
 def as_expected(model, images):
     """The same images, normalised as the model's configuration says."""
-    if (tuple(images.mean), tuple(images.std)) == (model.config.mean, model.config.std):
+    return normalised_as(model.config, images)
+
+
+def normalised_as(config, images):
+    """The same images with the mean and standard deviation of a configuration."""
+    if (tuple(images.mean), tuple(images.std)) == (config.mean, config.std):
         return images
     images = copy.copy(images)
-    images.mean, images.std = model.config.mean, model.config.std
+    images.mean, images.std = config.mean, config.std
     return images
+
+
+def normalised(sets, config) -> Sets:
+    """The parts of a data set, each with the mean and standard deviation of a configuration."""
+    return Sets(*(normalised_as(config, part) for part in (sets.train, sets.held_out, sets.test)))
 
 
 def check_classes(model, images) -> None:

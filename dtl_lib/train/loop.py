@@ -101,7 +101,8 @@ def fit(
     """Train `model`, which is left with the weights that were best on held-out images.
 
     Args:
-        model: a `ViT`; its configuration takes over the data's mean and standard deviation.
+        model: a `ViT`; its configuration takes over the data's mean and standard deviation, unless its weights are
+            trained ones: then their own hold, whatever the data.
         sets: `data.load(…)`: train, held_out, test.
         recipe: how.
         output_dir: where to keep the best weights, the state and the log; None keeps nothing.

@@ -22,7 +22,7 @@ from .distributed.agreement import check_ranks_agree, data_settings
 from .distributed.processes import Processes
 from .distributed.sharding import collect, reshard
 from .distributed.signals import Stopped, StopRequest
-from .evaluation import Evaluation, EvaluationStopped, check_classes, evaluate, token_norms
+from .evaluation import Evaluation, EvaluationStopped, check_classes, evaluate, normalised, token_norms
 from .learner import make_learner
 from .log import Clock, Log, Losses
 from .optim import Schedule
@@ -89,6 +89,7 @@ class Run:
     ):  # fmt: skip
         self.processes, device = processes or Processes(), find_device(device)
         self.processes.settle()
+        sets = normalised(sets, model.config) if model.trained else sets
         self.sets = sets if recipe.slow_augmentation else _on_device(sets, device)
         if self.processes.world > 1:  # a fingerprint takes time
             config = {f"the model's {name}": value for name, value in model.config.to_dict().items()}
@@ -222,6 +223,7 @@ class Run:
                 test = self._measured(model, self.sets.test, corrupt, stop_request)
             except EvaluationStopped:
                 raise self.stopped(stop_request) from None
+            model.trained = True
             model.card = {**self.card, "held_out": self.progress.best, "test": test.to_dict()}
             if self.folder and self.processes.first:
                 checkpoint.save_model(self.folder / BEST, model, model.card, stored)
