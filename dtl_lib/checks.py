@@ -16,10 +16,17 @@ LARGEST_FLOAT = 1e12  # of a setting; its square is still a float32
 
 def is_whole(value) -> bool:
     """Whether a value is an integer, Python's or one with an index such as NumPy's, and no bool."""
+    return as_whole(value) is not None
+
+
+def as_whole(value) -> int | None:
+    """Such a value as Python's integer; None for any other."""
+    if isinstance(value, bool) or str(getattr(value, "dtype", "")).endswith("bool"):
+        return None
     try:
-        return not isinstance(value, bool) and operator.index(value) is not None
-    except TypeError:
-        return False
+        return operator.index(value)
+    except TypeError:  # also a tensor or an array of several numbers
+        return None
 
 
 def is_line(text) -> bool:
@@ -27,11 +34,13 @@ def is_line(text) -> bool:
     return isinstance(text, str) and bool(text.strip()) and not any(unicodedata.category(sign) == "Cc" for sign in text)
 
 
-def whole(name: str, value, least: int = 1, most: int = LARGEST) -> None:
-    """A ValueError that names the value, unless it is a whole number from `least` to `most`."""
-    if not is_whole(value) or not least <= value <= most:
-        limit = f"at most {most:,}" if is_whole(value) and value > most else f"{least} or more"
+def whole(name: str, value, least: int = 1, most: int = LARGEST) -> int:
+    """A whole number from `least` to `most` as Python's; a ValueError that names what is none."""
+    number = as_whole(value)
+    if number is None or not least <= number <= most:
+        limit = f"at most {most:,}" if number is not None and number > most else f"{least} or more"
         raise ValueError(f"{name} is a whole number, {limit}, not {shortened(value)}")
+    return number
 
 
 def check_types(value, skip: tuple[str, ...] = ()) -> None:
@@ -92,7 +101,8 @@ def _as(value, kind):
     if isinstance(value, bool) and kind is not bool:
         raise TypeError
     if kind is int:
-        number = operator.index(value)
+        if (number := as_whole(value)) is None:
+            raise TypeError
         if abs(number) > LARGEST:
             raise OverflowError
         return number

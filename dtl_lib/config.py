@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from difflib import get_close_matches
 from typing import cast
 
-from .checks import check_types, is_whole, shortened, whole
+from .checks import as_whole, check_types, is_whole, shortened, whole
 from .cost import Cost, cost_of
 from .tokens import MAX_BLOCKS, READ_BY_HEAD, TokenPlan
 
@@ -66,7 +66,7 @@ class ViTConfig:
             raise ValueError(
                 f"image_size is one whole number or (height, width) in pixels, not {shortened(self.image_size)}"
             )
-        object.__setattr__(self, "image_size", tuple(map(int, size)))
+        object.__setattr__(self, "image_size", tuple(map(as_whole, size)))
         for name in ("mean", "std"):
             if not isinstance(getattr(self, name), tuple | list):
                 raise ValueError(
@@ -90,6 +90,8 @@ class ViTConfig:
             raise ValueError(f"std is one number a channel, above 0, such as {HALF}, not {self.std}")
         if not 0 < self.norm_eps < 1:
             raise ValueError(f"norm_eps is a small number above 0, such as 1e-6, not {self.norm_eps}")
+        if not 0 < self.crop <= 1:
+            raise ValueError(f"crop is the share of a picture's side that is looked at, above 0 to 1, not {self.crop}")
         if self.dim * self.mlp_ratio > _LIMITS["dim"][1] * 16:
             raise ValueError(f"mlp_ratio is the MLP's width over dim (4 is usual), not {self.mlp_ratio}")
         if self.dim * self.mlp_ratio < 1:

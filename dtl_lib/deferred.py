@@ -61,6 +61,8 @@ class DeferredRows:
 
 def can_run_again(block: Block, own: set[int]) -> bool:
     """Whether the block would compute the same later: no step may follow, nothing is drawn, nobody else hooked in."""
+    if not torch.amp.is_autocast_available(next(block.parameters()).device.type):  # meta: there is nothing to save
+        return False
     if isinstance(block, ClassAttention) or _draws(block) or torch.is_grad_enabled() or _other_hooks(block, own):
         return False
     return not any(parameter.is_inference() for parameter in block.parameters())  # those do not count their changes

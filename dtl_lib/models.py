@@ -8,6 +8,7 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from .config import Cost, ViTConfig, configurations, named
+from .hooks import drop_gone
 from .layers import (
     ALL,
     Block,
@@ -119,6 +120,11 @@ class ViT(nn.Module):
             return ClassAttention(config.dim, config.heads, rows=cast(slice, config.read), **common)
         core = TalkingHeads(config.heads) if config.talking_heads else None
         return Block(config.dim, config.heads, drop_path=config.drop_path_rates()[block], core=core, **common)
+
+    def __setstate__(self, state):
+        """Of a copy or a pickle: the hooks of a record stay with the model that is recorded."""
+        super().__setstate__(state)
+        drop_gone(self)
 
     def forward(self, images: Tensor) -> Tensor:
         """`(batch, channels, height, width)` → logits `(batch, classes)`, the mean of the heads where there are two."""

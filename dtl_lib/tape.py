@@ -5,7 +5,7 @@ the rows of the map that are asked for. Without gradients the last block stays a
 other rows, too, are computed when they are asked for.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Literal, cast
 
@@ -14,17 +14,21 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
+from .checks import as_whole, is_whole
 from .deferred import DeferredRows, can_run_again
+from .hooks import Hook, full_precision, recording
 from .layers import ALL, Block, TalkingHeads
 from .models import ViT
-from .tokens import PATCHES, READ_BY_HEAD, TokenNotThere
+from .tokens import PATCH, PATCHES, READ_BY_HEAD, TokenNotThere
 
 Token = str | tuple[str, int] | tuple[str, int, int]
 
 
 @contextmanager
 def record(model: nn.Module, grad: bool = False, all_rows: bool = True, tokens: bool = True) -> Iterator["Tape"]:
-    """Record the forward passes of a `ViT` inside a `with` block; a second one replaces the first.
+    """Record the forward passes of a `ViT` inside a `with` block, in this thread; a second one replaces the first.
+
+    A model is recorded once at a time. A copy made inside (`copy.deepcopy`, `pickle`, `torch.save`) is not recorded.
 
     Args:
         model: a `ViT`, also inside DistributedDataParallel.
@@ -34,15 +38,17 @@ def record(model: nn.Module, grad: bool = False, all_rows: bool = True, tokens: 
         tokens: False does not keep the residual stream: less memory where only maps are wanted.
 
     Raises:
-        ValueError: for a compiled model, whose modules are not called, or one that is no `ViT`.
+        ValueError: for a compiled model, whose modules are not called, one that is no `ViT`, or is recorded already,
+            and for DataParallel on several devices, whose replicas see a part of the images each.
     """
     tape = Tape(_unwrap(model), grad, all_rows, tokens)
-    tape._attach()
-    try:
-        yield tape
-    finally:
-        for handle in tape._handles:
-            handle.remove()
+    with recording(tape._model):
+        try:
+            tape._attach()
+            yield tape
+        finally:
+            for handle in tape._handles:
+                handle.remove()
 
 
 class Tape:
@@ -62,9 +68,10 @@ class Tape:
 
     def tokens(self, block: int | Literal["input"]) -> Tensor:
         """The residual stream after a block, `(batch, tokens, dim)`; `"input"` is the stream before block 0."""
-        self._check(0 if block == "input" else block)
+        number = self._check(0 if block == "input" else block)
         if not self._stream:
             raise ValueError("the residual stream was not kept: leave tokens=False out")
+        block = block if block == "input" else number
         kept = self._tokens[block]
         return (
             kept if block != self._last or self._deferred is None else torch.cat([kept, self._deferred.tokens], dim=1)
@@ -72,14 +79,13 @@ class Tape:
 
     def queries(self, block: int) -> Tensor:
         """Queries of a block, `(batch, heads, query, head_dim)`; in class attention only cls and dist are queries."""
-        self._check(block)
+        block = self._check(block)
         q, _ = self._qk[block]
         return q if block != self._last or self._deferred is None else torch.cat([q, self._deferred.queries], dim=2)
 
     def keys(self, block: int) -> Tensor:
         """Keys of a block, `(batch, heads, key, head_dim)`."""
-        self._check(block, every_row=False)
-        return self._qk[block][1]
+        return self._qk[self._check(block, every_row=False)][1]
 
     def attention(self, block: int, stage: str = "attention") -> Tensor:
         """What multiplies v in a block, `(batch, heads, query, key)`, float32.
@@ -88,8 +94,7 @@ class Tape:
             block: 0 … blocks − 1.
             stage: `"softmax"` for the map before talking heads mix it a second time; the same elsewhere.
         """
-        self._check(block)
-        return self._rows(block, ALL, stage)
+        return self._rows(self._check(block), ALL, stage)
 
     def maps(self, block: int, of: Token = "cls", stage: str = "attention") -> Tensor:
         """How much a token attends to each patch: `(batch, heads, rows, columns)`, float32.
@@ -115,7 +120,7 @@ class Tape:
         Raises:
             TokenNotThere: as in `maps`.
         """
-        self._check(block, every_row=False)
+        block = self._check(block, every_row=False)
         rows = self._rows(block, self._query(block, of), stage)
         return rows if isinstance(of, str) and of not in READ_BY_HEAD else rows.squeeze(2)
 
@@ -134,13 +139,13 @@ class Tape:
         Raises:
             ValueError: without `grad=True`, or before `backward` has been called.
         """
-        self._check(block)
+        block = self._check(block)
         if not self._grad:
             raise ValueError("gradients were not kept: record(model, grad=True) keeps them")
         if block not in self._output_gradients:
             raise ValueError(f"no gradient has reached block {block}: call backward on a loss of the recorded forward")
         gradient, v = self._output_gradients[block].float(), self._v[block].float()
-        with torch.autocast(v.device.type, enabled=False):
+        with full_precision(v.device):
             return gradient @ v.transpose(-2, -1)
 
     def _rows(self, block: int, query: slice, stage: str) -> Tensor:
@@ -151,7 +156,7 @@ class Tape:
             q = self.queries(block)
         q, k = q[:, :, query].float(), k.float()
         core = self._core(block)
-        with torch.no_grad(), torch.autocast(q.device.type, enabled=False):
+        with torch.no_grad(), full_precision(q.device):
             if not isinstance(core, TalkingHeads):
                 return torch.matmul(q * q.shape[-1] ** -0.5, k.transpose(-2, -1)).softmax(dim=-1)
             if _versions(core) != self._mixing[block]:
@@ -163,9 +168,9 @@ class Tape:
     def _query(self, block: int, of: Token) -> slice:
         """The rows of the map of `block` that belong to a token."""
         name, *index = (of,) if isinstance(of, str) else of if isinstance(of, tuple | list) and of else (None,)
-        if not isinstance(name, str) or not all(isinstance(part, int) for part in index):
+        if not isinstance(name, str) or not all(map(is_whole, index)):
             raise ValueError(f'of is a name, ("reg", 2) or ("patch", row, column), not {of!r}')
-        name = PATCHES if name == "patch" else name
+        index, name = [cast(int, as_whole(part)) for part in index], PATCHES if name == PATCH else name
         layout = self.plan.layout(block)
         if name not in layout:
             raise TokenNotThere(f"{self.plan.where(name)}; in block {block} the sequence holds {_only(layout)}")
@@ -194,12 +199,13 @@ class Tape:
         here = first + row * columns + column
         return slice(here, here + 1)
 
-    def _check(self, block: int, every_row: bool = True) -> None:
-        self.plan.check_block(block)
+    def _check(self, block: int, every_row: bool = True) -> int:
+        block = self.plan.check_block(block)
         if block not in self._qk:
-            raise ValueError("nothing is recorded: call the model inside the with block")
+            raise ValueError("nothing is recorded: call the model inside the with block, in the same thread")
         if every_row and block == self._last and self._narrow and not self._all_rows:
             raise ValueError(f"block {block} was recorded for what the head reads alone: leave all_rows=False out")
+        return block
 
     def _core(self, block: int) -> nn.Module:
         return cast(Block, self._model.blocks[block]).attention.core
@@ -210,22 +216,24 @@ class Tape:
 
     def _attach(self) -> None:
         model = self._model
-        self._handles = [
-            model.patch_embed.register_forward_pre_hook(self._clear),
-            model.patch_embed.register_forward_hook(self._keep_grid),
-            model.blocks[-1].register_forward_pre_hook(self._enter_last),
-        ]
+        self._before(model.patch_embed, self._clear)
+        self._after(model.patch_embed, self._keep_grid)
+        self._before(model.blocks[-1], self._enter_last)
         for index in range(model.plan.blocks):
             keep_heads = lambda _, args, output, index=index: self._keep_heads(index, args, output)  # noqa: E731
-            self._handles.append(self._core(index).register_forward_hook(keep_heads))
+            self._after(self._core(index), keep_heads)
         if not self._stream:
             return
-        self._handles.append(
-            model.blocks[0].register_forward_pre_hook(lambda _, args: self._keep_tokens("input", args[0]))
-        )
+        self._before(model.blocks[0], lambda _, args: self._keep_tokens("input", args[0]))
         for index, block in enumerate(model.blocks):
             keep_tokens = lambda _, args, output, index=index: self._keep_tokens(index, output)  # noqa: E731
-            self._handles.append(block.register_forward_hook(keep_tokens))
+            self._after(block, keep_tokens)
+
+    def _before(self, module: nn.Module, call: Callable) -> None:
+        self._handles.append(module.register_forward_pre_hook(Hook(module, call)))
+
+    def _after(self, module: nn.Module, call: Callable) -> None:
+        self._handles.append(module.register_forward_hook(Hook(module, call)))
 
     def _enter_last(self, block: Block, args: tuple[Tensor, slice]) -> tuple[Tensor, slice]:
         """Widen the last block to every row, unless the rows that the head does not read can be computed later."""
@@ -260,6 +268,11 @@ class Tape:
 
 def _unwrap(model: nn.Module) -> ViT:
     while isinstance(model, DataParallel | DistributedDataParallel):
+        if isinstance(model, DataParallel) and len(model.device_ids) > 1:
+            raise ValueError(
+                f"DataParallel shares the images out over {len(model.device_ids)} replicas, and a tape would see those "
+                "of one: record the module inside (.module), on one device"
+            )
         model = model.module
     parts = model.modules() if isinstance(model, nn.Module) else ()
     if any(hasattr(part, "_orig_mod") or getattr(part, "_compiled_call_impl", None) is not None for part in parts):

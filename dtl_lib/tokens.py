@@ -9,9 +9,9 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
-from .checks import check_types, is_whole, whole
+from .checks import as_whole, check_types, whole
 
-PATCHES = "patches"
+PATCHES, PATCH = "patches", "patch"  # all of them; one, with its row and column
 MAX_BLOCKS, MAX_TOKENS = 1_000, 2**16  # a trunk, and a group: beyond what anybody trains
 READ_BY_HEAD = ("cls", "dist")
 
@@ -91,7 +91,7 @@ class TokenPlan:
             dist: whether a distillation token enters with the class token (DeiT, §3).
             class_blocks: class-attention blocks after the trunk.
         """
-        whole("num_reg", num_reg, 0)
+        num_reg = whole("num_reg", num_reg, 0)
         if num_reg and reg_pos is None:
             raise ValueError(f"num_reg={num_reg} needs reg_pos, the block the registers enter before (0 … {depth - 1})")
         if reg_pos is not None and not num_reg:
@@ -119,7 +119,7 @@ class TokenPlan:
 
         A group that is absent is an absent key. Slices are of the token axis of `(batch, tokens, dim)`.
         """
-        self.check_block(block)
+        block = self.check_block(block)
         return _slices([group for group in self.groups if group.present(block)])
 
     @property
@@ -133,9 +133,10 @@ class TokenPlan:
 
     def check_block(self, block: int) -> int:
         """`block`, or a ValueError that says which blocks there are."""
-        if not (is_whole(block) and 0 <= block < self.blocks):
+        number = as_whole(block)
+        if number is None or not 0 <= number < self.blocks:
             raise ValueError(f"there is no block {block}: this plan has blocks 0 … {self.blocks - 1}")
-        return block
+        return number
 
     def where(self, name: str) -> str:
         """One sentence on when a token is there, for error messages."""
@@ -203,7 +204,7 @@ class TokenPlan:
 
     def _check_group(self, group: Group) -> None:
         name, last = group.name, self.blocks
-        if not (isinstance(name, str) and name.isidentifier()) or name == PATCHES:
+        if not (isinstance(name, str) and name.isidentifier()) or name in (PATCHES, PATCH):
             raise ValueError(f"{name!r} cannot name a group: take a word, and not 'patches', which are always there")
         if name in READ_BY_HEAD:
             if group.tokens != 1:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from ..checks import as_whole, is_whole
 from ..hashing import of_parts
 from .augment import transforms as augmentation
 from .augment.transforms import Augment
@@ -205,7 +206,8 @@ class Sets:
 
 def size_of(image_size: int | Sequence[int]) -> tuple[int, int]:
     """(height, width) of an int or a pair; raises ValueError for anything else."""
-    size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
-    if len(size) != 2 or not all(isinstance(length, int) and length > 0 for length in size):
+    size = (image_size, image_size) if is_whole(image_size) else image_size
+    size = tuple(map(as_whole, size)) if isinstance(size, Sequence) else ()
+    if len(size) != 2 or not all(length is not None and length > 0 for length in size):
         raise ValueError(f"image_size is {image_size!r}; it is one number of pixels or (height, width)")
     return size

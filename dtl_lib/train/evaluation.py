@@ -1,6 +1,7 @@
 """What a model attains on images it has not seen, and how sure that is."""
 
 import copy
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -8,16 +9,19 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor
 
+from ..checks import whole
 from ..data import loader
 from ..data.corrupt import CorruptImages
 from ..data.images import Sets
 from ..progress import progress_bar
-from .device import autocast, device_of
+from .device import autocast, device_of, precision
 from .distributed.processes import Processes
 from .distributed.sharding import is_sharded
 from .distributed.signals import StopRequest
+from .recipe import AMP
 
 Z = 1.959964  # 95 % of a normal distribution lie within ± this many standard deviations
+LARGEST = 1e18  # of a weight's values: a float32 cannot hold the square of what is much larger
 TOP5_FROM = 11  # with ten classes or fewer the best five say little
 
 
@@ -73,7 +77,7 @@ def evaluate(
     Args:
         model: a `ViT`; its configuration says how images are normalised.
         images: one part of a data set, such as `sets.test`.
-        batch_size: images at a time.
+        batch_size: images at a time, 1 or more.
         amp: as in `Recipe`.
         workers: as in `fit`.
         progress: whether to show a bar.
@@ -82,10 +86,15 @@ def evaluate(
         stop_request: says whether to stop on the way.
 
     Raises:
-        ValueError: where the model has fewer classes than the data, or there is no image.
+        ValueError: where the model has fewer classes than the data, there is no image, or weights or logits are
+            non-finite, which no accuracy can be measured with.
         EvaluationStopped: where it was asked to stop.
     """
+    batch_size = whole("batch_size", batch_size)
+    if amp not in AMP:
+        raise ValueError(f"amp is one of {', '.join(AMP)}, not {amp!r}")
     check_classes(model, images)
+    check_weights(model)
     processes = processes or Processes()
     was_training, device = model.training, device_of(model)
     model.eval()
@@ -96,7 +105,7 @@ def evaluate(
     )  # fmt: skip
     if is_sharded(model):
         batches = _padded(batches, -(-len(images) // processes.world), batch_size, model.config)
-    sums = torch.zeros(4, device=device, dtype=torch.float64)
+    sums = torch.zeros(5, device=device, dtype=torch.float64)
     bar = progress_bar(len(images), "img", shown=progress, leave=False)
     with _no_gradients(model):
         for x, y in batches:
@@ -111,7 +120,7 @@ def evaluate(
     bar.close()
     model.train(was_training)
     stopped = sums.new_tensor([stop_request is not None and stop_request.stop])
-    n, right, right5, loss, stopped = processes.sum(torch.cat([sums, stopped])).tolist()
+    n, right, right5, loss, bad, stopped = processes.sum(torch.cat([sums, stopped])).tolist()
     if stopped:
         raise EvaluationStopped
     if corrupt is not None:
@@ -119,6 +128,11 @@ def evaluate(
     if not n:
         raise ValueError(f"none of the {len(images)} images of {images.name} can be read")
     n, right = int(n), int(right)
+    if bad:
+        raise ValueError(
+            f"the logits are non-finite for {int(bad):,} of {n:,} images, so that no accuracy can be told: the weights "
+            f"are damaged, or too large for their precision (amp {precision(device, amp)}; off computes in float32)"
+        )
     low, high = wilson(right, n)
     top5 = right5 / n if model.config.classes >= TOP5_FROM else None
     return Evaluation(right / n, low, high, n, loss / n, time.perf_counter() - start, top5)
@@ -145,12 +159,13 @@ def _padded(batches: Iterator, images: int, batch_size: int, config) -> Iterator
 
 
 def _sums(logits: Tensor, y: Tensor) -> Tensor:
-    """Sums over a batch: images, those classified right, those right in the top 5 (if counted), and losses."""
+    """Sums over a batch: images, those right, those right in the top 5 (if counted), losses, non-finite logits."""
     loss = torch.nn.functional.cross_entropy(logits, y, reduction="sum")
     right, right5 = (logits.argmax(dim=1) == y).sum(), torch.zeros_like(loss)
     if logits.shape[1] >= TOP5_FROM:
         right5 = (logits.topk(5, dim=1).indices == y[:, None]).sum()
-    return torch.stack([torch.full_like(loss, len(y)), right, right5, loss]).double()
+    bad = (~logits.isfinite()).any(dim=1).sum()
+    return torch.stack([torch.full_like(loss, len(y)), right, right5, loss, bad]).double()
 
 
 def as_expected(model, images):
@@ -181,6 +196,20 @@ def check_classes(model, images) -> None:
             f"the model has {model.config.classes} classes and {images.name} {len(images.classes)}: "
             f"build it with classes={len(images.classes)}"
         )
+
+
+def check_weights(model) -> None:
+    """A ValueError that names the first tensor with values that are non-finite, or too large to be squared."""
+    if is_sharded(model):  # no process holds it whole; its logits are looked at
+        return
+    floats = {name: value for name, value in model.state_dict().items() if value.is_floating_point() and value.numel()}
+    if any(value.is_meta for value in floats.values()):
+        raise ValueError("the model is on the meta device, which holds no weights: give it its weights first")
+    largest = torch.stack([value.abs().amax().float() for value in floats.values()]).tolist()
+    for name, value in zip(floats, largest):
+        if not value <= LARGEST:
+            what = f"values as large as {value:.2g}" if math.isfinite(value) else "non-finite values"
+            raise ValueError(f"{name} of the model holds {what}, with which its logits are non-finite or mean nothing")
 
 
 def token_norms(model, x: Tensor) -> dict[str, float]:

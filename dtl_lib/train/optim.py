@@ -83,6 +83,11 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     """
     free = model.no_weight_decay()
     trained = [(name, value) for name, value in model.named_parameters() if value.requires_grad]
+    if not trained:
+        raise ValueError(
+            "every parameter of the model is frozen, so that nothing can learn: set requires_grad on some, such as "
+            "model.classifiers.requires_grad_(True)"
+        )
     groups = [
         {"params": [value for name, value in trained if name not in free], "weight_decay": recipe.weight_decay},
         {"params": [value for name, value in trained if name in free], "weight_decay": 0.0},

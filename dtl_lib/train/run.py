@@ -182,6 +182,7 @@ class Run:
             Whether it was carried through: False where it was asked to stop, and is made up for when the run goes on.
         """
         self._clock.finish()
+        self.learner.guard.check(self.progress.step)  # says which step went wrong; weights alone do not
         with self._evaluated() as model:
             try:
                 values = self._measured(model, self.sets.held_out, self.corrupt, stop_request).to_dict()

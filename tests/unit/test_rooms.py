@@ -11,8 +11,8 @@ import dtl_lib
 PACKAGE = Path(dtl_lib.__file__).parent
 GROUND = {"host", "checks", "hashing", "atomic", "progress"}
 CORE = {
-    "tokens", "config", "cost", "layers", "models", "tape", "deferred", "pretrained", "timm_models", "timm_parts",
-    "checkpoint", "zoo", "probes", "figures", "exercises",
+    "tokens", "config", "cost", "layers", "hooks", "models", "tape", "deferred", "pretrained", "timm_models",
+    "timm_parts", "checkpoint", "zoo", "probes", "figures", "exercises",
 }  # fmt: skip
 ROOMS = (GROUND, CORE, {"data"}, {"ledger"}, {"train"}, {"stored"}, {"lab"}, {"cli"}, {"__main__"})
 LEVEL = {name: level for level, names in enumerate(ROOMS) for name in names}

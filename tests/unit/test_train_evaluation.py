@@ -82,3 +82,80 @@ def test_token_norms_are_the_residual_stream_s_lengths():
     with torch.no_grad():
         model.norm.weight.mul_(100.0)  # comes after what is measured
     assert token_norms(model, x)["patches"] < 1000
+
+
+SOME = images_with(
+    [0] * 6, torch.randint(256, (6, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 1e38, -3e20])
+@pytest.mark.parametrize("name", ["patch_embed.project.weight", "blocks.1.mlp.expand.bias", "tokens.cls", "positions"])
+def test_weights_with_which_nothing_is_right_are_named(model, name, value):
+    """1e38 in the first layer gives finite logits, the same for every image: its square is infinite, and 1 / ∞ is 0."""
+    with torch.no_grad():
+        dict(model.named_parameters())[name].view(-1)[0] = value
+    with pytest.raises(ValueError, match=f"{name} of the model holds (non-finite values|values as large as)"):
+        evaluate(model.train(), SOME)
+    assert model.training
+
+
+@pytest.mark.parametrize("images_hit", [6, 2])
+def test_logits_that_are_not_finite_are_said(model, images_hit, monkeypatch):
+    forward = model.forward
+
+    def overflowing(x):
+        logits = forward(x)
+        logits[:images_hit, 3] = torch.inf
+        return logits
+
+    monkeypatch.setattr(model, "forward", overflowing)
+    with pytest.raises(ValueError, match=f"the logits are non-finite for {images_hit} of 6 images"):
+        evaluate(model, SOME)
+
+
+def test_weights_that_overflow_only_together(model):
+    with torch.no_grad():
+        model.classifiers["cls"].weight.fill_(9e17)
+        model.norm.weight.fill_(9e17)
+        model.blocks[1].mlp.contract.bias.copy_(torch.arange(16.0))
+        model.norm.bias.fill_(9e17)
+        model.classifiers["cls"].weight.mul_(1)
+    model.classifiers["cls"].half()  # 9e17 is infinite there
+    with pytest.raises(ValueError, match="classifiers.cls.weight of the model holds non-finite values"):
+        evaluate(model, SOME)
+
+
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        ({"batch_size": 0}, "batch_size is a whole number, 1 or more, not 0"),
+        ({"batch_size": -3}, "batch_size is a whole number, 1 or more, not -3"),
+        ({"batch_size": 2.5}, "batch_size is a whole number, 1 or more, not 2.5"),
+        ({"batch_size": True}, "batch_size is a whole number, 1 or more, not True"),
+        ({"batch_size": None}, "batch_size is a whole number"),
+        ({"amp": "x"}, "amp is one of auto, off, bf16, fp16, not 'x'"),
+        ({"amp": None}, "amp is one of auto, off, bf16, fp16, not None"),
+        ({"amp": True}, "amp is one of auto, off, bf16, fp16, not True"),
+    ],
+)
+def test_what_cannot_be_asked(model, options, said):
+    with pytest.raises(ValueError, match=said):
+        evaluate(model, SOME, **options)
+
+
+def test_a_model_on_meta_is_refused(model):
+    with pytest.raises(ValueError, match="on the meta device, which holds no weights"):
+        evaluate(model.to("meta"), SOME)
+
+
+def test_the_command_line_ends_with_status_2(model, tmp_path, capsys):
+    from dtl_lib.__main__ import main
+    from dtl_lib.checkpoint import save_model
+
+    with torch.no_grad():
+        model.blocks[0].norm1.bias[3] = torch.nan
+    save_model(tmp_path / "x.safetensors", model)
+    assert main(["evaluate", "--model-path", str(tmp_path / "x.safetensors"), "--data", "shapes", "--quiet"]) == 2
+    err = capsys.readouterr().err
+    assert "blocks.0.norm1.bias of the model holds non-finite values" in err and len(err.strip().splitlines()) == 1

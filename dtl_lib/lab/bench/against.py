@@ -50,7 +50,7 @@ def against_timm(config: ViTConfig, batch_size: int, *, rounds: int = 20, **how)
     Raises:
         ValueError: where timm has no such model.
     """
-    whole("rounds", rounds)
+    rounds = whole("rounds", rounds)
     how = BenchConfig(batch_size, **how)
     config = trainable(config) if how.training else config
     theirs = timm_of(config)

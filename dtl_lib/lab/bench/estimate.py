@@ -35,7 +35,7 @@ class Cluster:
     loader: float | None = None
 
     def __post_init__(self):
-        whole("gpus_per_host", self.gpus_per_host)
+        object.__setattr__(self, "gpus_per_host", whole("gpus_per_host", self.gpus_per_host))
         for name in ("within", "between"):
             _above("a bandwidth, in bytes a second,", getattr(self, name))
         if self.loader is not None:
@@ -137,8 +137,8 @@ def estimate(
         ValueError: for a value out of range.
     """
     cluster = cluster or Cluster()
-    for name, value in (("gpus", gpus), ("batch_size", batch_size), ("images", images), ("parameters", parameters)):
-        whole(name, value)
+    gpus, batch_size = whole("gpus", gpus), whole("batch_size", batch_size)
+    images, parameters = whole("images", images), whole("parameters", parameters)
     _above("step_seconds", step_seconds)
     _above("epochs", typed("epochs", epochs, float))
     communication = cluster.all_reduce(GRADIENT_BYTES * parameters, gpus)
@@ -153,9 +153,7 @@ def estimate(
 def images_per_second_needed(step_seconds: float, batch_size: int, gpus: int = 8) -> float:
     """What a host's loader has to deliver so that its GPUs never wait."""
     _above("step_seconds", step_seconds)
-    whole("batch_size", batch_size)
-    whole("gpus", gpus)
-    return gpus * batch_size / step_seconds
+    return whole("gpus", gpus) * whole("batch_size", batch_size) / step_seconds
 
 
 def cores_needed(images_per_second: float, per_core: float) -> int:

@@ -51,7 +51,7 @@ def profile_step(config: ViTConfig, batch_size: int, *, steps: int = 3, **how) -
     Raises:
         ValueError: for a compiled model, whose parts are one, or a forward pass.
     """
-    whole("steps", steps)
+    steps = whole("steps", steps)
     how, config = BenchConfig(batch_size, **how), trainable(config)
     if how.compiled or not how.training:
         raise ValueError("a profile takes a training step apart that is not compiled: leave compiling out")

@@ -52,7 +52,7 @@ class BenchConfig:
     recipe: Recipe = Recipe()
 
     def __post_init__(self):
-        whole("batch_size", self.batch_size)
+        object.__setattr__(self, "batch_size", whole("batch_size", self.batch_size))
         if self.amp not in AMP:
             raise ValueError(f"amp is one of {', '.join(AMP)}, not {self.amp!r}")
         object.__setattr__(self, "device", str(find_device(self.device)))

@@ -163,7 +163,7 @@ def step_time(config: ViTConfig, batch_size: int, *, steps: int = 20, **how) -> 
     Raises:
         ValueError: for numbers out of range, or a device that is not there.
     """
-    whole("steps", steps)
+    steps = whole("steps", steps)
     how = BenchConfig(batch_size, **how)
     begun = warm_step(trainable(config) if how.training else config, how)
     return begun.timing(step_seconds(begun.run, steps, how.place))
