@@ -3,11 +3,13 @@
 import contextlib
 import logging
 import os
+import re
 import urllib.error
 import urllib.request
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from . import zoo
@@ -15,6 +17,7 @@ from .checks import first_line
 from .host import data_folder
 from .models import ViT
 from .timm_models import from_timm
+from .timm_parts import is_cait, refuse_unknown
 from .tokens import TokenPlan
 
 __all__ = ["LoadReport", "from_timm", "is_ours", "load_pretrained", "load_shared", "timm_model"]
@@ -46,7 +49,7 @@ def load_pretrained(name: str, plan: TokenPlan | None = None, classes: int | Non
     """A model with trained weights.
 
     Args:
-        name: a timm name (`vit_tiny_patch16_224.augreg_in21k_ft_in1k`), read from
+        name: a timm name (`vit_tiny_patch16_224.augreg_in21k_ft_in1k`, also as the hub writes it, `timm/…`), read from
             `DTL_DATA/weights/<name>.safetensors`, otherwise from the hub; or the path of a checkpoint of ours;
             or `zoo/…`, as `dtl zoo` lists them; then `model.card` says what it was trained on and what it attains.
         plan: another plan than the weights were trained with. Shared tensors load, new groups are initialised;
@@ -57,6 +60,8 @@ def load_pretrained(name: str, plan: TokenPlan | None = None, classes: int | Non
         ValueError: where there are no such weights, with what to do.
     """
     name = str(name)
+    if not is_ours(name):
+        _refuse_architecture(name)
     model = _checkpoint(name) if is_ours(name) else from_timm(timm_model(name)).eval()
     config = model.config if plan is None else model.config.with_plan(plan)
     if classes is not None:
@@ -121,10 +126,8 @@ def timm_model(name: str) -> nn.Module:
         ValueError: where there are no such weights, with what to do.
     """
     import timm
-    from safetensors import SafetensorError
 
-    if not timm.is_model(name.split(".")[0]):
-        raise ValueError(f"{name!r} is no timm model, no zoo/… and no path to a .safetensors file")
+    name = _timm_name(name)
     if name != (base := name.split(".")[0]) and name not in timm.list_pretrained(f"{base}.*"):
         raise ValueError(
             f"timm has no weights {name!r}; it has {', '.join(timm.list_pretrained(f'{base}.*')) or 'none'}"
@@ -135,13 +138,76 @@ def timm_model(name: str) -> nn.Module:
     file = next((file for file in files if file.is_file()), None) or _cached(tagged)
     if file is None:
         return _download(name, files[-1]).eval()
-    try:  # through timm's loader, which knows the older names some checkpoints use
-        overlay = {"file": str(file), "custom_load": False}
-        return timm.create_model(tagged, pretrained=True, pretrained_cfg_overlay=overlay).eval()
+    return _from_file(tagged, file, given).eval()
+
+
+def _timm_name(name: str) -> str:
+    """A timm model's name, without the hub's prefixes; a ValueError where there is no such model."""
+    import timm
+
+    bare = re.sub("^(hf[-_]hub:)?(timm/)?", "", name)
+    if not timm.is_model(bare.split(".")[0]):
+        raise ValueError(f"{name!r} is no timm model, no zoo/… and no path to a .safetensors file")
+    return bare
+
+
+def _refuse_architecture(name: str) -> None:
+    """A ValueError for a timm model that no `ViT` can be, before its weights are fetched."""
+    import timm
+
+    try:
+        with torch.device("meta"):
+            model = timm.create_model(_timm_name(name).split(".")[0], pretrained=False)
+    except (NotImplementedError, RuntimeError):  # some cannot be built without memory: they are looked at afterwards
+        return
+    refuse_unknown(model, is_cait(model))
+
+
+def _from_file(name: str, file: Path, given) -> nn.Module:
+    """A timm model with the weights in a file, also where they are called as part of another model, or have their head.
+
+    Args:
+        name: timm's.
+        file: safetensors.
+        given: timm's configuration of these weights.
+    """
+    import timm
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    def create(classes=None, **overlay):  # through timm's loader, which knows the older names some checkpoints use
+        options, overlay = {}, {"custom_load": False, **overlay}
+        if classes is not None:  # also in the configuration: timm is not strict where the two differ
+            options, overlay = {"num_classes": classes}, {**overlay, "num_classes": classes}
+        return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **options)
+
+    try:
+        return create(file=str(file))
     except (SafetensorError, RuntimeError) as error:
-        raise ValueError(
-            f"{file} does not hold the weights of {name} ({first_line(error, lines=2)}): fetch it again"
-        ) from None
+        why = f"{file} does not hold the weights of {name} ({first_line(error, lines=2)}): fetch it again"
+    try:
+        weights, classes, differs = _as_timm_calls_them(load_file(file), given)
+        if not differs:
+            raise ValueError(why)
+        model = create(classes, state_dict=weights)
+    except (SafetensorError, RuntimeError):
+        raise ValueError(why) from None
+    log.warning("%s: %s", file, differs)
+    return model
+
+
+def _as_timm_calls_them(weights: dict[str, Tensor], given) -> tuple[dict[str, Tensor], int | None, str]:
+    """Weights without the prefix that a larger model gave their names, how many classes they tell apart, and a sentence
+    about what differs from timm's."""
+    first, head = f"{given.first_conv}.weight", given.classifier
+    head = head if isinstance(head, str) else (head or ("head",))[0]
+    prefix = next((name.removesuffix(first) for name in weights if name.endswith(first)), "")
+    weights = {name.removeprefix(prefix): value for name, value in weights.items()}
+    classes = len(weights[f"{head}.weight"]) if f"{head}.weight" in weights else 0
+    said = [f"its names begin with {prefix!r}, which is left out"] if prefix else []
+    if classes != given.num_classes:
+        said.append(f"it has a head of its own, for {classes} classes" if classes else "it has no head: classes=0")
+    return weights, classes, "; ".join(said)
 
 
 def _cached(name: str) -> Path | None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .config import ViTConfig
 from .models import ViT
-from .timm_parts import POOLS, classifiers, dropout_rates, final_norm, refuse_another_function, refuse_unknown
+from .timm_parts import POOLS, classifiers, dropout_rates, final_norm, is_cait, refuse_another_function, refuse_unknown
 from .tokens import PATCHES, Group, TokenPlan
 
 log = logging.getLogger("dtl_lib")
@@ -32,7 +32,7 @@ def from_timm(model: nn.Module, check: bool = True) -> ViT:
     Raises:
         ValueError: for a model with a part that a `ViT` does not have, naming it, or one that computes something else.
     """
-    cait = hasattr(model, "blocks_token_only")
+    cait = is_cait(model)
     refuse_unknown(model, cait)
     if meta := next((name for name, value in model.named_parameters() if value.is_meta), None):
         raise ValueError(f"{meta} is on the meta device, which holds no weights: give the model its weights first")
@@ -46,7 +46,7 @@ def from_timm(model: nn.Module, check: bool = True) -> ViT:
 
 
 def _convert(model: Any) -> ViT:
-    cait = hasattr(model, "blocks_token_only")
+    cait = is_cait(model)
     with torch.device("meta"):  # draws no random numbers; every tensor is put in its place below
         ours = ViT(_config(model, cait))
     state = _state(model, cait, model.state_dict())

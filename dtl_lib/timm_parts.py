@@ -35,6 +35,11 @@ def refuse_unknown(model: Any, cait: bool) -> None:
         raise ValueError(f"this {kind} has {' and '.join(unknown)}, which a ViT here does not have")
 
 
+def is_cait(model: nn.Module) -> bool:
+    """Whether a timm model has class attention after its trunk."""
+    return hasattr(model, "blocks_token_only")
+
+
 def all_blocks(model: Any, cait: bool) -> list[Any]:
     """The blocks of the trunk, and after them those of class attention."""
     return [*model.blocks, *(model.blocks_token_only if cait else ())]

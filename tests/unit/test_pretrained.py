@@ -165,7 +165,10 @@ class TestAnotherPlan:
 class TestWhatIsMissingOrDamaged:
     def test_no_weights_and_no_network(self, folder, monkeypatch):
         asked = []  # the hub's client tries again for most of a minute
-        monkeypatch.setattr(timm, "create_model", lambda *args, **how: asked.append(args))
+        make = timm.create_model
+        monkeypatch.setattr(
+            timm, "create_model", lambda *args, **how: asked.append(args) if how["pretrained"] else make(*args, **how)
+        )
         with pytest.raises(
             ValueError, match=f"no weights for {TINY}: put them at .*weights/{TINY}.safetensors, or conn"
         ):
@@ -239,3 +242,72 @@ class TestWhatIsMissingOrDamaged:
         with pytest.raises(ValueError, match="the zoo has no 'zoo/shapes'; it has zoo/vit.reg4"):
             load_pretrained("zoo/shapes")
         assert load_pretrained("zoo/vit.reg4").config == model.config
+
+
+class TestNamesAndFilesAsTheyAreFound:
+    @pytest.mark.parametrize("name", [f"timm/{TINY}", f"hf_hub:timm/{TINY}", f"hf-hub:timm/{TINY}", f"hf_hub:{TINY}"])
+    def test_names_as_the_hub_writes_them(self, tiny, name):
+        assert torch.equal(load_pretrained(name).norm.weight, tiny.norm.weight)
+
+    @pytest.mark.parametrize("name", ["google/vit-base-patch16-224", "hf_hub:facebook/dinov2", "timm/", "timm/nothing"])
+    def test_another_owner_s_are_none(self, folder, name):
+        with pytest.raises(ValueError, match="is no timm model"):
+            load_pretrained(name)
+
+    @pytest.mark.parametrize(
+        "name, said",
+        [
+            ("resnet18.a1_in1k", "not a ResNet"),
+            ("timm/convit_tiny.fb_in1k", "not a ConVit"),
+            ("vit_base_patch16_clip_224.openai", "a norm before the blocks"),
+            ("vit_giant_patch14_dinov2.lvd142m", "is made with"),
+        ],
+    )
+    def test_an_architecture_that_cannot_be_is_refused_before_the_download(self, folder, name, said, monkeypatch):
+        monkeypatch.setattr(pretrained, "_reach_hub", lambda: pytest.fail("it was going to be fetched"))
+        with pytest.raises(ValueError, match=said):
+            load_pretrained(name)
+
+    @staticmethod
+    def store(folder, weights):
+        save_file({name: value.contiguous() for name, value in weights.items()}, folder / f"{TINY}.safetensors")
+
+    @pytest.mark.parametrize("prefix", ["backbone.", "model.", "module.", "_orig_mod.", "student.backbone."])
+    def test_a_prefix_is_left_out(self, tiny, folder, prefix, caplog):
+        self.store(folder, {prefix + name: value for name, value in tiny.state_dict().items()})
+        with caplog.at_level(logging.WARNING, logger="dtl_lib"):
+            model = load_pretrained(TINY)
+        x = torch.randn(1, 3, *model.config.image_size)
+        with torch.no_grad():
+            torch.testing.assert_close(model(x), tiny(x))
+        if prefix not in ("module.", "_orig_mod."):  # timm takes these off itself, without a word
+            assert f"its names begin with '{prefix}', which is left out" in caplog.text
+
+    def test_without_a_head_it_is_features(self, tiny, folder, caplog):
+        self.store(folder, {name: value for name, value in tiny.state_dict().items() if not name.startswith("head.")})
+        with caplog.at_level(logging.WARNING, logger="dtl_lib"):
+            model = load_pretrained(TINY)
+        assert model.config.classes == 0 and "it has no head" in caplog.text
+        assert torch.equal(model.norm.weight, tiny.norm.weight)
+
+    @pytest.mark.parametrize("prefix", ["", "backbone."])
+    def test_with_a_head_of_its_own(self, tiny, folder, caplog, prefix):
+        own = {"head.weight": torch.randn(7, 64), "head.bias": torch.randn(7)}
+        rest = {prefix + name: value for name, value in tiny.state_dict().items() if not name.startswith("head.")}
+        self.store(folder, rest | own)
+        with caplog.at_level(logging.WARNING, logger="dtl_lib"):
+            model = load_pretrained(TINY)
+        assert model.config.classes == 7 and "a head of its own, for 7 classes" in caplog.text
+        assert torch.equal(model.classifiers["cls"].bias, own["head.bias"])
+
+    @pytest.mark.parametrize("lost", ["blocks.1.norm1.bias", "cls_token"])
+    def test_what_lacks_more_than_a_head_is_refused(self, tiny, folder, lost):
+        weights = {f"model.{name}": value for name, value in tiny.state_dict().items() if name != lost}
+        self.store(folder, weights)
+        with pytest.raises(ValueError, match="does not hold the weights of"):
+            load_pretrained(TINY)
+
+    def test_what_has_more_than_a_head_is_refused(self, tiny, folder):
+        self.store(folder, tiny.state_dict() | {"decoder.weight": torch.zeros(3)})
+        with pytest.raises(ValueError, match="does not hold the weights of .*decoder"):
+            load_pretrained(TINY)
