@@ -36,7 +36,7 @@ def enter_and_leave(x: Tensor, now: dict[str, slice], then: dict[str, slice], to
         tokens: by name the learned tokens that can enter, `(tokens, dim)` each.
     """
     parts = [
-        x[:, now[name]] if name in now else repeat(tokens[name], "tokens dim -> batch tokens dim", batch=len(x))
+        x[:, now[name]] if name in now else repeat(tokens[name], "tokens dim -> batch tokens dim", batch=x.shape[0])
         for name in then
     ]
     return torch.cat(parts, dim=1)

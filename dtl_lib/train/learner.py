@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ..data.augment.mixing import mixer
 from .device import precision
 from .distributed.processes import Processes
+from .finetuning import freeze
 from .loss import Objective, compile_once
 from .optim import Average, Guard, Schedule, make_optimizer
 from .recipe import Recipe
@@ -73,6 +74,7 @@ def make_learner(
     shard = shard and processes.world > 1
     if not shard:  # a sharded model comes to the device in parts: whole it may not fit there
         model.to(device)
+    freeze(model, recipe)  # before DDP looks at what learns
     objective = Objective(model, recipe)
     if compiled:
         compile_once(objective, backend=compiled if isinstance(compiled, str) else "inductor")

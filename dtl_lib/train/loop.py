@@ -64,7 +64,7 @@ def train_step(learner: Learner, images: Tensor, labels: Tensor, step: int) -> S
 
     with record_function("part: update"):  # `dtl bench --profile` reads this mark
         for group in learner.optimizer.param_groups:
-            group["lr"] = learner.schedule.lr(step)
+            group["lr"] = learner.schedule.lr(step) * group["lr_scale"]
         # Unscale before clipping: the limit is one of the true gradient.
         learner.scaler.unscale_(learner.optimizer)
         norm = learner.guard.clip(learner.parameters)

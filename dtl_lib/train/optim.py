@@ -13,6 +13,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ..checkpoint import BEST
 from .distributed.sharding import reshard, whole
+from .finetuning import layer_scales
 from .recipe import Recipe
 
 log = logging.getLogger("dtl_lib")
@@ -75,11 +76,12 @@ class Schedule:
 
 
 def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """The recipe's optimizer, which decays matrices alone.
+    """The recipe's optimizer of what is not frozen, which decays matrices alone.
 
     AdamW (Decoupled weight decay regularization, Loshchilov and Hutter 2019, alg. 2), or LAMB (Large batch optimization
     for deep learning, You et al. 2020, alg. 2), whose step is as long as the weights it moves say; it leaves limiting
-    the gradient to the recipe's `clip`. The learning rate is the recipe's, whatever the batch size.
+    the gradient to the recipe's `clip`. The learning rate is the recipe's, whatever the batch size, times a group's
+    `lr_scale`.
     """
     free = model.no_weight_decay()
     trained = [(name, value) for name, value in model.named_parameters() if value.requires_grad]
@@ -88,10 +90,17 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
             "every parameter of the model is frozen, so that nothing can learn: set requires_grad on some, such as "
             "model.classifiers.requires_grad_(True)"
         )
+    scales = layer_scales(model, recipe.layer_decay) if recipe.layer_decay else {}
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for scale in sorted({scales.get(name, 1.0) for name, _ in trained}):
+        for undecayed in (False, True):
+            groups[scale, undecayed] = []
+    for name, value in trained:
+        groups[scales.get(name, 1.0), name in free].append(value)
     groups = [
-        {"params": [value for name, value in trained if name not in free], "weight_decay": recipe.weight_decay},
-        {"params": [value for name, value in trained if name in free], "weight_decay": 0.0},
-    ]
+        {"params": values, "weight_decay": 0.0 if undecayed else recipe.weight_decay, "lr_scale": scale}
+        for (scale, undecayed), values in groups.items() if values
+    ]  # fmt: skip
     if recipe.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=recipe.lr, betas=recipe.betas, fused=True)
     from timm.optim import Lamb

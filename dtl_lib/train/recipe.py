@@ -35,6 +35,13 @@ class Recipe:
     warmup_steps: int = _note(0, "steps of linear warm-up to lr")
     warmup_epochs: float = _note(0.0, "the same in epochs")
     weight_decay: float = _note(0.05, "on weight matrices only, not on tokens, positions, norms and biases")
+    layer_decay: float | None = _note(
+        None, "factor of the learning rate from a block to the one before it, for fine-tuning (0.75 is usual)"
+    )
+    freeze: str | None = _note(
+        None,
+        "what does not learn: backbone (all but the classifiers), or patterns of names, such as blocks.[0-5].*,norm.*",
+    )
     betas: tuple[float, float] = _note((0.9, 0.99), "decay rates of the averages of the gradient and of its square")
     clip: float | None = _note(1.0, "maximum norm of the gradient; none: no clipping")
     loss: str = _note("ce", "ce: cross-entropy over the classes; bce: binary cross-entropy for each class")
@@ -76,6 +83,10 @@ class Recipe:
             raise ValueError(f"betas are two numbers from 0 to below 1, such as 0.9 0.99, not {self.betas}")
         if self.ema is not None and not 0 < self.ema < 1:
             raise ValueError(f"ema is between 0 and 1, such as 0.999, or none; not {self.ema}")
+        if self.layer_decay is not None and not 0 < self.layer_decay <= 1:
+            raise ValueError(f"layer_decay is above 0 and at most 1, such as 0.75, or none; not {self.layer_decay}")
+        if self.freeze is not None and not (isinstance(self.freeze, str) and self.freeze.strip(", ")):
+            raise ValueError(f"freeze is backbone, or patterns of parameters' names with commas, not {self.freeze!r}")
         if self.distill_from is not None and self.distill is None:
             object.__setattr__(self, "distill", "hard")
         self._choose()
@@ -144,6 +155,7 @@ _AUGMENT = ("crop", "flip", "randaugment", "trivial", "three_augment", "color_ji
 _SHARES = ("smoothing", "erase", "color_jitter", "scale", "distill_weight")
 _CHOICES = {"optimizer": OPTIMIZERS, "loss": LOSSES, "distill": (None, *DISTILL), "amp": AMP, "on_nan": ON_NAN}
 _LEAST = {
+    "layer_decay": 0.0,
     "epochs": 0.0, "max_steps": 1, "batch_size": 1, "accumulate": 1, "lr": 0.0, "min_lr": 0.0, "warmup_steps": 0,
     "warmup_epochs": 0.0, "weight_decay": 0.0, "clip": 0.0, "mixup": 0.0, "cutmix": 0.0, "crop": 0, "randaugment": 0,
     "seed": 0, "eval_every": 1, "log_every": 1, "repeats": 1, "distill_weight": 0.0, "distill_temperature": 0.0,

@@ -13,6 +13,7 @@ from ...host import find_device
 from ...ledger import Record
 from ...progress import progress_bar
 from ...train.distributed.signals import between_steps
+from ...train.recipe import Recipe
 from .analysis import best, surface
 from .grid import Cell, Grid, Job
 from .workers import Workers
@@ -49,7 +50,8 @@ def read(grid: Grid, folder: str | Path | None = None) -> dict[Job, Record]:
             expected = {"model": cell.config(grid.config), "recipe": replace(grid.recipe, seed=record.seed)}
         except (ValueError, TypeError):  # no plan for this depth, or no seed
             cell, expected = None, {"model": None}
-        for part, recorded in (("model", record.config), ("recipe", record.recipe)):
+        recipe = record.recipe and {**Recipe().to_dict(), **record.recipe}  # a field newer than the record: its default
+        for part, recorded in (("model", record.config), ("recipe", recipe)):
             if expected[part] is None or plain(recorded) != plain(expected[part].to_dict()):
                 raise ValueError(
                     f"{path}: record {record.id} has another {part} than this grid: keep its runs in another folder"
