@@ -158,7 +158,9 @@ def _refuse_architecture(name: str) -> None:
     try:
         with torch.device("meta"):
             model = timm.create_model(_timm_name(name).split(".")[0], pretrained=False)
-    except (NotImplementedError, RuntimeError):  # some cannot be built without memory: they are looked at afterwards
+    except ValueError:
+        raise
+    except Exception:  # what cannot be built without memory is looked at afterwards
         return
     refuse_unknown(model, is_cait(model))
 
