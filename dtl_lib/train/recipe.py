@@ -85,7 +85,7 @@ class Recipe:
             raise ValueError(f"ema is between 0 and 1, such as 0.999, or none; not {self.ema}")
         if self.layer_decay is not None and not 0 < self.layer_decay <= 1:
             raise ValueError(f"layer_decay is above 0 and at most 1, such as 0.75, or none; not {self.layer_decay}")
-        if self.freeze is not None and not (isinstance(self.freeze, str) and self.freeze.strip(", ")):
+        if self.freeze is not None and not self.freeze.strip(", "):
             raise ValueError(f"freeze is backbone, or patterns of parameters' names with commas, not {self.freeze!r}")
         if self.distill_from is not None and self.distill is None:
             object.__setattr__(self, "distill", "hard")

@@ -181,8 +181,8 @@ class TestTheRecipe:
             ({"layer_decay": float("nan")}, "layer_decay is a number"),
             ({"freeze": ""}, "freeze is backbone, or patterns"),
             ({"freeze": " , "}, "freeze is backbone, or patterns"),
-            ({"freeze": True}, "freeze is backbone, or patterns"),
-            ({"freeze": ["backbone"]}, "freeze is backbone, or patterns"),
+            ({"freeze": True}, "freeze is text or none, not True"),
+            ({"freeze": ["backbone"]}, "freeze is text or none"),
         ],
     )
     def test_what_it_refuses(self, wrong, said):
