@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .. import checkpoint
 from ..checkpoint import AccessError, CheckpointError
-from ..checks import check_types, first_line
+from ..checks import check_types, first_line, whole
 from ..config import ViTConfig
 from .distributed.sharding import collect, like
 from .optim import load_optimizer_state, optimizer_state
@@ -125,9 +125,12 @@ def _checked(path: Path, card: dict) -> dict:
     if wrong := set(card["progress"]) - {field.name for field in fields(Progress)}:
         raise CheckpointError(f"{path}: its progress has {', '.join(sorted(wrong))}, which is not known here")
     try:
+        if missing := {"step", "best", "seconds"} - set(card["progress"]):
+            raise ValueError(f"its progress has no {', '.join(sorted(missing))}")
         Progress(**card["progress"])
         Recipe.from_dict(card["recipe"])
         ViTConfig.from_dict(card["config"])
+        whole("processes", card.get("processes", 1))
     except ValueError as error:
         raise CheckpointError(f"{path}: its card has been changed ({error}): resume an earlier copy") from None
     return card
