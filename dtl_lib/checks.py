@@ -1,5 +1,6 @@
 """What is checked, and what is said of an error, the same way everywhere. Imports nothing of the library."""
 
+import math
 import operator
 import re
 import unicodedata
@@ -70,7 +71,7 @@ def typed(name: str, value, kind):
         except (TypeError, ValueError, OverflowError):
             pass
     for one, limit in ((float, LARGEST_FLOAT), (int, LARGEST)):
-        if one in kinds and isinstance(value, Real) and not isinstance(value, bool) and abs(value) > limit:
+        if one in kinds and isinstance(value, Real) and not isinstance(value, bool) and limit < abs(value) < math.inf:
             raise ValueError(f"{name} is at most {limit:,.0f}, not {shortened(value)}")
     raise ValueError(f"{name} is {' or '.join(map(_called, kinds))}, not {shortened(value)}")
 

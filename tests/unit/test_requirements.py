@@ -24,6 +24,7 @@ NOT_IMPORTED = {
     "sphinxcontrib-bibtex": "_config.yml names it",
     "ipykernel": "the chapters run in it",
     "setuptools": "the build backend of pyproject.toml",
+    "pytest-timeout": "pyproject.toml: timeout",
     "pytest-xdist": "pytest -n 2",
     "nbval": "pytest --nbval-lax",
     "ruff": "`make lint` runs it",
