@@ -72,7 +72,7 @@ def typed(name: str, value, kind):
             pass
     for one, limit in ((float, LARGEST_FLOAT), (int, LARGEST)):
         if one in kinds and isinstance(value, Real) and not isinstance(value, bool) and limit < abs(value) < math.inf:
-            raise ValueError(f"{name} is at most {limit:,.0f}, not {shortened(value)}")
+            raise ValueError(f"{name} is at most {int(limit):,}, not {shortened(value)}")
     raise ValueError(f"{name} is {' or '.join(map(_called, kinds))}, not {shortened(value)}")
 
 

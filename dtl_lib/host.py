@@ -3,6 +3,7 @@
 Imports nothing of the library, and torch only where a device is asked about.
 """
 
+import contextlib
 import ctypes
 import os
 import platform
@@ -52,6 +53,24 @@ def device_name(device="cpu") -> str:
 def usable_cores() -> frozenset[int]:
     """The numbers of the cores that this process may use."""
     return frozenset(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1))
+
+
+def total_memory() -> int | None:
+    """Bytes that this process can have at most, the machine's or its container's; None where that is not known."""
+    sizes = []
+    with contextlib.suppress(ValueError, OSError, AttributeError):
+        sizes.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    for file in ("memory.max", "memory/memory.limit_in_bytes"):
+        with contextlib.suppress(ValueError, OSError):  # "max" where there is no limit
+            sizes.append(int(Path("/sys/fs/cgroup", file).read_text()))
+    return min(sizes, default=None)
+
+
+def check_memory(size: int, what: str) -> None:
+    """A ValueError where something of `size` bytes is more than this machine has: the system would end the process."""
+    have = total_memory()
+    if have and size > have:
+        raise ValueError(f"{what} takes {size / 1e9:,.0f} GB, and there are {have / 1e9:,.0f} GB here: make it smaller")
 
 
 def share_of_cores(mine: frozenset[int], on_this_host: Iterable[frozenset[int]]) -> int:

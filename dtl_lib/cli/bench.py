@@ -15,7 +15,7 @@ from ..config import ViTConfig, named
 from ..host import device_name, find_device, keep_memory
 from ..train.recipe import AMP
 from .parser import Parser, number, positive
-from .shared_flags import add_device, add_model, add_record, configured
+from .shared_flags import add_device, add_model, add_record, check_trainable, configured
 
 if TYPE_CHECKING:
     from ..lab import bench
@@ -84,6 +84,7 @@ def _check(args: Namespace, batch_size: int, config: ViTConfig) -> None:
     """Raise a ValueError for what would otherwise fail after the measurement."""
     if args.profile and args.compiled:
         raise ValueError("--profile times the parts of a step, and a compiled one has none: leave --compile out")
+    check_trainable(config)
     _extrapolated(args, 1.0, batch_size, config)
     if args.against:
         import torch

@@ -5,6 +5,7 @@ from dataclasses import fields, replace
 
 from ..config import ViTConfig, configurations
 from ..data.sources import SOURCES
+from ..host import check_memory
 from ..tokens import TokenPlan
 from .parser import Parser, add_field, fraction, given, identifier, positive, whole
 
@@ -62,6 +63,12 @@ def configured(base: ViTConfig, args: Namespace) -> ViTConfig:
         elif base.plan.group("cls") is None:
             changed = {"pool": "cls", "norm_after_pool": False, **changed}
     return replace(base, **changed)
+
+
+def check_trainable(config: ViTConfig) -> None:
+    """A ValueError where this machine cannot hold a model with its gradients and their two averages, in float32."""
+    parameters = config.cost().parameters
+    check_memory(parameters * 16, f"training a model of {parameters / 1e9:,.1f} G parameters")
 
 
 def _numbers(plan: TokenPlan, depth: int) -> dict:

@@ -20,7 +20,17 @@ from ..train.recipe import Recipe, recipes
 from . import evaluate
 from .parser import Parser, add_field, given, positive
 from .run_folder import exclusive, launch_name, new_folder, resume_point
-from .shared_flags import CONFIG, PLAN, add_data, add_machine, add_model, add_processes, add_record, configured
+from .shared_flags import (
+    CONFIG,
+    PLAN,
+    add_data,
+    add_machine,
+    add_model,
+    add_processes,
+    add_record,
+    check_trainable,
+    configured,
+)
 
 if TYPE_CHECKING:
     from ..models import ViT
@@ -143,6 +153,7 @@ def train_model(args: Namespace, device, processes: Processes) -> None:
         config = replace(config, mean=sets.train.mean, std=sets.train.std)
     else:  # weights have learnt from images that were normalised in one way
         sets = normalised(sets, config)
+    check_trainable(config)
     with keyed_generators(device, recipe.seed):
         model = ViT(config)
     loaded = "" if pretrained is None else f"\n{_load_shared(model, pretrained, args)}"
