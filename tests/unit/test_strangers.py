@@ -1,6 +1,10 @@
 """What a stranger's checkpoint says about images runs nothing, fetches nothing, and is never a traceback."""
 
+import io
+import logging
 import socket
+import sys
+from contextlib import redirect_stderr
 from pathlib import Path
 
 import pytest
@@ -8,8 +12,10 @@ from PIL import Image
 
 from dtl_lib import checkpoint, data
 from dtl_lib.__main__ import main
+from dtl_lib.cli.terminal import plain_output
 from dtl_lib.config import ViTConfig
 from dtl_lib.models import ViT
+from dtl_lib.progress import progress_bar
 from dtl_lib.tokens import TokenPlan
 
 TINY = "--image-size 16 --dim 16 --depth 1 --heads 2 --batch-size 16 --samples 40 --max-steps 1 --device cpu --quiet"
@@ -171,3 +177,47 @@ def test_a_user_s_path_is_one_of_this_machine(tmp_path, monkeypatch, name, path)
     with pytest.raises(ValueError, match="is an address|has no home folder here|is not a path"):
         data.load(name, path)
     assert not list(Path().iterdir())
+
+
+STEERING = ["\x1b]0;mine\x07", "\x1b[2J", "\x9b2J", "a\rb", "a\bb", "\u202egnp.x", "\x7f", "\x1bP+q\x1b\\"]
+
+
+@pytest.mark.parametrize("name", STEERING, ids=ascii)
+def test_no_name_steers_a_terminal(tmp_path, capsys, monkeypatch, name):
+    """Neither where it is printed, nor in an error, a log or a warning."""
+    monkeypatch.chdir(tmp_path)
+    for part in ("train", "val"):
+        for label in "ab":
+            (tmp_path / name / part / label).mkdir(parents=True)
+            for number in range(3):
+                Image.new("RGB", (16, 16)).save(tmp_path / name / part / label / f"{number}.png")
+    checkpoint.save_model("best.safetensors", ViT(CONFIG), {"run": {"data": {"name": "folder", "path": f"./{name}"}}})
+    line = ["evaluate", "--device", "cpu", "--quiet", "--workers", "0", "--model-path"]
+    assert main([*line, "best.safetensors"]) == 0
+    out, _ = capsys.readouterr()
+    assert main([*line, f"{name}.safetensors"]) == 2
+    _, error = capsys.readouterr()
+    assert name not in out + error and "folder is read from" in out and "does not exist" in error
+    assert not set(out + error) & set("\x1b\x07\x9b\r\b\u202e\x7f")
+    assert any(mark in out for mark in (r"\x", r"\r", r"\u202e"))
+
+
+def test_logs_are_plain_too(capsys, monkeypatch):
+    def say(_):
+        logging.lastResort.handle(logging.makeLogRecord({"msg": "\x1b[2J", "levelno": logging.WARNING}))
+
+    monkeypatch.setattr("dtl_lib.cli.plan.main", say)
+    assert main(["plan"]) == 0
+    assert capsys.readouterr().err == "\\x1b[2J\n"
+
+
+def test_a_progress_bar_may_steer_the_terminal(monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    terminal = Terminal()
+    with redirect_stderr(terminal), plain_output():
+        progress_bar(3, "steps", ncols=40).update(3)
+        print("a\rb", file=sys.stderr)
+    assert "\r" in terminal.getvalue() and "\\r" in terminal.getvalue()
