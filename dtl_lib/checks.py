@@ -13,6 +13,8 @@ from typing import get_args, get_origin
 LONGEST = 160  # characters of an error that are repeated
 LARGEST = 2**63 - 1  # a whole number that torch and the files take
 LARGEST_FLOAT = 1e12  # of a setting; its square is still a float32
+# what moves a terminal's cursor, recolours it or turns the direction of its text; a new line and a tab do not count
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 
 def is_whole(value) -> bool:
@@ -83,6 +85,11 @@ def shortened(value) -> str:
     except (ValueError, RecursionError):  # Python writes no number of over 4,300 digits
         return "a number of thousands of digits" if is_whole(value) else f"such a {type(value).__name__}"
     return text if len(text) < 60 else f"{text[:57]}…"
+
+
+def visible(text: str) -> str:
+    """Text with its control characters written as Python writes them: `\\x1b` for the one that begins a sequence."""
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def _as(value, kind):

@@ -1,6 +1,6 @@
 """This machine: its cores, its devices and their names, its allocator, and the folder its data lies in.
 
-Imports nothing of the library, and torch only where a device is asked about.
+Imports nothing of the library but `paths`, and torch only where a device is asked about.
 """
 
 import contextlib
@@ -11,12 +11,14 @@ from collections.abc import Iterable
 from fractions import Fraction
 from pathlib import Path
 
+from .paths import user_path
+
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # glibc's malloc.h
 
 
 def data_folder() -> Path:
     """Where data and weights are looked for: the environment's DTL_DATA, or ~/.cache/dtl."""
-    return Path(os.environ.get("DTL_DATA") or "~/.cache/dtl").expanduser()
+    return user_path(os.environ.get("DTL_DATA") or "~/.cache/dtl")
 
 
 def find_device(name: str | None = None):

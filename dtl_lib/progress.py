@@ -23,6 +23,8 @@ def progress_bar(total: int, unit: str, *, shown: bool = True, **options) -> tqd
     if tqdm is text_bar and not sys.stderr.isatty():
         pace = dict.fromkeys(("mininterval", "maxinterval", "delay"), LOG_INTERVAL)
         return tqdm(file=_Lines(), position=0, **options, **pace)
+    if hasattr(sys.stderr, "unfiltered"):  # a command's; a bar steers the terminal
+        options["file"] = sys.stderr.unfiltered
     return tqdm(dynamic_ncols=True, **options)
 
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from dtl_lib.checks import visible
 from dtl_lib.ledger import Record, aggregate, read
 
 FEW = 4  # values a record that still make a table of one row a record
@@ -75,7 +76,7 @@ def _section(experiment: str, records: Sequence[Record]) -> str:
     days = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
     runs = f"{len(records)} record{'s' * (len(records) > 1)}"
     devices = "; ".join(dict.fromkeys(record.device for record in records))
-    summary = html.escape(f"{runs}, {devices}, {days}")
+    summary = html.escape(_line(f"{runs}, {devices}, {days}"))
     kinds: dict[str, list[Record]] = {}
     for record in records:
         kinds.setdefault(record.what, []).append(record)
@@ -83,7 +84,8 @@ def _section(experiment: str, records: Sequence[Record]) -> str:
     rows = {what: _values(kind, shared) for what, kind in kinds.items()}
     names = list(dict.fromkeys(name for row in rows.values() for name in row))
     lines = _table(kinds, rows, names) if len(names) <= FEW else _list(kinds, rows)
-    common = [f"In all: {', '.join(f'{name} {_number(value)}' for name, value in shared.items())}."] if shared else []
+    common = [f"In all: {', '.join(f'{_text(name)} {_number(value)}' for name, value in shared.items())}."]
+    common = common if shared else []
     commands = list(dict.fromkeys(kind[-1].command for kind in kinds.values()))
     opened = f"<details>\n<summary><code>{experiment}</code> {summary}</summary>"
     # the anchor stands inside: a link to it opens the section
@@ -98,26 +100,26 @@ def _section(experiment: str, records: Sequence[Record]) -> str:
 
 
 def _table(kinds: dict, rows: dict, names: list[str]) -> str:
-    head = ["what", *names, "runs", "each over"]
+    head = ["what", *map(_text, names), "runs", "each over"]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for what, row in rows.items():
         kind = kinds[what]
-        cells = [_anchors(kind) + what, *(row.get(name, "") for name in names), len(kind), f"{kind[-1].n:,}"]
-        lines.append("| " + " | ".join(_escaped(cell) for cell in cells) + " |")
+        cells = [_anchors(kind) + _text(what), *(row.get(name, "") for name in names), len(kind), f"{kind[-1].n:,}"]
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(lines)
 
 
 def _list(kinds: dict, rows: dict) -> str:
     lines = []
     for what, row in rows.items():
-        kind, values = kinds[what], ", ".join(f"{name} **{value}**" for name, value in row.items())
+        kind, values = kinds[what], ", ".join(f"{_text(name)} **{value}**" for name, value in row.items())
         runs = f"{len(kind)} run{'s' * (len(kind) > 1)}, each over {kind[-1].n:,}"
-        lines.append(f"- {_anchors(kind)}{what} ({runs}): {values}")
+        lines.append(f"- {_anchors(kind)}{_text(what)} ({runs}): {values}")
     return "\n".join(lines)
 
 
 def _commands(commands: list[str]) -> str:
-    return "; ".join(f"`{command}`" for command in commands) + "."
+    return "; ".join(map(_code, commands)) + "."
 
 
 def _anchors(kind: Sequence[Record]) -> str:
@@ -166,5 +168,20 @@ def _number(value: float, half: float | None = None) -> str:
     return f"{text}{spread}{unit}"
 
 
-def _escaped(cell) -> str:
-    return str(cell).replace("|", "\\|")
+def _text(text: str) -> str:
+    """What a record says, as Markdown that shows it as it is: a file's name, which is in it, may be anything.
+
+    HTML would run, and `{{ }}` is a template that MyST evaluates while it builds the book.
+    """
+    return re.sub(r"[][\\`*{}<>&$|~]|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", _line(text))
+
+
+def _code(text: str) -> str:
+    """The same as code: between more backticks than there are in it."""
+    text = _line(text)
+    ticks = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{ticks} {text} {ticks}" if "`" in text else f"{ticks}{text}{ticks}"
+
+
+def _line(text: str) -> str:
+    return " ".join(visible(text).split())

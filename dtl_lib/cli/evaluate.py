@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from .. import data, ledger, train
+from ..data.saved import saved_images
 from ..host import device_name, find_device
 from ..train.recipe import AMP
+from ..zoo import PREFIX
 from .parser import Parser, positive
 from .shared_flags import DATA, add_data, add_machine, add_processes, add_record
 
@@ -49,7 +51,7 @@ def _evaluate(args: Namespace, device, processes: Processes) -> None:
 
     with processes.first_on_each_host():  # what has to be downloaded is downloaded once
         model = _model(args)
-        images = getattr(_sets(args, model), args.part)
+        images = getattr(_sets(args, model, processes.first), args.part)
     images = images.to(device) if hasattr(images, "to") else images  # those in memory
     progress = processes.first and not args.quiet
     corrupt = CorruptImages(args.max_corrupt)
@@ -96,13 +98,14 @@ def _model(args: Namespace) -> ViT:
     raise ValueError(f"--model {args.model} alone has random weights: add --pretrained, or give --model-path")
 
 
-def _sets(args: Namespace, model: ViT) -> data.Sets:
-    trained_on = getattr(model, "card", {}).get("run", {}).get("data", {})
-    name = args.data or trained_on.get("name")
+def _sets(args: Namespace, model: ViT, said: bool) -> data.Sets:
+    """The images that were asked for, or those of the model's card."""
+    saved = saved_images(getattr(model, "card", {}), args.data, args.data_path)
+    name, path = args.data or saved.get("name"), args.data_path or saved.get("path")
     if name is None:
         raise ValueError(f"say which images: --data NAME, such as {DATA}")
-    same = trained_on if name == trained_on.get("name") else {}
-    level = args.level or same.get("level") or 1
-    return data.load(
-        name, args.data_path or same.get("path"), model.config.image_size, level=level, config=model.config
-    )
+    if said and path and not args.data_path:
+        print(f"{name} is read from {path}, as the model's card says")
+    download = bool(args.data) or (args.model or "").startswith(PREFIX)
+    level = args.level or saved.get("level") or 1
+    return data.load(name, path, model.config.image_size, level=level, config=model.config, download=download)

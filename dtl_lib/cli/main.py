@@ -14,6 +14,7 @@ from ..train.distributed.errors import PeerLost, RankError, SilentExit
 from ..train.distributed.signals import Stopped
 from .commands import COMMANDS
 from .parser import Parser, hyphenated
+from .terminal import plain_output
 
 HEAD_START = 3  # seconds: torchrun ends every process as soon as one has ended, and the first has to speak before
 OUT_OF_MEMORY = "out of memory: lower --batch-size, raise --accumulate, or make the model smaller"
@@ -42,8 +43,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     warnings.filterwarnings("ignore", message="TypedStorage is deprecated")
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files are bytes, and not every terminal shows all
+    with plain_output():
+        return _run(sys.argv[1:] if arguments is None else arguments)
+
+
+def _run(arguments: Sequence[str]) -> int:
     try:
-        argv = hyphenated(sys.argv[1:] if arguments is None else arguments)
+        argv = hyphenated(arguments)
         args = parser(argv[0] if argv and argv[0] in COMMANDS else None).parse_args(argv)
         args.line = shlex.join(["dtl", *argv])
         if getattr(args, "record", None):

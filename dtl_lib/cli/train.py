@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING
 
 from .. import data, ledger, train
 from ..config import ViTConfig, named
+from ..data.saved import saved_images
 from ..data.sources import SOURCES, source
 from ..host import device_name, find_device, keep_memory
+from ..paths import user_path
 from ..train.distributed.signals import Stopped
 from ..train.recipe import Recipe, recipes
 from . import evaluate
@@ -147,7 +149,8 @@ def train_model(args: Namespace, device, processes: Processes) -> None:
         images = _images(args, before)
         recipe = _recipe(args, images["name"], before)
         config = _config(args, images["name"], pretrained, before)
-        sets = data.load(**images, image_size=config.image_size, config=config)
+        download = before is None or bool(args.data)
+        sets = data.load(**images, image_size=config.image_size, config=config, download=download)
     config = replace(config, classes=len(sets.train.classes))
     if pretrained is None and not before:
         config = replace(config, mean=sets.train.mean, std=sets.train.std)
@@ -157,6 +160,8 @@ def train_model(args: Namespace, device, processes: Processes) -> None:
     with keyed_generators(device, recipe.seed):
         model = ViT(config)
     loaded = "" if pretrained is None else f"\n{_load_shared(model, pretrained, args)}"
+    if processes.first and before and images["path"] and not args.data_path:
+        print(f"{images['name']} is read from {images['path']}, as the saved state says")
     if processes.first:  # flushed, so that a log file says at once what is trained
         print(_announcement(config, sets, recipe, device, processes) + loaded, flush=True)
 
@@ -177,7 +182,7 @@ def train_model(args: Namespace, device, processes: Processes) -> None:
 
 def _images(args: Namespace, before: dict | None) -> dict:
     """The arguments of `data.load` that say which images."""
-    saved = (before or {}).get("run", {}).get("data", {})
+    saved = saved_images(before or {}, args.data, args.data_path)
     if args.data_path and not (args.data or saved):
         names = ", ".join(name for name, row in SOURCES.items() if row.in_files)
         raise ValueError(f"say what lies in {args.data_path}: --data NAME, such as {names}")
@@ -188,7 +193,7 @@ def _images(args: Namespace, before: dict | None) -> dict:
 
 def _absolute(images: dict) -> dict:
     """The same, found from any working directory."""
-    path = images["path"] and os.path.abspath(os.path.expanduser(images["path"]))
+    path = images["path"] and os.path.abspath(user_path(images["path"]))
     return {**images, "path": path}
 
 

@@ -9,8 +9,9 @@ import torch
 from PIL import Image
 
 from . import keyed
+from .decoding import decode
 from .images import CorruptImage, Images, size_of
-from .photos import centre, decode, preprocessing, resampling
+from .photos import centre, preprocessing, resampling
 
 ATTEMPTS = 10
 ASPECT = 3 / 4, 4 / 3

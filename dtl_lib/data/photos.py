@@ -1,22 +1,21 @@
 """Photos that come with scikit-image's wheel, a reader's own photos, and the preprocessing a model expects."""
 
-import struct
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
 from ..config import IMAGENET_MEAN, IMAGENET_STD
-from .images import CorruptImage, size_of
+from ..paths import require, user_path
+from .decoding import decode, rgb
+from .images import size_of
 
 PUBLIC_DOMAIN = "public domain"
 # of ImageNet, as timm has them
 PREPROCESSING = {"image_size": 224, "crop": 0.9, "interpolation": "bicubic", "mean": IMAGENET_MEAN, "std": IMAGENET_STD}
-# what Pillow raises; RuntimeError: of AVIF's and DDS's decoders
-_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, RuntimeError, struct.error, Image.DecompressionBombError)
 
 
 @dataclass(frozen=True)
@@ -102,31 +101,9 @@ def open_image(path) -> np.ndarray:
     Raises:
         ValueError: where there is no such file, or it is not an image, or it is cut short.
     """
-    if not Path(path).is_file():
-        raise ValueError(f"{path} is not a file; an image file such as a .jpg or .png is needed")
+    path = user_path(path)
+    require(path, "a file", "an image file such as a .jpg or .png is needed")
     return np.asarray(decode(path, path, upright=True))
-
-
-def decode(file, name, upright: bool = False) -> Image.Image:
-    """The RGB image in a path, a binary file or a PIL image.
-
-    Args:
-        name: of the image, for errors.
-        upright: turn it as its camera noted and lay it on white, as a reader expects of a photo; a data set's images
-            stay as other libraries read them.
-
-    Raises:
-        CorruptImage: where there is no such file, or it is not an image, or it is cut short.
-    """
-    try:
-        with file if isinstance(file, Image.Image) else Image.open(file) as image:
-            return _on_white(ImageOps.exif_transpose(image)) if upright else image.convert("RGB")
-    except UnidentifiedImageError:
-        raise CorruptImage(name, "is not an image that can be read; a .jpg, .png or .webp file is needed") from None
-    except _DAMAGE as error:
-        if getattr(error, "errno", None):
-            raise CorruptImage(name, f"cannot be opened ({error.strerror}); put it back") from None
-        raise CorruptImage(name, f"is damaged or cut short ({error}); save or fetch it again") from None
 
 
 def preprocessing(config=None, **given) -> dict:
@@ -191,15 +168,8 @@ def resampling(interpolation: str) -> Image.Resampling:
 
 def _as_image(picture) -> Image.Image:
     if isinstance(picture, Image.Image):
-        return picture.convert("RGB")
+        return rgb(picture, "the picture")
     picture = np.asarray(picture)
     if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
         raise ValueError(f"a picture is uint8 (height, width, 3); this is {picture.dtype} {picture.shape}")
     return Image.fromarray(picture)
-
-
-def _on_white(image: Image.Image) -> Image.Image:
-    if "A" in image.getbands() or "transparency" in image.info:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")

@@ -42,8 +42,10 @@ def show_curves(
     axis.set(xlabel=x, ylabel=y, xscale="log" if "x" in log else "linear", yscale="log" if "y" in log else "linear")
     axis.set_ylim(bottom=low)
     marks = sorted({float(place) for across, *_ in curves.values() for place in across})
-    if "x" in log and len(marks) <= FEW:
-        axis.set_xticks(marks, [f"{place:g}" for place in marks])
+    if "x" in log:
+        axis.xaxis.set_major_formatter("{x:g}")
+        if len(marks) <= FEW:
+            axis.set_xticks(marks, [f"{place:g}" for place in marks])
         axis.minorticks_off()
     if "y" in log:
         axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))

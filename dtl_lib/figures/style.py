@@ -33,6 +33,7 @@ STYLE: dict[Any, Any] = {  # by matplotlib's own names
     "legend.frameon": False,
     "lines.linewidth": 2,
     "savefig.dpi": 130,
+    "text.parse_math": False,  # a label is a name: two `$` in it are no mathematics, and one is no error
     "xtick.labelsize": 10,
     "ytick.labelsize": 10,
 }

@@ -8,6 +8,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
+from matplotlib.path import Path
+from matplotlib.textpath import TextPath
+from matplotlib.transforms import Affine2D
 
 from .style import COLOURS, MAP, MARK, array, styled
 
@@ -124,7 +127,7 @@ def _key(axis, shapes, letters: Mapping[str, str]) -> None:
     if letters:
         lines.append(Line2D([], [], color="black", linewidth=1.2))
         names.append("no cell is cheaper and better:")
-        lines += [Line2D([], [], marker=rf"$\mathrm{{{letter}}}$", color="black", linestyle="") for letter in letters]
+        lines += [Line2D([], [], marker=_marker(letter), color="black", mew=0, ls="") for letter in letters]
         names += letters.values()
     if names:
         axis.legend(lines, names, loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=9.5)
@@ -143,6 +146,13 @@ def _apart(places: Sequence[float], limits: tuple[float, float], gap: float = 0.
 
 def _letter(index: int) -> str:
     return ascii_uppercase[index] if index < len(ascii_uppercase) else str(index + 1)
+
+
+def _marker(letter: str) -> Path:
+    """A letter as a marker, its middle on the point."""
+    outline = TextPath((0, 0), letter, size=10)
+    box = outline.get_extents()
+    return outline.transformed(Affine2D().translate(-(box.x0 + box.x1) / 2, -(box.y0 + box.y1) / 2))
 
 
 def _lightness(colour) -> float:

@@ -122,6 +122,8 @@ def _checked(path: Path, card: dict) -> dict:
     for part in ("config", "recipe", "data", "progress", "scaler"):
         if not isinstance(card.get(part), Mapping):
             raise CheckpointError(f"{path}: its card has no {part}; it has been changed: resume an earlier copy")
+    if not isinstance(card.get("run", {}), Mapping):
+        raise CheckpointError(f"{path}: its card's run is no dictionary; it has been changed: resume an earlier copy")
     if wrong := set(card["progress"]) - {field.name for field in fields(Progress)}:
         raise CheckpointError(f"{path}: its progress has {', '.join(sorted(wrong))}, which is not known here")
     try:

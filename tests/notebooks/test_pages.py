@@ -65,6 +65,46 @@ def test_many_values_are_a_list_and_those_that_never_differ_are_said_once(projec
     assert first.endswith("w **2**, x **3**, y **4**, flops **3.2 G**, rate_low_quartile **10**")
 
 
+HOSTILE = [
+    "<svg onload=alert(1)>.safetensors",
+    "`</code><script>alert(1)</script>",
+    "{{ ''.__class__ }}",
+    "[here](javascript:alert(1)) ![](x) <javascript:alert(1)>",
+    "$x$ \\ &lt; *a* _b_ | c ~d~ {ref}`target`",
+    "one\n\n<script>alert(1)</script>\n\n:::{include} /etc/passwd\n:::",
+    "```` \x1b]0;mine\x07 ``",
+]
+
+
+@pytest.mark.parametrize("many", [False, True])
+@pytest.mark.parametrize("text", HOSTILE)
+def test_what_a_record_says_is_shown_and_not_run(project, text, many):
+    from markdown_it.renderer import RendererHTML
+    from myst_parser.config.main import MdParserConfig
+    from myst_parser.parsers.mdit import create_md_parser
+
+    folder = project.root / "dtl_lib" / "ledger"
+    for what in (text, f"another {text}"):
+        values = {text: 1.0, "same": 2.0} | ({name: float(len(what)) for name in "uvwxy"} if many else {"u": len(what)})
+        made = {"what": what, "command": f"dtl evaluate {what}", "device": text, "values": values, "id": ""}
+        ledger.append(dataclasses.replace(record(0, 0.5), **made), folder)
+    extensions = {"amsmath", "colon_fence", "deflist", "dollarmath", "substitution"}  # _config.yml's
+    parser = create_md_parser(MdParserConfig(enable_extensions=extensions), RendererHTML)
+    tokens = parser.parse(records.tables(project.root))
+    blocks = {token.type for token in tokens if token.type not in ("inline", "html_block")}
+    assert {name.rsplit("_", 1)[0] for name in blocks} <= {
+        "paragraph", "table", "thead", "tbody", "tr", "th", "td", "bullet_list", "list_item",
+    }  # fmt: skip
+    inside = [child for token in tokens if token.type == "inline" for child in token.children]
+    assert {child.type for child in inside} <= {"text", "html_inline", "code_inline", "strong_open", "strong_close"}
+    assert all(re.fullmatch(r'<span id="\w+">|</span>', one.content) for one in inside if one.type == "html_inline")
+    raw = [token.content for token in tokens if token.type == "html_block"]
+    assert len(raw) == 2 and re.fullmatch(r"<details>\n<summary><code>cifar</code> [^<>]*</summary>\n", raw[0])
+    shown = "".join(child.content for child in inside if child.type == "text")
+    plain = " ".join(text.split()).replace("\x1b", r"\x1b").replace("\x07", r"\x07")
+    assert plain in shown and f"dtl evaluate {plain}" in [c.content for c in inside if c.type == "code_inline"]
+
+
 def test_what_a_link_states(project, folder):
     one = records.stated(project.root, record(1, 0.6).id)
     assert one["accuracy"] == [0.6] and one["n"] == [500] and one["curve"] == [0.1, 0.6]

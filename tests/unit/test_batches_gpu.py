@@ -65,12 +65,12 @@ def test_dtl_evaluate_brings_images_in_memory_to_the_gpu_once(monkeypatch):
     seen, result = [], Evaluation(1.0, 1.0, 1.0, 256, 0.0, 1.0)
     model = ViT(ViTConfig(8, 4, dim=12, depth=1, heads=1, classes=256))
     monkeypatch.setattr(command, "_model", lambda args: model)
-    monkeypatch.setattr(command, "_sets", lambda args, model: Sets(None, None, numbered(256)))
+    monkeypatch.setattr(command, "_sets", lambda *_: Sets(None, None, numbered(256)))
     monkeypatch.setattr(train, "evaluate", lambda model, images, *rest, **how: seen.append(images) or result)
     with pretended_gpu() as gpu:
         assert main(["evaluate", "--model-path", "any", "--quiet"]) == 0
         assert seen[0].device == gpu and next(model.parameters()).is_cuda
-    monkeypatch.setattr(command, "_sets", lambda args, model: Sets(None, None, Shapes(size=8, length=4)))
+    monkeypatch.setattr(command, "_sets", lambda *_: Sets(None, None, Shapes(size=8, length=4)))
     assert main(["evaluate", "--model-path", "any", "--quiet", "--device", "cpu"]) == 0
 
 

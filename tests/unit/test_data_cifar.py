@@ -123,7 +123,7 @@ def test_a_cut_file_is_named_with_what_was_expected(small_set):
 def test_a_missing_file_is_named(small_set):
     folder = small_set("cifar10", CIFAR10)
     (folder / "data_batch_2").unlink()
-    with pytest.raises(ValueError, match="data_batch_2 cannot be read.*unpack"):
+    with pytest.raises(ValueError, match="data_batch_2 does not exist.*unpack"):
         data.load("cifar10", folder)
 
 

@@ -215,7 +215,7 @@ def test_timm_readers_by_name(own):
 
 def test_a_corrupt_picture_of_a_reader_is_named(own):
     (own / "val" / "ant" / "0.png").write_bytes(b"no image")
-    with pytest.raises(ValueError, match="torch/image_folder, sample 0 cannot be read"):
+    with pytest.raises(ValueError, match="ant/0.png is not an image that can be read"):
         data.load("torch/image_folder", own, config=SMALL).test.batch([0])
 
 
@@ -276,8 +276,8 @@ def test_a_stream_is_kept_in_memory_as_far_as_asked(monkeypatch):
         timm.data, "create_dataset", lambda *_, **__: timm.data.IterableImageDataset(None, reader=stream)
     )
     with pytest.raises(ValueError, match="is a stream.*samples"):
-        data.load("wds/small")
-    sets = data.load("wds/small", samples=20, image_size=20, config=SimpleNamespace(crop=1.0))
+        data.load("tfds/small")
+    sets = data.load("tfds/small", samples=20, image_size=20, config=SimpleNamespace(crop=1.0))
     assert (len(sets.train), len(sets.held_out), len(sets.test)) == (18, 2, 20) and len(sets.train.classes) == 3
     x, y = sets.test.batch([4, 4])
     assert y.tolist() == [1, 1] and np.array_equal(data.undo(x[1]), pictures[4])
@@ -300,11 +300,11 @@ def test_a_reader_whose_package_is_missing_names_it(monkeypatch):
     import timm.data
 
     def missing(*_, **__):
-        raise ModuleNotFoundError("No module named 'webdataset'")
+        raise ModuleNotFoundError("No module named 'tensorflow_datasets'")
 
     monkeypatch.setattr(timm.data, "create_dataset", missing)
-    with pytest.raises(ValueError, match="pip install webdataset"):
-        data.load("wds/small", "somewhere", samples=4)
+    with pytest.raises(ValueError, match="pip install tensorflow-datasets"):
+        data.load("tfds/small", "somewhere", samples=4)
     assert set(readers.EXTRAS) <= set(data.sources.PREFIXES)
 
 

@@ -57,7 +57,7 @@ def test_links_are_followed_but_not_in_circles(pictures, tmp_path):
 
 @pytest.mark.parametrize("error", [RuntimeError("Failed to decode image"), NotImplementedError("Unimplemented DDS")])
 def test_whatever_a_decoder_raises_is_a_corrupt_image(pictures, monkeypatch, error):
-    def refuse(*_):
+    def refuse(*_, **__):
         raise error
 
     monkeypatch.setattr(photos.Image, "open", refuse)

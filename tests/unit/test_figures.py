@@ -53,6 +53,55 @@ def test_draws_and_leaves_nothing_open(name):
     assert plt.get_fignums() == [] and style() == before
 
 
+ODD = r"$\frac{$"  # no mathematics: matplotlib would raise
+SURFACES = {**SURFACE, "rows": [ODD, "2"], "columns": [ODD, "0", "2"], "label": ODD}
+PARETOS = {
+    "points": {ODD: (1.0, 40.0), "b": (2.0, 41.0, 0.5)},
+    "front": [ODD, "b"],
+    "kinds": {ODD: ODD},
+    "x": ODD,
+    "y": ODD,
+}
+LABELLED = {
+    "show_images": (lambda label: figures.show_images([PHOTO], [label]), 1),
+    "show_patches": (lambda label: figures.show_patches(PHOTO, 16), 0),
+    "show_maps": (lambda label: figures.show_maps(MAPS, [label] * 3, label=label), 4),
+    "show_matrix": (lambda label: figures.show_matrix(MAPS[0], label, label, label, {label: slice(0, 1)}), 5),
+    "show_similarity": (lambda label: figures.show_similarity(torch.rand(2, 3, 2, 3), [(0, 0)]), 0),
+    "show_table": (lambda label: figures.show_table([PHOTO, PHOTO], [label], 2, [label, label]), 3),
+    "show_timeline": (lambda label: figures.show_timeline(PLAN), 0),
+    "show_curves": (lambda label: figures.show_curves(
+        {label: ([1, 20], [3, 4]), "b": ([1], [2])}, label, label, (3, label), "xy"), 4),
+    "show_lines": (lambda label: figures.show_lines(torch.rand(1, 5), [label], label, label), 3),
+    "show_intervals": (lambda label: figures.show_intervals({label: (1.0, 0.1)}, label, reference=label), 2),
+    "show_agreement": (lambda label: figures.show_agreement({label: [(1.0, 1.1, 0.9, 1.2)]}, label, label), 3),
+    "show_surface": (lambda label: figures.show_surface(**SURFACES, half=0.25), 2),
+    "show_pareto": (lambda label: figures.show_pareto(**PARETOS), 4),
+    "show_atlas": (lambda label: figures.show_atlas(SURFACES, PARETOS), 7),
+    "show_roofline": (lambda label: figures.show_roofline(1e11, 1e10, {label: (0.5, 1e9)}), 1),
+    "show_bars": (lambda label: figures.show_bars([label], [0.3], label), 2),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LABELLED)
+def test_a_label_is_no_mathematics(name, tmp_path):
+    assert set(LABELLED) == {function for function in figures.__all__ if function.startswith("show_")}
+    draw, expected = LABELLED[name]
+    drawn = draw(ODD)
+    drawn.savefig(tmp_path / "drawn.svg")  # outside the style, as a notebook does
+    shown = [text for text in drawn.findobj(Text) if ODD in text.get_text()]
+    assert len(shown) >= expected and not any(text.get_parse_math() for text in shown)
+
+
+@pytest.mark.parametrize("log", ["x", "y", "xy"])
+def test_a_logarithmic_axis_writes_plain_numbers(log):
+    across = [1.5 * 2**power for power in range(14)]
+    drawn = figures.show_curves({"a": (across, across)}, "x", "y", log=log)
+    for axis in ([drawn.axes[0].xaxis] if "x" in log else []) + ([drawn.axes[0].yaxis] if "y" in log else []):
+        labels = [label.get_text() for label in axis.get_ticklabels(which="both") if label.get_text()]
+        assert len(labels) > 2 and all(float(label) > 0 for label in labels)
+
+
 def style():
     return {name: value for name, value in plt.rcParams.items() if name != "backend"}  # chosen at the first drawing
 

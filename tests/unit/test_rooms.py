@@ -9,7 +9,7 @@ import pytest
 import dtl_lib
 
 PACKAGE = Path(dtl_lib.__file__).parent
-GROUND = {"host", "checks", "hashing", "atomic", "progress"}
+GROUND = {"paths", "host", "checks", "hashing", "atomic", "progress"}
 CORE = {
     "tokens", "config", "cost", "layers", "hooks", "models", "tape", "deferred", "pretrained", "timm_models",
     "timm_parts", "checkpoint", "zoo", "probes", "figures", "exercises",

@@ -40,7 +40,7 @@ SOURCES = {
     "wds": Source("shards"),
 }
 TIMM = Source("timm_readers")
-PREFIXES = ("hfds", "hfids", "tfds", "torch", "wds")  # of the names that timm's readers know: PREFIX/NAME
+PREFIXES = ("hfds", "hfids", "tfds", "torch")  # of the names that timm's readers know: PREFIX/NAME
 
 
 def source(name: str) -> Source:
@@ -49,11 +49,16 @@ def source(name: str) -> Source:
         return SOURCES[name]
     if name.partition("/")[0] in PREFIXES and "/" in name:
         return TIMM
+    if name.startswith("wds/"):  # timm's reader of shards would run what a path after `pipe:` says
+        raise ValueError(f"{name} is no data set's name: shards in a folder are --data wds --data-path DIR")
     known = [*SOURCES, *(f"{prefix}/…" for prefix in PREFIXES)]
     raise ValueError(f"there is no data set {name!r}; there are {', '.join(known)}")
 
 
-def load(name: str, path=None, image_size=None, level: int = 1, seed: int = 0, samples: int | None = None, config=None):
+def load(
+    name: str, path=None, image_size=None, level: int = 1, seed: int = 0, samples: int | None = None, config=None,
+    download: bool = True,
+):  # fmt: skip
     """A data set's three parts, a `data.Sets`.
 
     Args:
@@ -64,11 +69,12 @@ def load(name: str, path=None, image_size=None, level: int = 1, seed: int = 0, s
         level, seed: of `shapes` alone.
         samples: training images to use; all where None.
         config: preprocessing of photos, such as a `ViTConfig`: mean, std, crop, interpolation.
+        download: whether cifar10 and cifar100 are downloaded where they are not there.
 
     Raises:
         ValueError: for an unknown name, and for missing or damaged data: which file, what was expected, what to do.
     """
     arguments = {"name": name, "path": path, "image_size": image_size, "level": level, "seed": seed}
-    arguments |= {"samples": samples, "config": config}
+    arguments |= {"samples": samples, "config": config, "download": download}
     loader = import_module(f".{source(name).module}", __package__).load
     return loader(**{parameter: arguments[parameter] for parameter in inspect.signature(loader).parameters})

@@ -9,6 +9,7 @@ import torch
 from einops import rearrange
 
 from ...host import data_folder
+from ...paths import require, user_path
 from ..images import InMemory, Sets, size_of
 from ..splits import held_out_of, split, subset
 
@@ -17,7 +18,7 @@ LABELS = {"cifar10": "labels", "cifar100": "fine_labels"}
 SIDE = 32
 
 
-def load(name: str, path=None, image_size=None, samples: int | None = None) -> Sets:
+def load(name: str, path=None, image_size=None, samples: int | None = None, download: bool = True) -> Sets:
     """CIFAR-10 or CIFAR-100: 45,000 images to train on, 5,000 held out of the training files, 10,000 to test on.
 
     Args:
@@ -25,12 +26,13 @@ def load(name: str, path=None, image_size=None, samples: int | None = None) -> S
         path: the folder of the python version's files, or one above it; where None, `DTL_DATA`, then a download.
         image_size: pixels to resize batches to, an int or (height, width); 32 where None.
         samples: training images to use, always the same ones; all where None.
+        download: whether it is downloaded where no path is given and it is not there.
 
     Raises:
         ValueError: for a missing, cut or altered file: which, what was expected and what to do.
     """
     published = _published(name)
-    folder = _find(published, name, path)
+    folder = _find(published, name, path, download)
     pixels, targets = _read(folder, name, published.train_list)
     test_pixels, test_targets = _read(folder, name, published.test_list)
     meta = published.meta
@@ -71,9 +73,9 @@ def _published(name: str):
     return getattr(datasets, name.upper())
 
 
-def _find(published, name: str, path) -> Path:
+def _find(published, name: str, path, download: bool) -> Path:
     """The folder with the files: the one given, one inside it, or a fresh download into `DTL_DATA`."""
-    root = data_folder() if path is None else Path(path).expanduser()
+    root = data_folder() if path is None else user_path(path)
     above = (root, root / name, root / name.upper())
     for folder in (*above, *(folder / published.base_folder for folder in above)):
         if any((folder / file).exists() for file, _ in published.train_list + published.test_list):
@@ -83,6 +85,8 @@ def _find(published, name: str, path) -> Path:
             f"{path} holds no {name}: {published.base_folder}/ with {published.train_list[0][0]} was expected "
             f"there; unpack {published.filename} in it, or leave the path out to download"
         )
+    if not download:
+        raise ValueError(f"{name} is not under {root}: give --data {name} to download it, or --data-path DIR")
     try:
         published(root, download=True)
     except (OSError, RuntimeError) as error:
@@ -103,6 +107,7 @@ def _verified(folder: Path, name: str, file: str, md5: str) -> bytes:
     """A file's bytes, only if they are the published ones: unpickling anything else could run code."""
     path = folder / file
     remedy = f"delete {folder} and unpack the python version of {name} again"
+    require(path, "a file", remedy)
     try:
         content = path.read_bytes()
     except OSError as error:

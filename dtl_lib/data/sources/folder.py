@@ -2,12 +2,11 @@
 
 import os
 from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
 
-from PIL import Image
-
 from ...host import data_folder
+from ...paths import user_path
+from ..decoding import endings
 from ..files import LabelledFiles
 from ..images import Sets
 from ..splits import PART_NAMES, cut
@@ -55,7 +54,7 @@ def load(name: str, path=None, image_size=None, samples: int | None = None, conf
     Raises:
         ValueError: for a missing folder, one without classes, or one whose classes are not ImageNet's.
     """
-    root = Path(path).expanduser() if path is not None else data_folder() / name
+    root = user_path(path) if path is not None else data_folder() / name
     folders = _parts(root)
     pictures = {part: pictures_by_class(folder) for part, folder in folders.items()}
     classes_of = _imagenet_classes if name == "imagenet" else _folder_classes
@@ -155,9 +154,4 @@ def _hidden(name: str) -> bool:
 
 
 def _is_picture(name: str) -> bool:
-    return not _hidden(name) and os.path.splitext(name)[1].lower() in _endings()
-
-
-@lru_cache
-def _endings() -> frozenset[str]:
-    return frozenset(Image.registered_extensions())
+    return not _hidden(name) and os.path.splitext(name)[1].lower() in endings()

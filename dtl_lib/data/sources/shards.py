@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ...host import data_folder
+from ...paths import user_path
 from ..files import LabelledFiles
 from ..images import CorruptImage, Sets
 from ..splits import PART_NAMES, cut
@@ -77,7 +78,7 @@ def load(path=None, image_size=None, samples: int | None = None, config=None) ->
     Raises:
         ValueError: where there is no folder or no shard, a number is missing among the shards', or one is damaged.
     """
-    root = Path(path).expanduser() if path is not None else data_folder() / "wds"
+    root = user_path(path) if path is not None else data_folder() / "wds"
     shards = _parts(root)
     for paths in shards.values():
         _check_numbers(paths)

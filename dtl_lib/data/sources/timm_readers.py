@@ -1,12 +1,20 @@
-"""Data sets that timm reads by name: `hfds/…`, `tfds/…`, `wds/…`, `torch/…`."""
+"""Data sets that timm reads by name: `hfds/…`, `tfds/…`, `torch/…`.
+
+Not `wds/…`: its opener runs what a path after `pipe:` says. `shards.py` reads such shards.
+"""
+
+import re
 
 import torch
 
+from ...paths import user_path
+from ..decoding import only_pictures
 from ..files import ImageFiles
 from ..images import CorruptImage, Sets
 from ..splits import held_out_of, split, subset
 
-EXTRAS = {"hfds": "datasets", "hfids": "datasets", "tfds": "tensorflow-datasets", "wds": "webdataset"}
+_NO_NAME = re.compile(r"[a-z][a-z+.-]+:(?!\d)|::|[|{}\0]", re.I)  # `mnist:3.0.1` is a version of tfds'
+EXTRAS = {"hfds": "datasets", "hfids": "datasets", "tfds": "tensorflow-datasets"}
 SPLITS = {"train": ("train",), "validation": ("validation", "val", "valid", "test")}  # the first that there is
 
 
@@ -16,17 +24,20 @@ class IndexedDataset:
     def __init__(self, dataset, name: str):
         self.dataset, self.name = dataset, name
         self.reader = getattr(dataset, "reader", dataset)
+        if hasattr(dataset, "loader"):  # torchvision's, which would decode with Pillow's defaults
+            dataset.loader = str
 
     def __len__(self):
         return len(self.reader)
 
     def __call__(self, number: int):
         sample_name = f"{self.name}, sample {number}"
+        only_pictures()  # here too: a worker process has not opened the data set
         try:
             image, target = self.reader[number][:2]
-        except OSError as error:  # torchvision's data sets decode here
+        except OSError as error:  # some of torchvision's data sets open their pictures here
             raise CorruptImage(sample_name, f"cannot be read: {error}") from None
-        return image, sample_name, int(target)
+        return image, image if isinstance(image, str) else sample_name, int(target)
 
 
 class BufferedStream:
@@ -54,7 +65,7 @@ def load(name: str, path=None, image_size=None, samples: int | None = None, conf
         name: prefix/name, such as `hfds/uoft-cs/cifar10` or `torch/fashion_mnist`.
         path: its folder, or the cache's.
         image_size: pixels, an int or (height, width); the config's, or 224, where None.
-        samples: training images to use; needed for a stream (`wds`, `tfds`, `hfids`), read into memory once, as
+        samples: training images to use; needed for a stream (`tfds`, `hfids`), read into memory once, as
             are as many test images.
         config: preprocessing, such as a `ViTConfig`: mean, std, crop, interpolation.
 
@@ -79,9 +90,12 @@ def _open(name: str, path, part: str, samples: int | None):
     from timm.data import create_dataset
 
     prefix = name.partition("/")[0]
+    _check_name(name)
+    path = None if path is None else str(user_path(path).absolute())  # absolute: it cannot begin with a scheme
+    only_pictures()
     try:
         options = _hub_options(name, path, part) if prefix in ("hfds", "hfids") else {"split": part}
-        dataset = create_dataset(name, root=path and str(path), is_training=False, **options)
+        dataset = create_dataset(name, root=path, is_training=False, **options)
     except ImportError as error:
         raise ValueError(
             f"{name} needs a package that is not installed ({error}); pip install {EXTRAS[prefix]}"
@@ -111,11 +125,18 @@ def _hub_options(name: str, path, part: str) -> dict[str, str]:
     split = next((split for split in SPLITS[part] if split in splits), None)
     if split is None:
         raise ValueError(f"it has no split {' or '.join(SPLITS[part])}, only {', '.join(splits)}")
-    rows = datasets.load_dataset(hub_name, split=split, cache_dir=path and str(path), streaming=prefix == "hfids")
+    rows = datasets.load_dataset(hub_name, split=split, cache_dir=path, streaming=prefix == "hfids")
     columns = rows.features or {}
     kinds = {"input_key": datasets.Image, "target_key": datasets.ClassLabel}
     names = {key: [name for name, kind in columns.items() if isinstance(kind, type_)] for key, type_ in kinds.items()}
-    return {"split": split} | {key: matching[0] for key, matching in names.items() if matching}
+    mode = {"input_img_mode": ""} if prefix == "hfids" else {}  # as they are: `decode` knows 16 bits
+    return {"split": split} | mode | {key: matching[0] for key, matching in names.items() if matching}
+
+
+def _check_name(name: str) -> None:
+    """A ValueError where a name after the prefix is an address or a command, or expands to several."""
+    if _NO_NAME.search(name.partition("/")[2]):
+        raise ValueError(f"{name} is no data set's name: it holds an address, a command or a pattern")
 
 
 def _classes(source) -> tuple[str, ...]:

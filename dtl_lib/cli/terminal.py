@@ -1,0 +1,38 @@
+"""What a command prints: names come from strangers' files and cards, and may hold sequences that steer a terminal."""
+
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+
+from ..checks import visible
+
+
+class Visible:
+    """A stream whose control characters are written as escapes.
+
+    Attributes:
+        unfiltered: the stream itself, for progress bars.
+    """
+
+    def __init__(self, stream):
+        self.unfiltered = stream
+
+    def write(self, text: str) -> int:
+        """As of any stream."""
+        self.unfiltered.write(visible(text))
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        """As of any stream."""
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str):
+        return getattr(self.unfiltered, name)
+
+
+@contextmanager
+def plain_output() -> Iterator[None]:
+    """Inside, nothing that is printed, logged or warned of reaches the terminal as a control sequence."""
+    with redirect_stdout(Visible(sys.stdout)), redirect_stderr(Visible(sys.stderr)):
+        yield

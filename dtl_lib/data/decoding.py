@@ -1,0 +1,118 @@
+"""Picture files → 8-bit RGB. Every picture that the library opens is opened here."""
+
+import os
+import struct
+import warnings
+from functools import lru_cache
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from ..paths import kind
+from .images import CorruptImage
+
+# Pillow's names of what photos and data sets are stored in. Of its others some start a program (EPS: Ghostscript), some
+# open anything inside them (IPTC), and many are no pictures (HDF5, MPEG). TGA comes last: it has no mark to know it by.
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP", "DIB", "AVIF", "JPEG2000", "MPO", "PPM", "TGA")
+EIGHT_BIT = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV", "LAB"}
+SIXTEEN_BIT = {"I;16", "I;16B", "I;16L", "I;16N"}
+UNKNOWN = {"I": "32-bit integers", "F": "floating-point numbers"}  # Pillow would clip them to 0 … 255
+BITS, WHITE_IS_ZERO = 258, (262, 0)  # tags of TIFF: bits a sample; photometric interpretation
+# what Pillow raises; RuntimeError: of AVIF's decoder
+_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, RuntimeError, struct.error, Image.DecompressionBombError)
+_PILLOW = r"PIL\."
+
+
+@lru_cache
+def endings() -> frozenset[str]:
+    """The endings of files that may be pictures of one of `FORMATS`, in lower case, such as `.jpg`."""
+    return frozenset(ending for ending, name in Image.registered_extensions().items() if name in FORMATS)
+
+
+def only_pictures() -> None:
+    """From here on Pillow opens `FORMATS` alone in this process, also where another library's reader calls it."""
+    Image.init()
+    for name in set(Image.OPEN) - set(FORMATS):
+        Image.OPEN.pop(name, None)
+        if name in Image.ID:
+            Image.ID.remove(name)
+
+
+def decode(file, name, upright: bool = False) -> Image.Image:
+    """The RGB image in a path, a binary file or a PIL image.
+
+    Args:
+        name: of the image, for errors.
+        upright: turn it as its camera noted and lay it on white, as a reader expects of a photo; a data set's images
+            stay as other libraries read them.
+
+    Raises:
+        CorruptImage: where there is no such file, or it is not an image, or it is cut short, or nobody can tell which
+            of its values is white.
+    """
+    _keep_warnings_back()
+    try:
+        if isinstance(file, str | os.PathLike) and (found := kind(file)) not in ("a file", None):
+            raise CorruptImage(name, f"is {found}; a .jpg, .png or .webp file is needed")
+        with file if isinstance(file, Image.Image) else Image.open(file, formats=_formats()) as image:
+            return rgb(image, name, upright, upright)
+    except CorruptImage:
+        raise
+    except UnidentifiedImageError:
+        raise CorruptImage(name, "is not an image that can be read; a .jpg, .png or .webp file is needed") from None
+    except _DAMAGE as error:
+        if getattr(error, "errno", None):
+            raise CorruptImage(name, f"cannot be opened ({error.strerror}); put it back") from None
+        raise CorruptImage(name, f"is damaged or cut short ({error}); save or fetch it again") from None
+
+
+def rgb(image: Image.Image, name, upright: bool = False, on_white: bool = True) -> Image.Image:
+    """A PIL image of any kind as 8-bit RGB, from black at 0 to white at 255.
+
+    torchvision and timm call Pillow's `convert("RGB")`, which clips 16-bit grey at 255: nearly all is white.
+
+    Args:
+        name: of the image, for errors.
+        upright: turn it as its camera noted.
+        on_white: lay it on white where it is transparent; otherwise its colours count, as in other libraries.
+
+    Raises:
+        CorruptImage: where its numbers have no range, such as floating-point ones.
+    """
+    turned = ImageOps.exif_transpose(image) if upright else image
+    if image.mode in SIXTEEN_BIT or (image.mode == "I" and image.format in ("PNG", "PPM")):
+        return _from_sixteen_bits(turned, image, on_white).convert("RGB")
+    if image.mode not in EIGHT_BIT:
+        what = UNKNOWN.get(image.mode, f"pixels of Pillow's mode {image.mode}")
+        raise CorruptImage(name, f"holds {what}, and which of them is white is not known: save it in 8 or 16 bits")
+    if "transparency" in image.info or image.mode == "RGBa":
+        turned = turned.convert("RGBA")
+    if on_white and "A" in turned.getbands():
+        turned = turned.convert("RGBA")
+        turned = Image.alpha_composite(Image.new("RGBA", turned.size, "white"), turned)
+    return turned.convert("RGB")
+
+
+def _from_sixteen_bits(pixels: Image.Image, image: Image.Image, on_white: bool) -> Image.Image:
+    """8-bit grey. What the file says about its numbers is with `image`."""
+    tags = getattr(image, "tag_v2", {})
+    bits = tags.get(BITS, (16,))[0]
+    values = np.asarray(pixels).astype(np.int64)
+    grey = (values * 255 * 2 + (1 << bits) - 1) // (2 * ((1 << bits) - 1))  # rounded
+    grey = 255 - grey if WHITE_IS_ZERO in tags.items() else grey
+    if on_white and isinstance(clear := image.info.get("transparency"), int):
+        grey[values == clear] = 255
+    return Image.fromarray(grey.clip(0, 255).astype(np.uint8))
+
+
+@lru_cache
+def _formats() -> tuple[str, ...]:
+    """Those of `FORMATS` that this Pillow can open."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def _keep_warnings_back() -> None:
+    """Pillow warns of large pictures, odd metadata and palettes, which concern nobody who has the pixels."""
+    if not any(entry[0] == "ignore" and entry[3] and entry[3].pattern == _PILLOW for entry in warnings.filters):
+        warnings.filterwarnings("ignore", module=_PILLOW)
