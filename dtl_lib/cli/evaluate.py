@@ -46,10 +46,12 @@ def main(args: Namespace) -> None:
 
 def _evaluate(args: Namespace, device, processes: Processes) -> None:
     from ..data.corrupt import CorruptImages
+    from ..train.classes import match_classes
 
     with processes.first_on_each_host():  # what has to be downloaded is downloaded once
         model = _model(args)
         images = getattr(_sets(args, model), args.part)
+        notes = match_classes(model, images).notes
     images = images.to(device) if hasattr(images, "to") else images  # those in memory
     progress = processes.first and not args.quiet
     corrupt = CorruptImages(args.max_corrupt)
@@ -63,7 +65,7 @@ def _evaluate(args: Namespace, device, processes: Processes) -> None:
     if processes.world > 1:
         where = f"{processes.world} processes, {where}"
     images_per_s = evaluation.n / evaluation.seconds
-    print(f"{images.name}: {evaluation}")
+    print("\n".join([*notes, f"{images.name}: {evaluation}"]))
     print(f"{evaluation.seconds:.1f} s, {images_per_s:,.0f} images/s on {where}")
     if corrupt.names:
         print(unreadable(corrupt.names))

@@ -2,7 +2,7 @@
 
 import copy
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 from ..data import loader
 from ..data.corrupt import CorruptImages
 from ..progress import progress_bar
+from .classes import match_classes
 from .device import autocast, device_of
 from .distributed.processes import Processes
 from .distributed.sharding import is_sharded
@@ -65,7 +66,8 @@ def wilson(right: int, n: int) -> tuple[float, float]:
 def evaluate(
     model, images, batch_size: int = 256, amp: str = "auto", workers: int | None = None, progress: bool = False,
     *, processes: Processes | None = None, corrupt: CorruptImages | None = None,
-    stop_request: StopRequest | None = None,
+    stop_request: StopRequest | None = None, classes: Sequence[str] | None = None,
+    kept: loader.KeptWorkers | None = None,
 ) -> Evaluation:  # fmt: skip
     """Top-1 (and top-5 where there are more than ten classes) on every image, on the model's device.
 
@@ -79,20 +81,26 @@ def evaluate(
         processes: those that share the work: each looks at some of the images, all get the result.
         corrupt: counts pictures that cannot be read, which are then left out; None raises.
         stop_request: says whether to stop on the way.
+        classes: what the model's classes are called, by index; as its card says where None. The data's are found among
+            them by name.
+        kept: worker processes from an earlier evaluation on the same images, and for the next.
 
     Raises:
-        ValueError: where the model has fewer classes than the data, or there is no image.
+        ValueError: where the data has a class that the model does not have, or there is no image.
         EvaluationStopped: where it was asked to stop.
     """
-    check_classes(model, images)
+    check_not_empty(images)
+    numbers = match_classes(model, images, classes).numbers
     processes = processes or Processes()
     was_training, device = model.training, device_of(model)
     model.eval()
     start = time.perf_counter()
     batches = loader.evaluation_batches(
         as_expected(model, images), batch_size, workers, device=device, corrupt=corrupt, rank=processes.rank,
-        world=processes.world, cores=processes.cores,
+        world=processes.world, cores=processes.cores, kept=kept,
     )  # fmt: skip
+    if numbers is not None:
+        batches = ((x, numbers.to(y.device)[y]) for x, y in batches)
     if is_sharded(model):
         batches = _padded(batches, -(-len(images) // processes.world), batch_size, model.config)
     sums = torch.zeros(4, device=device, dtype=torch.float64)
@@ -161,10 +169,15 @@ def as_expected(model, images):
     return images
 
 
-def check_classes(model, images) -> None:
-    """A ValueError where the labels go beyond the model's classes, or there is nothing to look at."""
+def check_not_empty(images) -> None:
+    """A ValueError where there is nothing to look at."""
     if not len(images):
         raise ValueError(f"{images.name} holds no images")
+
+
+def check_classes(model, images) -> None:
+    """A ValueError where the labels go beyond the model's classes, or there is nothing to look at."""
+    check_not_empty(images)
     if model.config.classes < len(images.classes):
         raise ValueError(
             f"the model has {model.config.classes} classes and {images.name} {len(images.classes)}: "

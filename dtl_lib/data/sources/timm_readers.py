@@ -1,5 +1,7 @@
 """Data sets that timm reads by name: `hfds/…`, `tfds/…`, `wds/…`, `torch/…`."""
 
+from collections.abc import Sequence
+
 import torch
 
 from ..files import ImageFiles
@@ -63,6 +65,7 @@ def load(name: str, path=None, image_size=None, samples: int | None = None, conf
     """
     source, test_source = (_open(name, path, part, samples) for part in ("train", "validation"))
     classes = _classes(source)
+    test_source = _numbered_as(test_source, classes, name)
     train, held_out = split(len(source), held_out_of(len(source), name))
 
     def part(title, source, members):
@@ -116,6 +119,38 @@ def _hub_options(name: str, path, part: str) -> dict[str, str]:
     kinds = {"input_key": datasets.Image, "target_key": datasets.ClassLabel}
     names = {key: [name for name, kind in columns.items() if isinstance(kind, type_)] for key, type_ in kinds.items()}
     return {"split": split} | {key: matching[0] for key, matching in names.items() if matching}
+
+
+class Renumbered:
+    """A source whose classes have other numbers; `numbers` has the new one at the place of the old."""
+
+    def __init__(self, source, numbers: Sequence[int]):
+        self.source, self.numbers = source, tuple(numbers)
+
+    def __len__(self):
+        return len(self.source)
+
+    def __call__(self, number: int):
+        image, name, target = self.source(number)
+        return image, name, self.numbers[target]
+
+
+def _numbered_as(source, classes: tuple[str, ...], name: str):
+    """The source with the numbers that classes of its names have among `classes`.
+
+    torchvision and timm number the class folders of each part by themselves: where `val` lacks a class, they call its
+    images by the numbers of others, in training and in evaluation.
+    """
+    own = _classes(source)
+    if own == classes:
+        return source
+    if stray := [label for label in own if label not in classes]:
+        raise ValueError(
+            f"the test images of {name} have a class {stray[0]!r} that the training images lack; both need the same"
+        )
+    if len(set(classes)) < len(classes):
+        raise ValueError(f"{name} has two classes of one name, and another order of them to train and to test on")
+    return Renumbered(source, [classes.index(label) for label in own])
 
 
 def _classes(source) -> tuple[str, ...]:
