@@ -17,6 +17,7 @@ from ..host import usable_cores
 from . import keyed
 from .corrupt import CorruptImages
 from .files import ImageFiles
+from .kept import KeptWorkers, Requests
 
 PIECE = 64  # images a worker hands over at a time
 AT_ONCE = 256  # images made together: a sample's pixels do not depend on its batch, and small batches have overhead
@@ -82,7 +83,7 @@ def training_batches(
 def evaluation_batches(
     images, batch_size: int, workers: int | None = None, *, rank: int = 0, world: int = 1,
     corrupt: CorruptImages | None = None, device: torch.device | None = None, cores: int | None = None,
-    kept: "KeptWorkers | None" = None,
+    kept: KeptWorkers | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:  # fmt: skip
     """Images rank, rank + world, … without augmentation, in batches of at most `batch_size`: each on one process.
 
@@ -122,7 +123,7 @@ def _load(
     corrupt: CorruptImages | None,
     device,
     replace: bool,
-    kept: "KeptWorkers | None" = None,
+    kept: KeptWorkers | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """The batches: made in this process for images in memory, by worker processes for images in files."""
     read = images.batch if corrupt is None else partial(corrupt.batch, images, replace=replace)
@@ -137,7 +138,7 @@ def _load(
     if loader is None:
         _check_shared_memory(images, batch_size, workers, 2 if replace else 1)
         loader = torch.utils.data.DataLoader(
-            _PieceDataset(images, read, corrupt), sampler=_Sampler(), batch_size=None, num_workers=workers,
+            _PieceDataset(images, read, corrupt), sampler=Requests(), batch_size=None, num_workers=workers,
             prefetch_factor=PREFETCH, pin_memory=device is not None and device.type == "cuda",
             worker_init_fn=_start_worker, timeout=WORKER_TIMEOUT, persistent_workers=kept is not None,
         )  # fmt: skip
@@ -202,36 +203,6 @@ def _pieces(steps, counts: deque) -> Iterator:
         pieces = [(piece.numpy(), augment, key) for samples, augment, key in step for piece in samples.split(PIECE)]
         counts.append(len(pieces))
         yield from pieces
-
-
-class KeptWorkers:
-    """Worker processes that stay from one evaluation of a part of a data set to the next.
-
-    Where processes are spawned, each imports torch anew: several seconds, which every evaluation of a training run
-    would take again.
-    """
-
-    def __init__(self):
-        self.loader = None
-
-    def again(self, images, corrupt: CorruptImages | None, workers: int):
-        """The loader, where it is of these images, normalised like these; None where it is of others."""
-        if self.loader is None or not self.loader.dataset.is_of(images, corrupt, workers, self.loader.num_workers):
-            self.close()
-        return self.loader
-
-    def close(self) -> None:
-        """End the processes."""
-        self.loader = None
-
-
-class _Sampler:
-    """The requests of the evaluation, or the training, that is next: a `DataLoader`'s sampler cannot be exchanged."""
-
-    pieces: Iterator = iter(())
-
-    def __iter__(self):
-        return self.pieces
 
 
 class _PieceDataset(torch.utils.data.Dataset):
