@@ -98,7 +98,7 @@ def _pax_records(content: bytes, path) -> dict[str, str]:
         digits, blank, _ = content[place : place + 8].partition(b" ")
         length = int(digits) if digits.isdigit() and blank else 0
         record = content[place + len(digits) + 1 : place + length]
-        if not record.endswith(b"\n") or place + length > len(content):
+        if not record.endswith(b"\n") or b"=" not in record or place + length > len(content):
             raise _damaged(path)
         key, _, value = record[:-1].partition(b"=")
         values[key.decode(errors="replace")] = value.decode(errors="replace")
