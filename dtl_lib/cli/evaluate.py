@@ -23,9 +23,7 @@ SUMMARY = "Evaluate a trained ViT."
 
 def flags(parser: Parser) -> None:
     """Which model, on which images, and how."""
-    parser.add_argument("--model-path", metavar="FILE", help="a checkpoint, such as best.safetensors")
-    parser.add_argument("--model", metavar="NAME", help="a timm name with --pretrained, or zoo/…")
-    parser.add_argument("--pretrained", action="store_true", help="use the published weights of --model")
+    add_trained(parser)
     add_data(parser, "what to evaluate on (default: what the model was trained on)")
     parts = ("test", "held_out", "train")
     parser.add_argument("--part", choices=parts, default="test", help="which of its images (default: test)")
@@ -34,6 +32,13 @@ def flags(parser: Parser) -> None:
     add_record(parser)
     add_machine(parser)
     add_processes(parser)
+
+
+def add_trained(parser: Parser) -> None:
+    """Which trained model."""
+    parser.add_argument("--model-path", metavar="FILE", help="a checkpoint, such as best.safetensors")
+    parser.add_argument("--model", metavar="NAME", help="a timm name with --pretrained, or zoo/…")
+    parser.add_argument("--pretrained", action="store_true", help="use the published weights of --model")
 
 
 def main(args: Namespace) -> None:
@@ -48,10 +53,12 @@ def main(args: Namespace) -> None:
 
 def _evaluate(args: Namespace, device, processes: Processes) -> None:
     from ..data.corrupt import CorruptImages
+    from ..train.classes import match_classes
 
     with processes.first_on_each_host():  # what has to be downloaded is downloaded once
-        model = _model(args)
+        model = trained_model(args)
         images = getattr(_sets(args, model, processes.first), args.part)
+        notes = match_classes(model, images).notes
     images = images.to(device) if hasattr(images, "to") else images  # those in memory
     progress = processes.first and not args.quiet
     corrupt = CorruptImages(args.max_corrupt)
@@ -65,7 +72,7 @@ def _evaluate(args: Namespace, device, processes: Processes) -> None:
     if processes.world > 1:
         where = f"{processes.world} processes, {where}"
     images_per_s = evaluation.n / evaluation.seconds
-    print(f"{images.name}: {evaluation}")
+    print("\n".join([*notes, f"{images.name}: {evaluation}"]))
     print(f"{evaluation.seconds:.1f} s, {images_per_s:,.0f} images/s on {where}")
     if corrupt.names:
         print(unreadable(corrupt.names))
@@ -83,7 +90,8 @@ def unreadable(names: Sequence[str]) -> str:
     return f"{len(names)} image{'s' * (len(names) > 1)} could not be read: {', '.join(names[:3])}{more}"
 
 
-def _model(args: Namespace) -> ViT:
+def trained_model(args: Namespace) -> ViT:
+    """The model that `add_trained`'s flags say."""
     from ..checkpoint import load_model
     from ..pretrained import load_pretrained
 

@@ -91,17 +91,6 @@ class ImageFiles(Images):
         return out
 
 
-class LabelledFiles(ImageFiles):
-    """`ImageFiles` whose classes are known before any image is opened: the source has `targets` and a `listing`."""
-
-    def __init__(self, name, classes, source, members, config=None, image_size=None):
-        super().__init__(name, classes, source, members, config, image_size)
-        self._targets = torch.tensor([source.targets[number] for number in members.tolist()], dtype=torch.int64)
-
-    def identity(self):
-        return *super().identity(), self.source.listing(self.members.tolist())
-
-
 def resized_crop(size: tuple[int, int], draws: Sequence[Sequence[float]], smallest: float) -> tuple[float, ...]:
     """A box of random area and aspect ratio inside an image (Szegedy et al. 2015, Going Deeper with Convolutions, §6).
 

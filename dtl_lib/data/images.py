@@ -1,5 +1,7 @@
 """The interface of every data set: images by index."""
 
+import os
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,7 +14,16 @@ from .augment import transforms as augmentation
 from .augment.transforms import Augment
 from .augment.trivial import trivial
 
+HASHED_TOGETHER = 4096  # images in memory whose pixels are copied for the fingerprint
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.uint8)
+
+
+def plain_name(name: str) -> str:
+    """A class's name as a card can hold it, and as two file systems agree on it: composed, without stray bytes."""
+    text = (
+        os.fsencode(name).decode("utf-8", "backslashreplace") if any("\ud800" <= c <= "\udfff" for c in name) else name
+    )
+    return unicodedata.normalize("NFC", text)
 
 
 class CorruptImage(ValueError):
@@ -41,6 +52,8 @@ class Images:
         mean, std: a channel, of pixels in 0 … 1.
         image_size: (height, width) in pixels.
         device: where batches are made.
+        identities: of the classes, where their names are for readers: WordNet ids; None where the names do.
+        origin: where the images are from, for a log.
     """
 
     name: str
@@ -49,6 +62,8 @@ class Images:
     std: tuple[float, float, float]
     image_size: tuple[int, int]
     device: torch.device = torch.device("cpu")
+    identities: tuple[str, ...] | None = None
+    origin: str = ""
 
     def __len__(self) -> int:
         raise NotImplementedError
@@ -62,8 +77,21 @@ class Images:
         raise NotImplementedError
 
     def identity(self) -> Sequence:
-        """What distinguishes this data from other data, for the fingerprint."""
+        """What distinguishes this data from other data, for the fingerprint, apart from `contents`."""
         raise NotImplementedError
+
+    def contents(self) -> Sequence[bytes]:
+        """A hash of the pixels, for the fingerprint; none where `identity` decides them."""
+        return ()
+
+    def present(self) -> torch.Tensor | None:
+        """The classes that have images, sorted; None where it would take opening the images to know."""
+        return None
+
+    @property
+    def class_ids(self) -> tuple[str, ...]:
+        """What a model's card calls the classes, by which two folders' classes are matched: plain text, by index."""
+        return tuple(map(plain_name, self.identities or self.classes))
 
     def batch(self, indices, augment: Augment | None = None, key: Sequence[int] | None = None):
         """Images for the model and their classes.
@@ -127,13 +155,27 @@ class Images:
         return indices.to(self.device, non_blocking=True)
 
     def fingerprint(self) -> str:
-        """Twelve hexadecimal digits that change with the data."""
-        return of_parts((self.name, len(self), self.image_size, self.classes, *self.identity()))
+        """Twelve hexadecimal digits that change with the data: its name, length, size, classes, order, and pixels.
+
+        Of images in memory every pixel counts; of those in files what `LabelledFiles.contents` reads, or for the
+        readers of other libraries none. Generated images are as their name, seed and range say.
+        """
+        return of_parts((*self._known_by_name(), *self.contents()))
+
+    def has_fingerprint(self, fingerprint) -> bool:
+        """Whether that is this data's, as it is now or as it was before it changed with every pixel."""
+        return fingerprint in (of_parts(self._known_by_name()), self.fingerprint())
+
+    def _known_by_name(self) -> tuple:
+        return self.name, len(self), self.image_size, self.classes, *self.identity()
 
     def describe(self) -> str:
         """One line for a log."""
-        height, width = self.image_size
-        return f"{self.name}: {len(self):,} images, {height}×{width}, {len(self.classes)} classes, {self.fingerprint()}"
+        (height, width), classes, present = self.image_size, f"{len(self.classes)}", self.present()
+        if present is not None and 0 < len(present) < len(self.classes):
+            classes = f"{len(present):,} of {len(self.classes):,}"
+        origin = f", from {self.origin}" if self.origin and len(self) else ""
+        return f"{self.name}: {len(self):,} images, {height}×{width}, {classes} classes, {self.fingerprint()}{origin}"
 
 
 class InMemory(Images):
@@ -178,6 +220,9 @@ class InMemory(Images):
     def identity(self):
         sampled = torch.linspace(0, len(self) - 1, min(len(self), 64)).long().to(self.device)
         return self.targets.cpu().numpy().tobytes(), self._pixels[sampled].cpu().numpy().tobytes()
+
+    def contents(self):
+        return (of_parts(part.cpu().numpy().tobytes() for part in self._pixels.split(HASHED_TOGETHER)).encode(),)
 
     @property
     def _pixels(self) -> torch.Tensor:

@@ -17,6 +17,7 @@ from ..host import usable_cores
 from . import keyed
 from .corrupt import CorruptImages
 from .files import ImageFiles
+from .kept import KeptWorkers, Requests
 
 PIECE = 64  # images a worker hands over at a time
 AT_ONCE = 256  # images made together: a sample's pixels do not depend on its batch, and small batches have overhead
@@ -82,11 +83,12 @@ def training_batches(
 def evaluation_batches(
     images, batch_size: int, workers: int | None = None, *, rank: int = 0, world: int = 1,
     corrupt: CorruptImages | None = None, device: torch.device | None = None, cores: int | None = None,
+    kept: KeptWorkers | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:  # fmt: skip
     """Images rank, rank + world, … without augmentation, in batches of at most `batch_size`: each on one process.
 
     With `corrupt` an image that cannot be read is counted there and left out. `device` and `cores` are as in
-    `training_batches`.
+    `training_batches`. Worker processes in `kept` are used again.
     """
     if workers is None and isinstance(images, ImageFiles):
         workers = _default_workers(cores)
@@ -94,7 +96,7 @@ def evaluation_batches(
     steps = ([(part, None, None)] for part in parts if len(part))
     return (
         batch
-        for batch in _load(images, steps, batch_size, workers or 0, corrupt, device, replace=False)
+        for batch in _load(images, steps, batch_size, workers or 0, corrupt, device, replace=False, kept=kept)
         if len(batch[1])
     )
 
@@ -114,7 +116,14 @@ def _default_workers(cores: int | None) -> int:
 
 
 def _load(
-    images, steps, batch_size: int, workers: int, corrupt: CorruptImages | None, device, replace: bool
+    images,
+    steps,
+    batch_size: int,
+    workers: int,
+    corrupt: CorruptImages | None,
+    device,
+    replace: bool,
+    kept: KeptWorkers | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """The batches: made in this process for images in memory, by worker processes for images in files."""
     read = images.batch if corrupt is None else partial(corrupt.batch, images, replace=replace)
@@ -124,13 +133,18 @@ def _load(
         at_once = max(AT_ONCE, PIXELS_ON_A_GPU // math.prod(images.image_size)) if on_gpu else AT_ONCE
         yield from _made_together(read, iter(steps), 1 if singly else max(1, at_once // batch_size))
         return
-    _check_shared_memory(images, batch_size, workers, 2 if replace else 1)
     counts = deque()
-    loader = torch.utils.data.DataLoader(
-        _PieceDataset(images, read, corrupt), sampler=_pieces(steps, counts), batch_size=None, num_workers=workers,
-        prefetch_factor=PREFETCH, pin_memory=device is not None and device.type == "cuda",
-        worker_init_fn=_start_worker, timeout=WORKER_TIMEOUT,
-    )  # fmt: skip
+    loader = kept.again(images, corrupt, workers) if kept is not None else None
+    if loader is None:
+        _check_shared_memory(images, batch_size, workers, 2 if replace else 1)
+        loader = torch.utils.data.DataLoader(
+            _PieceDataset(images, read, corrupt), sampler=Requests(), batch_size=None, num_workers=workers,
+            prefetch_factor=PREFETCH, pin_memory=device is not None and device.type == "cuda",
+            worker_init_fn=_start_worker, timeout=WORKER_TIMEOUT, persistent_workers=kept is not None,
+        )  # fmt: skip
+        if kept is not None:
+            kept.loader = loader
+    loader.sampler.pieces = _pieces(steps, counts)
     pieces = []
     for piece in _received(loader):
         if isinstance(piece, Exception):
@@ -199,6 +213,12 @@ class _PieceDataset(torch.utils.data.Dataset):
 
     def __init__(self, images, read: Callable, corrupt: CorruptImages | None):
         self.images, self.read, self.corrupt = images, read, corrupt
+
+    def is_of(self, images, corrupt: CorruptImages | None, *workers: int) -> bool:
+        """Whether these are the images that the workers have, and as many workers are asked for as there are."""
+        same = vars(images).keys() == vars(self.images).keys()
+        same = same and all(value is getattr(self.images, name) for name, value in vars(images).items())
+        return same and corrupt is self.corrupt and len(set(workers)) == 1
 
     def __getitem__(self, request):
         samples, augment, key = request

@@ -6,8 +6,13 @@ import torch
 
 from . import keyed
 
-# what folders and files of a part are called; of several the first counts
-PART_NAMES = {"train": ("train", "training"), "test": ("val", "validation", "test", "eval")}
+# what folders and files of a part are called, whatever the case
+PART_NAMES = {
+    "train": ("train", "training"),
+    "held_out": ("val", "valid", "validation", "dev", "eval"),
+    "test": ("test", "testing"),
+}
+_PARTS = {name: part for part, names in PART_NAMES.items() for name in names}
 SPLIT_KEY = (20260101,)
 HELD_OUT = 5_000
 
@@ -38,22 +43,44 @@ def check_samples(samples: int | None) -> None:
         raise ValueError(f"samples is {samples}; it counts training images, 1 or more")
 
 
+def part_of(name: str) -> str | None:
+    """The part that a folder or a word of this name means: train, held_out, test, or none."""
+    return _PARTS.get(name.casefold())
+
+
+def assigned(parts: Mapping) -> dict:
+    """The parts under the names of their use: what is there to validate on is the test where there is no other."""
+    if "held_out" in parts and "test" not in parts:
+        return {"test" if part == "held_out" else part: value for part, value in parts.items()}
+    return dict(parts)
+
+
 def cut(sources: Mapping, folders: Mapping, samples: int | None) -> dict:
     """Source and members of train, held_out and test; a part that is missing is cut from the training images.
 
     Args:
-        sources: by part, `train` and `test`, one of which may be missing.
+        sources: by part, `train`, `held_out` and `test`; `train` or `test` is there.
         folders: where they are from, by part, for errors.
         samples: training images to use; all where None.
     """
-    if "train" not in sources:
-        test, none = sources["test"], torch.empty(0, dtype=torch.int64)
-        return {"train": (test, none), "held_out": (test, none), "test": (test, torch.arange(len(test)))}
-    source = sources["train"]
-    train, held_out = split(len(source), held_out_of(len(source), folders["train"]))
-    if "test" in sources:
-        test = sources["test"], torch.arange(len(sources["test"]))
-    else:
+    none = torch.empty(0, dtype=torch.int64)
+    parts = {part: (source, torch.arange(len(source))) for part, source in sources.items()}
+    if "train" not in parts:
+        return {"train": (sources["test"], none), "held_out": (sources["test"], none), **parts}
+    source, train = parts["train"]
+    if "held_out" not in parts:
+        train, held_out = split(len(source), held_out_of(len(source), folders["train"]))
+        parts["held_out"] = source, held_out
+    if "test" not in parts:
         rest, last = split(len(train), held_out_of(len(train), folders["train"]))
-        test, train = (source, train[last]), train[rest]
-    return {"train": (source, train[subset(len(train), samples)]), "held_out": (source, held_out), "test": test}
+        parts["test"], train = (source, train[last]), train[rest]
+    return {**parts, "train": (source, train[subset(len(train), samples)])}
+
+
+def origins(folders: Mapping) -> dict[str, str]:
+    """Where each part's images are from, for a log; `folders` is as in `cut`."""
+    if "train" not in folders:
+        return {part: str(folder) for part, folder in folders.items()}
+    return {
+        part: str(folders[part]) if part in folders else f"{folders['train']}, cut off from it" for part in PART_NAMES
+    }

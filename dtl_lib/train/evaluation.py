@@ -3,7 +3,7 @@
 import copy
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 import torch
@@ -14,6 +14,7 @@ from ..data import loader
 from ..data.corrupt import CorruptImages
 from ..data.images import Sets
 from ..progress import progress_bar
+from .classes import match_classes
 from .device import autocast, device_of, precision
 from .distributed.processes import Processes
 from .distributed.sharding import is_sharded
@@ -70,7 +71,8 @@ def wilson(right: int, n: int) -> tuple[float, float]:
 def evaluate(
     model, images, batch_size: int = 256, amp: str = "auto", workers: int | None = None, progress: bool = False,
     *, processes: Processes | None = None, corrupt: CorruptImages | None = None,
-    stop_request: StopRequest | None = None,
+    stop_request: StopRequest | None = None, classes: Sequence[str] | None = None,
+    kept: loader.KeptWorkers | None = None,
 ) -> Evaluation:  # fmt: skip
     """Top-1 (and top-5 where there are more than ten classes) on every image, on the model's device.
 
@@ -84,16 +86,20 @@ def evaluate(
         processes: those that share the work: each looks at some of the images, all get the result.
         corrupt: counts pictures that cannot be read, which are then left out; None raises.
         stop_request: says whether to stop on the way.
+        classes: what the model's classes are called, by index; as its card says where None. The data's are found among
+            them by name.
+        kept: worker processes from an earlier evaluation on the same images, and for the next.
 
     Raises:
-        ValueError: where the model has fewer classes than the data, there is no image, or weights or logits are
+        ValueError: where the data has a class that the model does not have, there is no image, or weights or logits are
             non-finite, which no accuracy can be measured with.
         EvaluationStopped: where it was asked to stop.
     """
     batch_size = whole("batch_size", batch_size)
     if amp not in AMP:
         raise ValueError(f"amp is one of {', '.join(AMP)}, not {amp!r}")
-    check_classes(model, images)
+    check_not_empty(images)
+    numbers = match_classes(model, images, classes).numbers
     check_weights(model)
     processes = processes or Processes()
     was_training, device = model.training, device_of(model)
@@ -101,8 +107,10 @@ def evaluate(
     start = time.perf_counter()
     batches = loader.evaluation_batches(
         as_expected(model, images), batch_size, workers, device=device, corrupt=corrupt, rank=processes.rank,
-        world=processes.world, cores=processes.cores,
+        world=processes.world, cores=processes.cores, kept=kept,
     )  # fmt: skip
+    if numbers is not None:
+        batches = ((x, numbers.to(y.device)[y]) for x, y in batches)
     if is_sharded(model):
         batches = _padded(batches, -(-len(images) // processes.world), batch_size, model.config)
     sums = torch.zeros(5, device=device, dtype=torch.float64)
@@ -187,10 +195,15 @@ def normalised(sets, config) -> Sets:
     return Sets(*(normalised_as(config, part) for part in (sets.train, sets.held_out, sets.test)))
 
 
-def check_classes(model, images) -> None:
-    """A ValueError where the labels go beyond the model's classes, or there is nothing to look at."""
+def check_not_empty(images) -> None:
+    """A ValueError where there is nothing to look at."""
     if not len(images):
         raise ValueError(f"{images.name} holds no images")
+
+
+def check_classes(model, images) -> None:
+    """A ValueError where the labels go beyond the model's classes, or there is nothing to look at."""
+    check_not_empty(images)
     if model.config.classes < len(images.classes):
         raise ValueError(
             f"the model has {model.config.classes} classes and {images.name} {len(images.classes)}: "

@@ -1,14 +1,18 @@
 """A run that goes on: what it takes over from its folder, and what has to be as it was."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from .. import checkpoint
+import torch
+
+from .. import __version__, checkpoint
 from ..atomic import remove_leftovers
 from ..checkpoint import BEST, BEST_CARD
 from ..hashing import plain
+from ..host import device_name
 from . import state
+from .device import precision
 from .distributed.processes import Processes
 from .learner import Learner
 from .log import NAME as LOG
@@ -39,13 +43,26 @@ def _results_in(folder: Path) -> list[str]:
     return sorted(path.name for path in paths if path.exists())
 
 
-def restore(folder: Path, learner: Learner, about: Mapping) -> Progress:
+def about_run(learner, train) -> dict:
+    """What decides a run, as its files say it."""
+    about = {
+        "config": plain(learner.model.config.to_dict()), "recipe": plain(learner.recipe.to_dict()),
+        "seed": learner.recipe.seed, "data": {"name": train.name, "fingerprint": train.fingerprint()},
+        "classes": list(train.class_ids),
+        "library": __version__, "torch": torch.__version__, "device": device_name(learner.device),
+        "precision": precision(learner.device, learner.recipe.amp), "processes": learner.processes.world,
+    }  # fmt: skip
+    return about | ({"teacher": learner.teacher.card} if learner.teacher else {})
+
+
+def restore(folder: Path, learner: Learner, about: Mapping, is_data: Callable) -> Progress:
     """Put the state in the folder of a run into its learner; where the run stands.
 
     Args:
         folder: of the run.
         learner: as it was built for it.
         about: what the run is now: its configuration, recipe and data, as its files say it.
+        is_data: whether a fingerprint is that of the training images now; `Images.has_fingerprint`.
 
     Raises:
         ValueError: where there is no state, it cannot be read, or it is of another model, recipe or data.
@@ -53,12 +70,12 @@ def restore(folder: Path, learner: Learner, about: Mapping) -> Progress:
     processes, tensors = learner.processes, []
     processes.broadcast_object(lambda: remove_leftovers(*(folder / name for name in FILES)))
     # read by the first process: the others need not see its disk
-    card = processes.broadcast_object(lambda: _read(folder, tensors))
+    card = processes.broadcast_object(lambda: _of_today(_read(folder, tensors), about, is_data, warn=True))
     if changed := _changed(card, about):
         raise ValueError(f"{folder} was trained with another {changed}: resume with the same")
     _check_length(folder, Recipe.from_dict(card["recipe"]), card["progress"]["step"], learner)
     progress = state.restore(folder / state.NAME, tensors[0] if tensors else None, card, learner)
-    progress.best = processes.broadcast_object(lambda: _best(folder / BEST, progress.best, about))
+    progress.best = processes.broadcast_object(lambda: _best(folder / BEST, progress.best, about, is_data))
     if not progress.best and progress.step == learner.schedule.total:
         progress.unevaluated = True  # no step will be evaluated any more: this one is, for there to be a best
     if (was := card.get("processes", 1)) != processes.world and processes.first:
@@ -97,6 +114,16 @@ def _read(folder: Path, tensors: list) -> dict:
     return card
 
 
+def _of_today(card: dict, about: Mapping, is_data: Callable, warn: bool = False) -> dict:
+    """The card with today's fingerprint, where it holds the same data's of before it changed with every pixel."""
+    was, now = card.get("data"), about["data"]
+    if not isinstance(was, Mapping) or was == now or not is_data(was.get("fingerprint")):
+        return card
+    if warn:
+        log.warning("saved when data was told apart by names and a few pixels: that the rest is the same is not known")
+    return {**card, "data": {**was, "fingerprint": now["fingerprint"]}}
+
+
 def _changed(card: Mapping, about: Mapping) -> str:
     """What a card says of the model, recipe or data that is not so now; empty where all is the same."""
     recipe = Recipe.from_dict(card.get("recipe", {})).to_dict()  # a field newer than the card: its default
@@ -107,7 +134,7 @@ def _changed(card: Mapping, about: Mapping) -> str:
     return ""
 
 
-def _best(path: Path, known: dict, about: Mapping) -> dict:
+def _best(path: Path, known: dict, about: Mapping, is_data: Callable) -> dict:
     """The evaluation of the weights that were kept; none where they are missing or damaged, and so to be replaced.
 
     They are saved before the state, so it may be of a step that the state has not reached.
@@ -115,7 +142,7 @@ def _best(path: Path, known: dict, about: Mapping) -> dict:
     if not known and not path.exists():
         return {}
     try:
-        card = checkpoint.read(path)[1]
+        card = _of_today(checkpoint.read(path)[1], about, is_data)
         if changed := _changed(card, about):
             raise ValueError(f"{path} is of another {changed}: move it away, and resume")
         if isinstance(card.get("held_out"), Mapping):

@@ -8,16 +8,15 @@ from pathlib import Path
 
 import torch
 
-from .. import __version__, checkpoint
+from .. import checkpoint
 from ..checkpoint import BEST
 from ..data import loader
 from ..data.corrupt import CorruptImages
 from ..data.images import Sets
-from ..hashing import plain
-from ..host import device_name, find_device
+from ..host import find_device
 from ..progress import progress_bar
 from . import resuming, state
-from .device import precision
+from .classes import check_teacher
 from .distributed.agreement import check_ranks_agree, data_settings
 from .distributed.processes import Processes
 from .distributed.sharding import collect, reshard
@@ -103,9 +102,11 @@ class Run:
             model, recipe, Schedule.of(recipe, len(sets.train)), device, self.processes, shard=shard,
             compiled=compiled, folder=self.folder,
         )  # fmt: skip
-        about = _about(self.learner, sets.train)
+        check_teacher(self.learner.teacher, sets.train)
+        about = resuming.about_run(self.learner, sets.train)
         self.card = {**card, **about}
         self.corrupt, self._losses, self._best_weights = CorruptImages(max_corrupt), Losses(), None
+        self._kept = loader.KeptWorkers()  # of the evaluations
         some = torch.arange(min(SAMPLE, len(sets.held_out)))
         self._sample = self.corrupt.batch(self.sets.held_out, some)[0].to(device)
         self.progress = self._resumed(about) if resume else resuming.begin(self.folder, self.processes)
@@ -120,7 +121,7 @@ class Run:
         """Where the run in the folder stands, whose state is put into the learner."""
         if self.folder is None:
             raise ValueError("resume=True needs the output_dir of the run to go on from")
-        progress = resuming.restore(self.folder, self.learner, about)
+        progress = resuming.restore(self.folder, self.learner, about, self.sets.train.has_fingerprint)
         self._losses = Losses.of(progress.losses, progress.counted, self.processes)
         return progress
 
@@ -132,6 +133,7 @@ class Run:
         return self
 
     def __exit__(self, kind, *error) -> None:
+        self._kept.close()
         self._bar.leave = kind is None  # an error's line stands alone
         self._bar.close()
         self.log.close()
@@ -185,7 +187,7 @@ class Run:
         self.learner.guard.check(self.progress.step)  # says which step went wrong; weights alone do not
         with self._evaluated() as model:
             try:
-                values = self._measured(model, self.sets.held_out, self.corrupt, stop_request).to_dict()
+                values = self._measured(model, self.sets.held_out, self.corrupt, stop_request, self._kept).to_dict()
             except EvaluationStopped:
                 self.progress.unevaluated = True
                 return False
@@ -218,6 +220,7 @@ class Run:
             stored = checkpoint.read(self.folder / BEST)[0]
         state.put(model.state_dict(), self.processes.broadcast_tensors(stored))
         model.eval()
+        self._kept.close()
         corrupt = CorruptImages(self.corrupt.limit)
         with self._evaluated(averaged=False):
             try:
@@ -237,10 +240,10 @@ class Run:
         """What to raise once the state is saved."""
         return Stopped(self.progress.step, self.learner.schedule.total, self.folder, stop_request.status)
 
-    def _measured(self, model, images, corrupt: CorruptImages, stop_request: StopRequest | None) -> Evaluation:
+    def _measured(self, model, images, corrupt: CorruptImages, stop_request, kept=None) -> Evaluation:
         return evaluate(
             model, images, amp=self.learner.recipe.amp, workers=self.workers, processes=self.processes,
-            corrupt=corrupt, stop_request=stop_request,
+            corrupt=corrupt, stop_request=stop_request, classes=self.card["classes"], kept=kept,
         )  # fmt: skip
 
     @contextmanager
@@ -262,20 +265,9 @@ class Run:
             checkpoint.save_model(self.folder / BEST, model, {**self.card, "held_out": self.progress.best}, weights)
 
 
-def _about(learner, train) -> dict:
-    """What decides a run, as its files say it."""
-    about = {
-        "config": plain(learner.model.config.to_dict()), "recipe": plain(learner.recipe.to_dict()),
-        "seed": learner.recipe.seed, "data": {"name": train.name, "fingerprint": train.fingerprint()},
-        "library": __version__, "torch": torch.__version__, "device": device_name(learner.device),
-        "precision": precision(learner.device, learner.recipe.amp), "processes": learner.processes.world,
-    }  # fmt: skip
-    return about | ({"teacher": learner.teacher.card} if learner.teacher else {})
-
-
 def _row_about(about: Mapping) -> dict:
     """What every row of the log carries: the plan stands for the whole configuration, which is on the cards."""
-    rest = {name: value for name, value in about.items() if name != "config"}
+    rest = {name: value for name, value in about.items() if name not in ("config", "classes")}
     return {"plan": about["config"]["plan"], **rest}
 
 

@@ -17,6 +17,7 @@ from dtl_lib.data import Augment
 from dtl_lib.data.files import resized_crop
 from dtl_lib.data.sources import timm_readers as readers
 from dtl_lib.data.sources.folder import wordnet_classes
+from dtl_lib.data.splits import held_out_of
 
 REAL = Path(os.environ.get("DTL_DATA", "")) / "imagenet"
 needs_imagenet = pytest.mark.skipif(
@@ -179,9 +180,8 @@ def test_a_test_class_that_training_lacks_is_refused(own):
 
 
 def test_one_picture_cannot_be_trained_on(tmp_path):
-    write(tmp_path / "train" / "cat", 1)
     with pytest.raises(ValueError, match="it takes 2 or more"):
-        data.load("folder", tmp_path)
+        held_out_of(1, tmp_path)
 
 
 @pytest.mark.parametrize("content", [b"no image", b""])

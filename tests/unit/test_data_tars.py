@@ -16,7 +16,7 @@ from dtl_lib import data
 from dtl_lib.data import CorruptImage
 from dtl_lib.data import loader as batches
 from dtl_lib.data.corrupt import CorruptImages
-from dtl_lib.data.sources import shards as tars
+from dtl_lib.data.tar import members
 from dtl_lib.train import Recipe
 from tests.unit.shards import pack
 
@@ -77,7 +77,7 @@ def test_members_are_those_that_tarfile_finds(tmp_path, kind):
     with tarfile.open(path) as tar:
         expected = [(entry.name, entry.offset_data, entry.size) for entry in tar if entry.isfile()]
     assert len(expected) == len(names) + 1
-    assert list(tars.members(path)) == expected
+    assert list(members(path)) == expected
 
 
 def test_a_sample_has_the_pixels_and_class_it_has_in_a_folder(shards, tmp_path):
@@ -218,9 +218,12 @@ def test_a_shard_that_cannot_be_read_is_named(shards, tmp_path):
 @pytest.mark.parametrize(
     ("files", "says"),
     [
-        ({"7.cls": b"1"}, r"0.tar: 7 has no picture \(.jpg, .jpeg, .png, .webp\)"),
+        ({"7.cls": b"1"}, r"0.tar: 7 has no picture \(.jpg, .jpeg, .png, .webp, .bmp, .tiff, .tif\)"),
         ({"7.jpg": b""}, "0.tar: 7 has no class: a number in .cls"),
-        ({"7.jpg": b"", "7.cls": b"cat"}, "0.tar: 7.cls has no class: a number from 0 is needed, not b'cat'"),
+        (
+            {"7.jpg": b"", "7.cls": b"cat"},
+            "0.tar: 7.cls has no class: a number from 0 to 1,000,000 is needed, not b'cat'",
+        ),
         ({"7.jpg": b"", "7.cls": b"-1"}, "0.tar: 7.cls has no class"),
         ({"7.jpg": b"", "7.json": b'{"class": 1}'}, "0.tar: 7.json has no class"),
         ({"7.jpg": b"", "7.json": b"["}, "0.tar: 7.json has no class"),

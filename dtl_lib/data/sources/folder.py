@@ -1,5 +1,6 @@
 """ImageNet, and any folder of images with a folder for each class."""
 
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,9 +8,12 @@ from pathlib import Path
 from ...host import data_folder
 from ...paths import user_path
 from ..decoding import endings
-from ..files import LabelledFiles
 from ..images import Sets
-from ..splits import PART_NAMES, cut
+from ..labelled import labelled_sets
+from ..splits import PART_NAMES, assigned, part_of
+
+log = logging.getLogger("dtl_lib")
+IGNORED = {"__macosx", "@eadir", "thumbs.db", "desktop.ini"}  # what operating systems leave among pictures
 
 
 class Folder:
@@ -36,12 +40,18 @@ class Folder:
         """The pictures' paths under the folder."""
         return "\n".join(os.path.relpath(self.files[number], self.root) for number in numbers)
 
+    def sizes(self, numbers: Sequence[int]) -> list[int]:
+        """The pictures' lengths in bytes; -1 for one that is not there."""
+        return [_length(self.files[number]) for number in numbers]
+
 
 def load(name: str, path=None, image_size=None, samples: int | None = None, config=None) -> Sets:
-    """Pictures in class folders: `train/CLASS/…` and `val/CLASS/…`, or `CLASS/…` alone.
+    """Pictures in class folders: `train/CLASS/…`, `val/CLASS/…` and `test/CLASS/…`, or `CLASS/…` alone.
 
-    The held-out part is 5,000 training images, or a tenth of them where that is fewer. Without `val/` another tenth is
-    cut off for the test; without `train/` there is nothing to train on and only the test part has images.
+    Other usual names count too, in any case: `training`; `valid`, `validation`, `dev`, `eval`; `testing`. Where both
+    are there, `val` chooses the best weights and `test` reports what they attain; one of them alone reports. What is
+    missing is cut from the training images: 5,000 of them, or a tenth where that is fewer. Without `train/` there is
+    nothing to train on.
 
     Args:
         name: imagenet, where folders are WordNet ids and give the class of ImageNet-1k whatever subset is there; or
@@ -52,18 +62,25 @@ def load(name: str, path=None, image_size=None, samples: int | None = None, conf
         config: preprocessing, such as a `ViTConfig`: mean, std, crop, interpolation.
 
     Raises:
-        ValueError: for a missing folder, one without classes, or one whose classes are not ImageNet's.
+        ValueError: for a missing folder, one without classes or with only one to train on, one whose class folders lie
+            deeper, or one whose classes are not ImageNet's.
     """
     root = user_path(path) if path is not None else data_folder() / name
-    folders = _parts(root)
-    pictures = {part: pictures_by_class(folder) for part, folder in folders.items()}
+    pictures = _pictures_by_part(root, folders := _parts(root))
+    folders = {part: folders[part] for part in pictures}
+    for part, by_class in pictures.items():
+        _check_depth(root, folders[part], by_class)
+    if len(only := pictures.get("train", ())) == 1:
+        raise ValueError(
+            f"{folders['train']} holds one class, {next(iter(only))}, and there is nothing to tell it from: a folder "
+            f"for each of two classes or more was expected there (to evaluate alone, call it {root}/val)"
+        )
+    pictures, folders = assigned(pictures), assigned(folders)
     classes_of = _imagenet_classes if name == "imagenet" else _folder_classes
-    numbers, classes = classes_of(folders, pictures)
+    identities, classes = classes_of(folders, pictures)
+    numbers = {label: number for number, label in enumerate(identities)}
     sources = {part: Folder(folders[part], pictures[part], numbers) for part in folders}
-    sets = {}
-    for part, (source, members) in cut(sources, folders, samples).items():
-        sets[part] = LabelledFiles(f"{name} {part}", classes, source, members, config, image_size)
-    return Sets(**sets)
+    return labelled_sets(name, classes, sources, folders, samples, config, image_size, identities)
 
 
 def pictures_by_class(root: Path) -> dict[str, list[str]]:
@@ -73,7 +90,7 @@ def pictures_by_class(root: Path) -> dict[str, list[str]]:
         ValueError: where there are none.
         OSError: where a folder cannot be read.
     """
-    labels = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not _hidden(entry.name))
+    labels = _folders_in(root)
     top = _identity(root)
     by_class = {label: pictures for label in labels if (pictures := _pictures(root / label, top))}
     if not by_class:
@@ -82,6 +99,11 @@ def pictures_by_class(root: Path) -> dict[str, list[str]]:
             f"such as {root}/cat/1.jpg"
         )
     return by_class
+
+
+def ignored(name: str) -> bool:
+    """Whether a file or folder of this name is hidden, or a dropping of an operating system such as `._1.jpg`."""
+    return name.startswith(".") or name.casefold() in IGNORED
 
 
 def wordnet_classes() -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -93,19 +115,69 @@ def wordnet_classes() -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 def _parts(root: Path) -> dict[str, Path]:
-    """The folders under `train` and `test`; one of them may be missing, and a folder without either trains."""
+    """The folders of the parts, any of which may be missing; a folder without any trains."""
     if not root.is_dir():
         raise ValueError(f"{root} is not a folder; one with train/CLASS/1.jpg and val/CLASS/1.jpg was expected")
-    folders = {}
-    for part, names in PART_NAMES.items():
-        present = [root / name for name in names if (root / name).is_dir()]
-        if present:
-            folders[part] = present[0]
+    folders, others = {}, []
+    for name in _folders_in(root):
+        if (part := part_of(name)) is None:
+            others.append(name)
+        elif part in folders:
+            raise ValueError(
+                f"{root} holds {folders[part].name} and {name}, which are names of one part: give one of them another "
+                f"name, or move it away (parts are called {', '.join(names[0] for names in PART_NAMES.values())})"
+            )
+        else:
+            folders[part] = root / name
+    if folders and others:
+        log.warning(
+            "%s: %s not used; the parts are %s", root, _listed(others), _listed(p.name for p in folders.values())
+        )
     return folders or {"train": root}
 
 
-def _imagenet_classes(folders: dict[str, Path], pictures: dict[str, dict]) -> tuple[dict[str, int], tuple[str, ...]]:
-    """Class index by WordNet id, and the names of all 1,000 classes."""
+def _pictures_by_part(root: Path, folders: dict[str, Path]) -> dict[str, dict[str, list[str]]]:
+    """The pictures by part and class; a test without classes, as ImageNet's is published, is left out beside a val."""
+    pictures = {}
+    for part, folder in folders.items():
+        try:
+            pictures[part] = pictures_by_class(folder)
+        except ValueError as error:
+            if part != "test" or "held_out" not in folders:
+                raise
+            log.warning("%s; it is not used, and %s is the test", error, folders["held_out"])
+    return pictures
+
+
+def _check_depth(root: Path, folder: Path, by_class: dict[str, list[str]]) -> None:
+    """A ValueError where the classes seem to lie in folders of folders.
+
+    torchvision's and timm's readers take the upper folders for classes, without a word. One folder in each class, such
+    as Tiny ImageNet's `images`, is taken for a part of it here too.
+    """
+    below = {}
+    for label, files in by_class.items():
+        start = len(os.path.join(folder, label, ""))
+        if os.sep not in files[0][start:]:  # the pictures right below a folder come first
+            return
+        below[label] = list(dict.fromkeys(file[start:].split(os.sep, 1)[0] for file in files))
+    for label, names in below.items():
+        parts = [name for name in names if part_of(name)]
+        if len(names) > 1 or parts:
+            inner = folder / label
+            what = _listed(parts or names)
+            right = (
+                f"give {inner} as the data's folder (--data-path)" if folder == root else f"move them up to {folder}"
+            )
+            raise ValueError(
+                f"the pictures of {folder} lie a folder too deep, such as {by_class[label][0]}: CLASS/1.jpg was "
+                f"expected there, and {inner} holds the folders {what}; if those are the classes or parts, {right}; if "
+                f"{label} is a class, move its pictures up to {inner}"
+            )
+
+
+def _imagenet_classes(folders: dict[str, Path], pictures: dict[str, dict]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """WordNet ids and names of all 1,000 classes."""
     ids, names = wordnet_classes()
     for part, by_class in pictures.items():
         if stray := sorted(set(by_class) - set(ids)):
@@ -113,18 +185,29 @@ def _imagenet_classes(folders: dict[str, Path], pictures: dict[str, dict]) -> tu
                 f"{folders[part]} has a class folder {stray[0]!r}, which is no WordNet id of ImageNet-1k "
                 "(such as n01440764); for classes of your own use the data set `folder`"
             )
-    return {identity: number for number, identity in enumerate(ids)}, names
+    return ids, names
 
 
-def _folder_classes(folders: dict[str, Path], pictures: dict[str, dict]) -> tuple[dict[str, int], tuple[str, ...]]:
-    """Class index by folder name, and those names; the test folder may lack classes, but not have others."""
-    names = tuple(pictures.get("train") or pictures["test"])
-    if stray := sorted(set(pictures.get("test", ())) - set(names)):
-        raise ValueError(
-            f"{folders['test']} has a class {stray[0]!r} that {folders['train']} lacks; "
-            "both need the same class folders"
-        )
-    return {label: number for number, label in enumerate(names)}, names
+def _folder_classes(folders: dict[str, Path], pictures: dict[str, dict]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The names of the folders, twice; the other parts may lack classes of the training folder, not have others."""
+    names = tuple(pictures.get("train") or sorted(set().union(*pictures.values())))
+    for part, by_class in pictures.items():
+        if stray := sorted(set(by_class) - set(names)):
+            raise ValueError(
+                f"{folders[part]} has a class {stray[0]!r} that {folders['train']} lacks; "
+                "both need the same class folders"
+            )
+    return names, names
+
+
+def _folders_in(root: Path) -> list[str]:
+    return sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not ignored(entry.name))
+
+
+def _listed(names, most: int = 5) -> str:
+    """The first few names, and how many more there are."""
+    names = list(names)
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def _pictures(folder: Path, top: tuple[int, int]) -> list[str]:
@@ -135,7 +218,7 @@ def _pictures(folder: Path, top: tuple[int, int]) -> list[str]:
             folders.clear()
             continue
         seen.add(identity)
-        folders[:] = sorted(name for name in folders if not _hidden(name))
+        folders[:] = sorted(name for name in folders if not ignored(name))
         pictures += (os.path.join(path, file) for file in sorted(files) if _is_picture(file))
     return pictures
 
@@ -145,13 +228,16 @@ def _identity(folder) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
+def _length(file: str) -> int:
+    try:
+        return os.stat(file).st_size
+    except OSError:
+        return -1
+
+
 def _raise(error: OSError):
     raise error
 
 
-def _hidden(name: str) -> bool:
-    return name.startswith(".")
-
-
 def _is_picture(name: str) -> bool:
-    return not _hidden(name) and os.path.splitext(name)[1].lower() in endings()
+    return not ignored(name) and os.path.splitext(name)[1].lower() in endings()

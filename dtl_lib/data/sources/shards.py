@@ -2,6 +2,7 @@
 
 import io
 import json
+import logging
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -11,14 +12,17 @@ import numpy as np
 
 from ...host import data_folder
 from ...paths import user_path
-from ..files import LabelledFiles
 from ..images import CorruptImage, Sets
-from ..splits import PART_NAMES, cut
+from ..labelled import labelled_sets
+from ..splits import assigned, part_of
+from ..tar import members
+from .folder import ignored
 
-BLOCK = 512
-END = bytes(BLOCK)
-PICTURES = ("jpg", "jpeg", "png", "webp")
-REGULAR = (b"0", b"\0", b"7")
+log = logging.getLogger("dtl_lib")
+PICTURES = ("jpg", "jpeg", "png", "webp", "bmp", "tiff", "tif")  # of several in a sample, the first of these
+COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
+LARGEST_CLASS = 10**6
+LONGEST_CLASS, LONGEST_JSON = 64, 2**24  # bytes
 
 
 class Shards:
@@ -32,7 +36,8 @@ class Shards:
         paths: of the shards, in order.
 
     Raises:
-        ValueError: for a shard that cannot be read, is cut short, or has a sample without picture or class.
+        ValueError: for a shard that cannot be read, is cut short, has a sample without picture or class, or has two
+            members of one name.
     """
 
     def __init__(self, paths: Sequence[Path]):
@@ -63,95 +68,37 @@ class Shards:
         names = "\n".join(map(os.path.basename, self.paths)).encode()
         return names + b"".join(part[numbers].tobytes() for part in (self.keys, self.places, self.targets))
 
+    def sizes(self, numbers: Sequence[int]) -> list[int]:
+        """The pictures' lengths in bytes."""
+        return self.places[numbers, 2].tolist()
+
 
 def load(path=None, image_size=None, samples: int | None = None, config=None) -> Sets:
-    """WebDataset shards: `train/*.tar` and `val/*.tar`, or tar files with these words in their names.
+    """WebDataset shards: `train/*.tar`, `val/*.tar` and `test/*.tar`, or tar files with these words in their names.
 
-    Without either word all shards train. What is held out, and what is missing, is cut from the training samples as for
-    a folder. Classes are the lines of `classes.txt` where it lies there, else numbers. Samples are read one by one, in
-    any order, so shards belong on a disk with fast random access; nothing is written beside them.
+    The parts are called, used and made up for as those of a folder. Without any of the words all shards train. Classes
+    are the lines of `classes.txt` where it lies there, else numbers. Samples are read one by one, in any order, so
+    shards belong on a disk with fast random access; nothing is written beside them.
 
     Args:
         path: the folder; `wds` under `DTL_DATA` where None.
         image_size, samples, config: as for a folder.
 
     Raises:
-        ValueError: where there is no folder or no shard, a number is missing among the shards', or one is damaged.
+        ValueError: where there is no folder or no shard, a number is missing among the shards', one is damaged, or
+            there is only one class to train on.
     """
     root = user_path(path) if path is not None else data_folder() / "wds"
-    shards = _parts(root)
+    shards = assigned(_parts(root))
     for paths in shards.values():
         _check_numbers(paths)
     sources = {part: Shards(paths) for part, paths in shards.items()}
     classes = _classes(root, sources)
-    sets = {}
-    for part, (source, members) in cut(sources, dict.fromkeys(sources, root), samples).items():
-        sets[part] = LabelledFiles(f"wds {part}", classes, source, members, config, image_size)
-    return Sets(**sets)
-
-
-def members(path) -> Iterator[tuple[str, int, int]]:
-    """Name, offset and size of the regular files in a tar, from its headers alone.
-
-    Not by `tarfile`, which makes an object of every member: to index a shard of 10,000 samples took 1.53 s with it and
-    0.15 s with this, for a shard as webdataset writes it (pax), and 0.87 s against 0.24 s as GNU tar does.
-
-    Knows ustar, GNU's long names and pax's (POSIX.1-2001, pax, "ustar Interchange Format").
-
-    Raises:
-        ValueError: where it is not a tar file or is cut short.
-    """
-    with open(path, "rb", buffering=4096) as file:
-        end, place, extended = os.fstat(file.fileno()).st_size, 0, {}
-        while place < end:
-            file.seek(place)
-            header = file.read(BLOCK)
-            if header == END:
-                return
-            if len(header) < BLOCK:
-                break
-            kind, size, start = header[156:157], _size(header, path), place + BLOCK
-            size = int(extended.get("size", size)) if kind in REGULAR else size
-            if kind == b"x":
-                extended |= _pax_records(file.read(size), path)
-            elif kind == b"L":
-                extended["path"] = file.read(size).rstrip(b"\0").decode(errors="replace")
-            elif kind != b"K":
-                if kind in REGULAR:
-                    yield extended.get("path") or _name(header), start, size
-                extended = {}
-            place = start + -(-size // BLOCK) * BLOCK
-    raise ValueError(f"{path} is cut short: it has no end mark after {end:,} bytes; get it again")
-
-
-def _size(header: bytes, path) -> int:
-    field = header[124:136]
-    try:
-        if header[257:262] != b"ustar":
-            raise ValueError
-        if field[:1] >= b"\x80":  # beyond 8 GiB
-            return int.from_bytes(field[1:], "big")
-        return int(field.rstrip(b"\0 ") or b"0", 8)
-    except ValueError:
-        raise ValueError(f"{path} is not a tar file, or damaged; get it again") from None
-
-
-def _name(header: bytes) -> str:
-    name, folder = (part.partition(b"\0")[0].decode(errors="replace") for part in (header[:100], header[345:500]))
-    return f"{folder}/{name}" if folder and header[257:263] == b"ustar\0" else name
-
-
-def _pax_records(content: bytes, path) -> dict[str, str]:
-    """A pax header's values: lines of length, key=value."""
-    values = {}
-    while content:
-        length, _, _ = content.partition(b" ")
-        if not length.isdigit() or not int(length):
-            raise ValueError(f"{path} is not a tar file, or damaged; get it again")
-        key, _, value = content[: int(length)].partition(b" ")[2].rstrip(b"\n").partition(b"=")
-        values[key.decode(errors="replace")] = value.decode(errors="replace")
-        content = content[int(length) :]
-    return values
+    if "train" in sources and not (sources["train"].targets != sources["train"].targets[0]).any():
+        only = classes[sources["train"].targets[0]]
+        raise ValueError(f"the train shards of {root} hold one class, {only}, and there is nothing to tell it from")
+    folders = {part: f"{paths[0]} … ({len(paths)} shards)" for part, paths in shards.items()}
+    return labelled_sets("wds", classes, sources, folders, samples, config, image_size)
 
 
 def _samples(path: str) -> Iterator[tuple[str, tuple[int, int], int]]:
@@ -160,9 +107,13 @@ def _samples(path: str) -> Iterator[tuple[str, tuple[int, int], int]]:
     try:
         for name, offset, size in members(path):
             folder, _, file = name.rpartition("/")
+            if ignored(file) or any(ignored(part) for part in folder.split("/") if part not in (".", "..")):
+                continue
             stem, _, ending = file.partition(".")
             key = f"{folder}/{stem}" if folder else stem
-            parts_by_key.setdefault(key, {})[ending.lower()] = offset, size
+            parts = parts_by_key.setdefault(key, {})
+            if parts.setdefault(ending.lower(), (offset, size)) != (offset, size):
+                raise ValueError(f"{path} holds {name} twice: which of the two counts? Pack it again with one of them")
         with open(path, "rb") as shard:
             for key, parts in parts_by_key.items():
                 picture = next((parts[ending] for ending in PICTURES if ending in parts), None)
@@ -174,37 +125,81 @@ def _samples(path: str) -> Iterator[tuple[str, tuple[int, int], int]]:
 
 
 def _target(shard, parts: dict[str, tuple[int, int]], name: str) -> int:
-    for ending, parse in (("cls", int), ("json", lambda content: int(json.loads(content)["label"]))):
+    for ending, longest, parse in (("cls", LONGEST_CLASS, _from_text), ("json", LONGEST_JSON, _from_json)):
         if ending in parts:
             offset, size = parts[ending]
             shard.seek(offset)
-            content = shard.read(size)
-            try:
-                target = parse(content)
-            except (ValueError, KeyError, TypeError):
-                target = -1
-            if target < 0:
-                raise ValueError(f"{name}.{ending} has no class: a number from 0 is needed, not {content[:40]!r}")
+            content = shard.read(min(size, longest + 1))
+            target = parse(content) if size <= longest else None
+            if target is None or not 0 <= target <= LARGEST_CLASS:
+                raise ValueError(
+                    f"{name}.{ending} has no class: a number from 0 to {LARGEST_CLASS:,} is needed, "
+                    f"not {content[:40]!r}"
+                )
             return target
     raise ValueError(f'{name} has no class: a number in .cls, or under "label" in .json, is needed')
 
 
+def _from_text(content: bytes) -> int | None:
+    return int(content) if re.fullmatch(rb"\s*-?[0-9]{1,20}\s*", content) else None
+
+
+def _from_json(content: bytes) -> int | None:
+    try:
+        label = json.loads(content)["label"]
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return None
+    if isinstance(label, str):
+        return _from_text(label.encode(errors="replace"))
+    if isinstance(label, bool) or not (isinstance(label, int) or (isinstance(label, float) and label.is_integer())):
+        return None
+    return int(label)
+
+
 def _parts(root: Path) -> dict[str, list[Path]]:
-    """The shards to train on and to test on."""
+    """The shards of each part that is there."""
     if not root.is_dir():
         raise ValueError(f"{root} is not a folder; one with train/*.tar and val/*.tar was expected")
-    loose, shards = sorted(root.glob("*.tar")), {}
-    for part, names in PART_NAMES.items():
-        for name in names:
-            named = [path for path in loose if name in re.split("[^a-z]+", path.stem.lower())]
-            if paths := sorted((root / name).glob("*.tar")) or named:
-                shards[part] = paths
-                break
+    loose, shards = _tars(root), {}
+    for folder in sorted(entry for entry in root.iterdir() if entry.is_dir() and not ignored(entry.name)):
+        if (part := part_of(folder.name)) and (paths := _tars(folder)):
+            if part in shards:
+                raise ValueError(
+                    f"{root} holds {shards[part][0].parent.name} and {folder.name}, which are names of one part: give "
+                    "one of them another name, or move it away"
+                )
+            shards[part] = paths
+    named = {path: list(dict.fromkeys(filter(None, map(part_of, _words(path.stem))))) for path in loose}
+    for path, parts in named.items():
+        if len(parts) > 1:
+            raise ValueError(f"{path} is named after two parts, {' and '.join(parts)}: give it a name with one of them")
+    inside = set(shards)
+    for path, parts in named.items():
+        if parts and parts[0] not in inside:
+            shards.setdefault(parts[0], []).append(path)
+    used = {path for paths in shards.values() for path in paths}
+    if shards and (rest := [path.name for path in loose if path not in used]):
+        log.warning("%s: %s not used: neither train, val nor test is in the name", root, ", ".join(rest[:5]))
     if not shards and not loose:
         raise ValueError(
             f"{root} holds no shards: train/*.tar and val/*.tar were expected there, or *train*.tar, *val*.tar"
         )
     return shards or {"train": loose}
+
+
+def _tars(folder: Path) -> list[Path]:
+    """The shards in a folder, sorted; a ValueError where compressed ones would be left out."""
+    names = sorted(name for name in os.listdir(folder) if not ignored(name))
+    if compressed := [name for name in names if name.lower().endswith(COMPRESSED)]:
+        raise ValueError(
+            f"{folder / compressed[0]} is compressed, which allows no random access ({len(compressed)} such files): "
+            "decompress them to .tar files, or move them away"
+        )
+    return [folder / name for name in names if name.lower().endswith(".tar")]
+
+
+def _words(name: str) -> list[str]:
+    return re.split("[^a-z]+", name.lower())
 
 
 def _check_numbers(paths: Sequence[Path]) -> None:
@@ -215,11 +210,12 @@ def _check_numbers(paths: Sequence[Path]) -> None:
             before, digits, after = number.groups()
             series.setdefault((before, len(digits), after), []).append(int(digits))
     for (before, width, after), numbers in series.items():
-        if missing := sorted(set(range(min(numbers), max(numbers))) - set(numbers)):
-            name = f"{before}{missing[0]:0{width}}{after}"
+        numbers = sorted(set(numbers))
+        if missing := numbers[-1] - numbers[0] + 1 - len(numbers):
+            first = next(number + 1 for number, after_it in zip(numbers, numbers[1:]) if after_it > number + 1)
             raise ValueError(
-                f"{paths[0].parent / name} is missing among shards {min(numbers)} to {max(numbers)} "
-                f"({len(missing)} in all): put it there, or number the shards without a gap"
+                f"{paths[0].parent / f'{before}{first:0{width}}{after}'} is missing among shards {numbers[0]} to "
+                f"{numbers[-1]} ({missing} in all): put it there, or number the shards without a gap"
             )
 
 

@@ -4,6 +4,7 @@ Not `wds/…`: its opener runs what a path after `pipe:` says. `shards.py` reads
 """
 
 import re
+from collections.abc import Sequence
 
 import torch
 
@@ -74,6 +75,7 @@ def load(name: str, path=None, image_size=None, samples: int | None = None, conf
     """
     source, test_source = (_open(name, path, part, samples) for part in ("train", "validation"))
     classes = _classes(source)
+    test_source = _numbered_as(test_source, classes, name)
     train, held_out = split(len(source), held_out_of(len(source), name))
 
     def part(title, source, members):
@@ -137,6 +139,38 @@ def _check_name(name: str) -> None:
     """A ValueError where a name after the prefix is an address or a command, or expands to several."""
     if _NO_NAME.search(name.partition("/")[2]):
         raise ValueError(f"{name} is no data set's name: it holds an address, a command or a pattern")
+
+
+class Renumbered:
+    """A source whose classes have other numbers; `numbers` has the new one at the place of the old."""
+
+    def __init__(self, source, numbers: Sequence[int]):
+        self.source, self.numbers = source, tuple(numbers)
+
+    def __len__(self):
+        return len(self.source)
+
+    def __call__(self, number: int):
+        image, name, target = self.source(number)
+        return image, name, self.numbers[target]
+
+
+def _numbered_as(source, classes: tuple[str, ...], name: str):
+    """The source with the numbers that classes of its names have among `classes`.
+
+    torchvision and timm number the class folders of each part by themselves: where `val` lacks a class, they call its
+    images by the numbers of others, in training and in evaluation.
+    """
+    own = _classes(source)
+    if own == classes:
+        return source
+    if stray := [label for label in own if label not in classes]:
+        raise ValueError(
+            f"the test images of {name} have a class {stray[0]!r} that the training images lack; both need the same"
+        )
+    if len(set(classes)) < len(classes):
+        raise ValueError(f"{name} has two classes of one name, and another order of them to train and to test on")
+    return Renumbered(source, [classes.index(label) for label in own])
 
 
 def _classes(source) -> tuple[str, ...]:

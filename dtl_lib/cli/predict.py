@@ -1,0 +1,64 @@
+"""`dtl predict`: what a trained model takes pictures for."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from typing import TYPE_CHECKING
+
+from ..host import find_device
+from .evaluate import add_trained, trained_model
+from .parser import Parser, positive
+from .shared_flags import add_device
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..models import ViT
+
+SUMMARY = "Print what a trained ViT takes pictures for: the likeliest classes, and their probabilities."
+
+
+def flags(parser: Parser) -> None:
+    """Which pictures, and which model."""
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="a picture, such as cat.jpg")
+    add_trained(parser)
+    parser.add_argument("--top", type=positive, default=5, metavar="N", help="how many classes to print (default: 5)")
+    add_device(parser)
+
+
+def main(args: Namespace) -> None:
+    """Print the likeliest classes of each picture; at the end, a ValueError that names those that cannot be read."""
+    from ..train.classes import class_names, shown_names
+
+    device = find_device(args.device)
+    model = trained_model(args).to(device)
+    if not model.config.classes:
+        raise ValueError(f"{args.model_path or args.model} has no classes: it gives features alone")
+    names = class_names(model)
+    shown = shown_names(names) if names else [f"class {number}" for number in range(model.config.classes)]
+    failures = []
+    for image in args.images:
+        try:
+            probabilities = _probabilities(model, image, device)
+        except ValueError as error:
+            failures.append(str(error))
+            continue
+        print(image)
+        for value, number in zip(*(part.tolist() for part in probabilities.topk(min(args.top, len(shown))))):
+            print(f"  {value:6.1%}  {shown[number]}")
+    if failures:
+        more = f" (and {len(failures) - 1} more)" if failures[1:] else ""
+        raise ValueError(failures[0] + more)
+
+
+def _probabilities(model: ViT, image: str, device) -> Tensor:
+    """The softmax of a picture's logits, `(classes,)`."""
+    import torch
+
+    from ..data import open_image, prepare
+
+    with torch.inference_mode():
+        logits = model(prepare(open_image(image), config=model.config).to(device))[0].float()
+    if not logits.isfinite().all():
+        raise ValueError(f"{image}: the model's logits are non-finite; its weights are damaged")
+    return logits.softmax(dim=0).cpu()
