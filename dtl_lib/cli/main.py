@@ -19,6 +19,7 @@ from .terminal import plain_output
 HEAD_START = 3  # seconds: torchrun ends every process as soon as one has ended, and the first has to speak before
 OUT_OF_MEMORY = "out of memory: lower --batch-size, raise --accumulate, or make the model smaller"
 GPU_OUT_OF_MEMORY = "out of GPU memory: lower --batch-size, or raise --accumulate"
+LONGEST = 1_500  # characters of a message: a name may have thousands
 WORKER_LOST = "a process that reads images was killed or hangs (memory or /dev/shm full?): lower --workers"
 
 
@@ -77,6 +78,10 @@ class Failure:
     message: str
     status: int
     own: bool = False
+
+    def __post_init__(self):
+        if len(self.message) > LONGEST:
+            object.__setattr__(self, "message", f"{self.message[:LONGEST]}…")
 
 
 def failure_of(error: BaseException) -> Failure | None:

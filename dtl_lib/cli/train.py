@@ -15,7 +15,7 @@ from .. import data, ledger, train
 from ..config import ViTConfig, named
 from ..data.saved import saved_images
 from ..data.sources import SOURCES, source
-from ..host import device_name, find_device, keep_memory
+from ..host import find_device, keep_memory
 from ..paths import user_path
 from ..train.distributed.signals import Stopped
 from ..train.recipe import Recipe, recipes
@@ -33,10 +33,10 @@ from .shared_flags import (
     check_trainable,
     configured,
 )
+from .train_output import announcement, record, report
 
 if TYPE_CHECKING:
     from ..models import ViT
-    from ..train import FitResult
     from ..train.distributed.processes import Processes
 
 SUMMARY = "Train a ViT, and evaluate it on the test images."
@@ -55,7 +55,6 @@ ALIASES = {  # what DeiT's and timm's scripts call a recipe's field
 SHORTHANDS = {"--repeated-aug": ("repeats", 3), "--bce-loss": ("loss", "bce"), "--model-ema": ("ema", 0.99996)}
 PREPROCESSING = ("mean", "std", "crop", "interpolation")  # fields of a configuration that weights bring with them
 ENOUGH = 0.5  # share of the model, classifiers aside, that --finetune's weights have to hold
-MARKS = 50, 90, 94, 95  # per cent of the held-out images right: a record says how long each took
 UNSAVED = (  # flags that say how a run is carried out, not what it is: its state does not hold them
     "checkpoint_every", "compile", "device", "max_corrupt", "quiet", "record", "shard", "tensorboard", "timeout",
     "workers",
@@ -163,7 +162,7 @@ def train_model(args: Namespace, device, processes: Processes) -> None:
     if processes.first and before and images["path"] and not args.data_path:
         print(f"{images['name']} is read from {images['path']}, as the saved state says")
     if processes.first:  # flushed, so that a log file says at once what is trained
-        print(_announcement(config, sets, recipe, device, processes) + loaded, flush=True)
+        print(announcement(config, sets, recipe, device, processes) + loaded, flush=True)
 
     folder = folder or Path(processes.broadcast_object(new_folder))
     with exclusive(folder, processes):
@@ -174,9 +173,9 @@ def train_model(args: Namespace, device, processes: Processes) -> None:
             shard=args.shard, card={"command": args.line, "run": {"data": _absolute(images), "launch": launch_name()}},
         )  # fmt: skip
     if processes.first:
-        _report(result, device)
+        report(result, device)
         if args.record:
-            _record(args, result, model, recipe, device)
+            record(args, result, model, recipe, device)
             print(f"recorded in {ledger.path(args.record)}")
 
 
@@ -247,38 +246,6 @@ def _load_shared(model: ViT, pretrained: ViT, args: Namespace) -> str:
         )
     means = ", ".join(f"{name} {' '.join(f'{x:g}' for x in getattr(model.config, name))}" for name in ("mean", "std"))
     return f"{args.finetune}: {report}\nimages are normalised as these weights expect: {means}"
-
-
-def _announcement(config: ViTConfig, sets: data.Sets, recipe: Recipe, device, processes: Processes) -> str:
-    cost, steps = config.cost(), recipe.steps(len(sets.train))
-    size = f"{cost.parameters / 1e6:.2f} M parameters, {cost.total / 1e6:.1f} M multiply–adds an image"
-    where = device_name(device)
-    if processes.world > 1:
-        hosts, each = ", ".join(dict.fromkeys(processes.hosts)), recipe.batch_size // processes.world
-        where = f"{processes.world} processes on {hosts}, {each} images each, {where}"
-    return f"{config.plan}\n\n{size}\n{sets.describe()}\n{steps:,} steps of {recipe.batch_size} images on {where}"
-
-
-def _report(result: FitResult, device) -> None:
-    best = result.best
-    print(f"test accuracy {result.test}")
-    print(f"best weights at step {best['step']:,}: {best['accuracy']:.1%} of {best['n']:,} held-out images correct")
-    print(f"{result.seconds:.0f} s, {result.images_per_s:,.0f} images/s on {device_name(device)}")
-    if reached := [mark for mark in MARKS if result.seconds_to(mark / 100) is not None]:
-        print(f"{reached[-1]} % of the held-out images correct after {result.seconds_to(reached[-1] / 100):.0f} s")
-    if result.skipped:
-        print(f"{result.skipped} steps skipped: their gradients were non-finite")
-    if result.corrupt:
-        print(evaluate.unreadable(result.corrupt))
-    names = ", ".join(sorted(path.name for path in result.folder.iterdir() if not path.name.startswith(".")))
-    print(f"saved in {result.folder}: {names}")
-
-
-def _record(args: Namespace, result: FitResult, model: ViT, recipe: Recipe, device) -> ledger.Record:
-    values = {**result.test.to_dict(), "train_seconds": result.seconds, "images_per_s": result.images_per_s}
-    values |= {f"seconds_to_{mark}": time for mark in MARKS if (time := result.seconds_to(mark / 100)) is not None}
-    about = {"n": result.test.n, "seed": recipe.seed, "config": model.config.to_dict(), "recipe": recipe.to_dict()}
-    return ledger.add(args.record, f"training on {model.card['data']['name']}", args.line, device, values, **about)
 
 
 def _evaluation(args: Namespace) -> Namespace:

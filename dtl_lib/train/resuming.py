@@ -9,6 +9,7 @@ import torch
 from .. import __version__, checkpoint
 from ..atomic import remove_leftovers
 from ..checkpoint import BEST, BEST_CARD
+from ..checks import shortened
 from ..hashing import plain
 from ..host import device_name
 from . import state
@@ -129,7 +130,9 @@ def _changed(card: Mapping, about: Mapping) -> str:
     recipe = Recipe.from_dict(card.get("recipe", {})).to_dict()  # a field newer than the card: its default
     then = {**card, "recipe": {**recipe, **{name: about["recipe"][name] for name in MAY_CHANGE}}}
     for what in ("config", "recipe", "data", *(["teacher"] if "teacher" in about else [])):
-        if changed := state.differences(plain(then.get(what, {})), about[what]):
+        if not isinstance(before := then.get(what, {}), Mapping):
+            raise checkpoint.CheckpointError(f"a card's {what} is {shortened(before)}, and has to be a dictionary")
+        if changed := state.differences(plain(before), about[what]):
             return f"{what} ({changed})"
     return ""
 

@@ -79,7 +79,7 @@ def test_pictures(tmp_path_factory, mode, size, kind, seed, hits, keep):
         pixels = open_image(path)
         assert pixels.ndim == 3 and pixels.shape[2] == 3 and str(pixels.dtype) == "uint8"
         x = prepare(pixels, size=16)
-        assert x.shape == (3, 16, 16) and torch.isfinite(x).all()
+        assert x.shape == (1, 3, 16, 16) and torch.isfinite(x).all()
 
 
 PARTS = st.sampled_from(

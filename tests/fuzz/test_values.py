@@ -43,7 +43,7 @@ def test_cards(run, sets, tmp_path_factory, monkeypatch):
 
     monkeypatch.setattr("dtl_lib.train.evaluate", stopped)
 
-    @examples(100)
+    @examples(40)
     @given(st.data(), st.sampled_from(("best.safetensors", "state.safetensors")))
     def fuzz(data, name):
         tensors, card = checkpoint.read(run / name)
