@@ -10,6 +10,7 @@ from .. import __version__, checkpoint
 from ..atomic import remove_leftovers
 from ..checkpoint import BEST, BEST_CARD
 from ..checks import shortened
+from ..config import ViTConfig
 from ..hashing import plain
 from ..host import device_name
 from . import state
@@ -127,8 +128,13 @@ def _of_today(card: dict, about: Mapping, is_data: Callable, warn: bool = False)
 
 def _changed(card: Mapping, about: Mapping) -> str:
     """What a card says of the model, recipe or data that is not so now; empty where all is the same."""
-    recipe = Recipe.from_dict(card.get("recipe", {})).to_dict()  # a field newer than the card: its default
-    then = {**card, "recipe": {**recipe, **{name: about["recipe"][name] for name in MAY_CHANGE}}}
+    try:  # a field newer than the card has its default
+        config = ViTConfig.from_dict(card.get("config", {})).to_dict()
+        recipe = Recipe.from_dict(card.get("recipe", {})).to_dict()
+    except ValueError as error:
+        raise checkpoint.CheckpointError(f"the card has been changed ({error})") from None
+    recipe |= {name: about["recipe"][name] for name in MAY_CHANGE}
+    then = {**card, "config": config, "recipe": recipe}
     for what in ("config", "recipe", "data", *(["teacher"] if "teacher" in about else [])):
         if not isinstance(before := then.get(what, {}), Mapping):
             raise checkpoint.CheckpointError(f"a card's {what} is {shortened(before)}, and has to be a dictionary")
