@@ -266,7 +266,8 @@ def _evaluation(args: Namespace) -> Namespace:
 def _unsaved(args: Namespace) -> str:
     """The flags to give again where the run goes on."""
     defaults, repeated = _defaults(flags), []
-    for name in UNSAVED:
+    others = () if args.data in (None, *SOURCES) else ("data", "data_path")  # a card may not name them
+    for name in (*UNSAVED, *others):
         if (value := getattr(args, name)) != defaults[name]:
             repeated += [f"--{name.replace('_', '-')}"] + [str(value)] * (value is not True)
     return shlex.join(repeated)
