@@ -160,6 +160,7 @@ def test_a_pipe_in_a_folder_of_pictures_is_a_corrupt_picture(tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "val/cat/0.png")
     os.mkfifo(tmp_path / "val/cat/1.png")
     images = data.load("folder", tmp_path, image_size=8).test
+    assert len(images.fingerprint()) == 12
     with pytest.raises(data.CorruptImage, match="1.png is a pipe"):
         images.raw([0, 1])
 
