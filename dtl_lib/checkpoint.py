@@ -2,7 +2,6 @@
 
 import json
 import os
-import stat
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,6 +17,7 @@ from .checks import first_line
 from .config import ViTConfig
 from .hashing import checksum, seal, seal_holds
 from .models import ViT
+from .paths import kind
 
 SUFFIX = ".safetensors"
 BEST, BEST_CARD = f"best{SUFFIX}", "best.json"  # what a training run keeps its best weights in, and their card
@@ -233,10 +233,8 @@ def _replace(path: Path, fill: Callable[[Path], object], before: Path | None = N
 def _refuse(path: Path) -> None:
     """What can be told from a file's first bytes, without reading it as anything."""
     try:
-        mode = path.stat().st_mode
-        if not stat.S_ISREG(mode):  # a pipe would be waited for
-            what = "is a folder" if stat.S_ISDIR(mode) else "is no file but a pipe or a device"
-            raise CheckpointError(f"{path} {what}: give a checkpoint file, such as {BEST}")
+        if (found := kind(path)) not in ("a file", None):
+            raise CheckpointError(f"{path} is {found}: give a checkpoint file, such as {BEST}")
         with open(path, "rb") as file:
             start = file.read(9)
     except (FileNotFoundError, NotADirectoryError):

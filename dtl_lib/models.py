@@ -193,6 +193,11 @@ class ViT(nn.Module):
 
     def _check_images(self, images: Tensor) -> None:
         channels = self.config.channels
+        if not isinstance(images, Tensor):
+            raise ValueError(
+                f"images are a tensor (batch, {channels}, height, width), not a {type(images).__name__}: "
+                "data.prepare makes one of a picture, torch.from_numpy of an array"
+            )
         if images.ndim != 4 or images.shape[1] != channels:
             raise ValueError(f"images are (batch, {channels}, height, width), not {tuple(images.shape)}")
         if not images.is_floating_point():

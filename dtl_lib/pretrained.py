@@ -125,20 +125,34 @@ def timm_model(name: str) -> nn.Module:
     Raises:
         ValueError: where there are no such weights, with what to do.
     """
+    name = _timm_name(name)
+    given, tagged, files = _places(name)
+    file = next((file for file in files if file.is_file()), None) or _cached(tagged)
+    if file is None:
+        return _download(name, files[-1]).eval()
+    return _from_file(tagged, file, given).eval()
+
+
+def is_here(name: str) -> bool:
+    """Whether a model's weights are on this machine, so that loading them asks no network."""
+    if is_ours(name):
+        return True
+    _, tagged, files = _places(_timm_name(name))
+    return any(file.is_file() for file in files) or _cached(tagged) is not None
+
+
+def _places(name: str) -> tuple:
+    """timm's configuration of weights, their name with its tag, and the files they may lie in."""
     import timm
 
-    name = _timm_name(name)
     if name != (base := name.split(".")[0]) and name not in timm.list_pretrained(f"{base}.*"):
         raise ValueError(
             f"timm has no weights {name!r}; it has {', '.join(timm.list_pretrained(f'{base}.*')) or 'none'}"
         )
     given = timm.get_pretrained_cfg(name)
     tagged = f"{given.architecture}.{given.tag}" if given is not None and given.tag else name
-    files = [data_folder() / "weights" / f"{known}.safetensors" for known in dict.fromkeys((name, tagged))]
-    file = next((file for file in files if file.is_file()), None) or _cached(tagged)
-    if file is None:
-        return _download(name, files[-1]).eval()
-    return _from_file(tagged, file, given).eval()
+    names = dict.fromkeys((name, tagged))
+    return given, tagged, [data_folder() / "weights" / f"{known}.safetensors" for known in names]
 
 
 def _timm_name(name: str) -> str:

@@ -197,6 +197,8 @@ def _absolute(images: dict) -> dict:
 
 
 def _recipe(args: Namespace, images: str, before: dict | None) -> Recipe:
+    from ..pretrained import is_here
+
     if before and not args.recipe:
         base = Recipe.from_dict(before["recipe"])
     else:
@@ -208,7 +210,13 @@ def _recipe(args: Namespace, images: str, before: dict | None) -> Recipe:
         changed["max_steps"] = None
     if changed.keys() & {"warmup_steps", "warmup_epochs"} and not before:
         changed = {"warmup_steps": 0, "warmup_epochs": 0.0, **changed}
-    return replace(base, **changed)
+    recipe = replace(base, **changed)
+    if before and recipe.distill_from and "distill_from" not in changed and not is_here(recipe.distill_from):
+        raise ValueError(
+            f"the saved state names the teacher {recipe.distill_from}, which would be fetched: if you want that, "
+            f"give --distill-from {recipe.distill_from} yourself"
+        )
+    return recipe
 
 
 def _config(args: Namespace, images: str, pretrained: ViT | None, before: dict | None) -> ViTConfig:
@@ -266,7 +274,8 @@ def _evaluation(args: Namespace) -> Namespace:
 def _unsaved(args: Namespace) -> str:
     """The flags to give again where the run goes on."""
     defaults, repeated = _defaults(flags), []
-    for name in UNSAVED:
+    others = () if args.data in (None, *SOURCES) else ("data", "data_path")  # a card may not name them
+    for name in (*UNSAVED, *others):
         if (value := getattr(args, name)) != defaults[name]:
             repeated += [f"--{name.replace('_', '-')}"] + [str(value)] * (value is not True)
     return shlex.join(repeated)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from ..checks import as_whole, is_whole
+from ..checks import as_whole, is_whole, shortened
 from ..hashing import of_parts
 from .augment import transforms as augmentation
 from .augment.transforms import Augment
@@ -141,7 +141,10 @@ class Images:
 
         They are checked where they lie: on the CPU nothing waits for a GPU.
         """
-        indices = torch.as_tensor(indices)
+        try:
+            indices = torch.as_tensor(indices)
+        except (TypeError, ValueError, RuntimeError):
+            raise ValueError(f"indices are 1-D integers, not {shortened(indices)}") from None
         if indices.ndim != 1 or (indices.numel() and indices.dtype not in INTEGERS):
             raise ValueError(f"indices are 1-D integers; these are {indices.dtype} with shape {tuple(indices.shape)}")
         indices = indices.long()

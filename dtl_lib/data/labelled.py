@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from ..paths import require
 from .files import ImageFiles
 from .images import Sets
 from .splits import cut, origins
@@ -50,7 +51,10 @@ class LabelledFiles(ImageFiles):
         """A picture's bytes; none where it cannot be read, which is for whoever needs the picture to say."""
         try:
             file = self.source(number)[0]
-            return file.getvalue() if hasattr(file, "getvalue") else Path(file).read_bytes()
+            if hasattr(file, "getvalue"):
+                return file.getvalue()
+            require(file, "a file", "a picture was expected")  # a pipe would be waited for
+            return Path(file).read_bytes()
         except (OSError, ValueError):
             return b""
 

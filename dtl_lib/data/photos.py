@@ -1,18 +1,24 @@
 """Photos that come with scikit-image's wheel, a reader's own photos, and the preprocessing a model expects."""
 
+import math
 from dataclasses import dataclass
 from importlib.util import find_spec
+from os import PathLike
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 
+from ..checks import typed
 from ..config import IMAGENET_MEAN, IMAGENET_STD
 from ..paths import require, user_path
 from .decoding import decode, rgb
 from .images import size_of
 
+ENOUGH = 2**24  # pixels that a picture is resized to without a thought; of longer ones the ends are cut off before
+LONGEST = 8  # times what is needed of the long side is then kept
+LARGEST = 2**28  # pixels that any is resized to
 PUBLIC_DOMAIN = "public domain"
 # of ImageNet, as timm has them
 PREPROCESSING = {"image_size": 224, "crop": 0.9, "interpolation": "bicubic", "mean": IMAGENET_MEAN, "std": IMAGENET_STD}
@@ -142,10 +148,12 @@ def centre(picture, size, crop: float, interpolation: str) -> torch.Tensor:
     from torchvision.transforms.v2.functional import pil_to_tensor
 
     resampling(interpolation)
+    crop = typed("crop", crop, float)
     if not 0 < crop <= 1:
         raise ValueError(f"crop is {crop}; it is a share, above 0 and at most 1")
-    *geometry, _, _ = create_transform((3, *size_of(size)), interpolation=interpolation, crop_pct=crop).transforms
-    image = _as_image(picture)
+    size = size_of(size)
+    image = _middle(_as_image(picture), size, crop)
+    *geometry, _, _ = create_transform((3, *size), interpolation=interpolation, crop_pct=crop).transforms
     for step in geometry:
         image = step(image)
     return pil_to_tensor(image)
@@ -167,9 +175,36 @@ def resampling(interpolation: str) -> Image.Resampling:
 
 
 def _as_image(picture) -> Image.Image:
-    if isinstance(picture, Image.Image):
-        return rgb(picture, "the picture")
-    picture = np.asarray(picture)
-    if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
-        raise ValueError(f"a picture is uint8 (height, width, 3); this is {picture.dtype} {picture.shape}")
-    return Image.fromarray(picture)
+    if isinstance(picture, str | PathLike):
+        raise ValueError(f"open the picture first: open_image({str(picture)!r})")
+    if not isinstance(picture, Image.Image):
+        try:
+            picture = np.asarray(picture)
+        except (TypeError, ValueError, RuntimeError):  # a ragged list; a tensor on a GPU, or with a gradient
+            raise ValueError(f"a picture is uint8 (height, width, 3), not such a {type(picture).__name__}") from None
+        if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or not picture.size:
+            raise ValueError(f"a picture is uint8 (height, width, 3); this is {picture.dtype} {picture.shape}")
+        return Image.fromarray(picture)
+    if 0 in picture.size:
+        raise ValueError(f"a picture has pixels; this is {picture.height}×{picture.width}")
+    return rgb(picture, "the picture")
+
+
+def _middle(image: Image.Image, size: tuple[int, int], crop: float) -> Image.Image:
+    """A picture without the far ends of a very long side, which would be resized only to be cut off.
+
+    torchvision and timm resize them: 50,000 × 1 pixels take 13.5 GB there.
+    """
+    lengths, wanted = (image.height, image.width), [length / crop for length in size]
+    scale = max(want / length for want, length in zip(wanted, lengths))
+    if math.prod(length * scale for length in lengths) <= ENOUGH:
+        return image
+    kept = [min(length, math.ceil(LONGEST * want / scale)) for want, length in zip(wanted, lengths)]
+    kept = [keep + (length - keep) % 2 for keep, length in zip(kept, lengths)]  # the middle stays where it was
+    if math.prod(keep * scale for keep in kept) > LARGEST:
+        raise ValueError(
+            f"a picture of {lengths[0]}×{lengths[1]} pixels would be resized to more than {LARGEST:,} for image_size "
+            f"{size[0]}×{size[1]} and crop {crop:g}: choose a smaller image_size or a larger crop"
+        )
+    top, left = ((length - keep) // 2 for length, keep in zip(lengths, kept))
+    return image.crop((left, top, left + kept[1], top + kept[0]))

@@ -197,6 +197,9 @@ def normalised(sets, config) -> Sets:
 
 def check_not_empty(images) -> None:
     """A ValueError where there is nothing to look at."""
+    if not hasattr(images, "classes"):
+        kind = type(images).__name__
+        raise ValueError(f"images are part of a data set, such as data.load('shapes').test, not a {kind}")
     if not len(images):
         raise ValueError(f"{images.name} holds no images")
 

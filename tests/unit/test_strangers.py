@@ -59,11 +59,14 @@ def said_of(tmp_path, capsys, monkeypatch):
     return said
 
 
-def resumable(folder: Path, run) -> None:
+def resumable(folder: Path, run, recipe=None) -> None:
     assert main(["train", *TINY.split(), "--output-dir", str(folder)]) == 0
     tensors, card = checkpoint.read(folder / "state.safetensors")
     own = {key: value for key, value in card.items() if key not in ("seal", "digest")}
-    checkpoint.write(folder / "state.safetensors", tensors, {**own, "run": run}, checkpoint.STATE)
+    path = folder / "state.safetensors"
+    checkpoint.write(
+        path, tensors, {**own, "run": run, "recipe": {**own["recipe"], **(recipe or {})}}, checkpoint.STATE
+    )
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -126,6 +129,17 @@ def test_a_card_s_values_have_their_types(said_of, values):
 def test_run_itself_is_a_dictionary(said_of, run):
     assert "its card does not say which images (run.data" in said_of(run)
     assert "its card's run is no dictionary" in said_of(run, way="train --resume")
+
+
+@pytest.mark.parametrize("name", ["deit_tiny_patch16_224", "regnety_160.deit_in1k", "hf_hub:timm/vit_tiny_patch16_224"])
+def test_a_saved_state_s_teacher_is_not_fetched(tmp_path, capsys, monkeypatch, name):
+    monkeypatch.setenv("DTL_DATA", str(tmp_path / "none"))
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "none"))
+    monkeypatch.setattr("dtl_lib.pretrained._cached", lambda _: None)
+    resumable(tmp_path / "run", {"data": {"name": "shapes"}}, {"distill": "hard", "distill_from": name})
+    capsys.readouterr()
+    assert main(["train", "--resume", str(tmp_path / "run"), "--device", "cpu"]) == 2
+    assert f"names the teacher {name}, which would be fetched: " in capsys.readouterr().err
 
 
 def test_a_user_may_name_what_a_card_may_not(said_of):

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from dtl_lib.host import data_folder
+from dtl_lib.paths import user_path
 
 FILES, BATCH, SCRIPT = "cifar-10-batches-py", "data_batch_1", "unpack.py"
 SECONDS = 90  # that unpacking may take
@@ -29,7 +30,7 @@ class Cifar:
 
     def __init__(self, path: str | None, stack: ExitStack):
         self._stack, self._error = stack, None
-        root = Path(path).expanduser() if path else data_folder()
+        root = user_path(path) if path else data_folder()
         above = (root, root / "cifar10", root / "CIFAR10")
         self._folder = next((folder for folder in above if _holds(folder)), None)
         scripts = (folder / SCRIPT for folder in (root, root / "data"))

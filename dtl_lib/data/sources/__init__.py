@@ -7,6 +7,7 @@ import inspect
 from dataclasses import dataclass
 from importlib import import_module
 
+from ...checks import shortened
 from ...host import data_folder
 
 __all__ = ["PREFIXES", "SOURCES", "Source", "data_folder", "load", "source"]
@@ -45,6 +46,8 @@ PREFIXES = ("hfds", "hfids", "tfds", "torch")  # of the names that timm's reader
 
 def source(name: str) -> Source:
     """The row of a data set's name; a ValueError that lists the names where there is none."""
+    if not isinstance(name, str):
+        raise ValueError(f"a data set's name is text, such as shapes, not {shortened(name)}")
     if name in SOURCES:
         return SOURCES[name]
     if name.partition("/")[0] in PREFIXES and "/" in name:
