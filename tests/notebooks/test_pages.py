@@ -8,6 +8,7 @@ import pytest
 
 from book.tools import command_line, records
 from dtl_lib import ledger
+from dtl_lib.checks import is_line
 from dtl_lib.cli.commands import COMMANDS
 
 
@@ -84,9 +85,10 @@ def test_what_a_record_says_is_shown_and_not_run(project, text, many):
     from myst_parser.parsers.mdit import create_md_parser
 
     folder = project.root / "dtl_lib" / "ledger"
-    for what in (text, f"another {text}"):
+    line = text if is_line(text) else "a line"  # a record holds no other; the names of its values may be anything
+    for what in (line, f"another {line}"):
         values = {text: 1.0, "same": 2.0} | ({name: float(len(what)) for name in "uvwxy"} if many else {"u": len(what)})
-        made = {"what": what, "command": f"dtl evaluate {what}", "device": text, "values": values, "id": ""}
+        made = {"what": what, "command": f"dtl evaluate {what}", "device": line, "values": values, "id": ""}
         ledger.append(dataclasses.replace(record(0, 0.5), **made), folder)
     extensions = {"amsmath", "colon_fence", "deflist", "dollarmath", "substitution"}  # _config.yml's
     parser = create_md_parser(MdParserConfig(enable_extensions=extensions), RendererHTML)
@@ -102,7 +104,7 @@ def test_what_a_record_says_is_shown_and_not_run(project, text, many):
     assert len(raw) == 2 and re.fullmatch(r"<details>\n<summary><code>cifar</code> [^<>]*</summary>\n", raw[0])
     shown = "".join(child.content for child in inside if child.type == "text")
     plain = " ".join(text.split()).replace("\x1b", r"\x1b").replace("\x07", r"\x07")
-    assert plain in shown and f"dtl evaluate {plain}" in [c.content for c in inside if c.type == "code_inline"]
+    assert plain in shown and f"dtl evaluate {line}" in [c.content for c in inside if c.type == "code_inline"]
 
 
 def test_what_a_link_states(project, folder):
