@@ -3,5 +3,11 @@
 from . import atlas, bench, evaluate, plan, predict, train, zoo
 
 COMMANDS = {
-    "plan": plan, "train": train, "evaluate": evaluate, "predict": predict, "bench": bench, "atlas": atlas, "zoo": zoo,
-}  # fmt: skip
+    "plan": plan,
+    "train": train,
+    "evaluate": evaluate,
+    "predict": predict,
+    "bench": bench,
+    "atlas": atlas,
+    "zoo": zoo,
+}

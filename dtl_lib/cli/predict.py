@@ -20,7 +20,7 @@ SUMMARY = "Print what a trained ViT takes pictures for: the likeliest classes, a
 
 def flags(parser: Parser) -> None:
     """Which pictures, and which model."""
-    parser.add_argument("images", nargs="+", metavar="IMAGE", help="a picture, such as cat.jpg")
+    parser.add_argument("images", nargs="*", metavar="IMAGE", help="a picture, such as cat.jpg")
     add_trained(parser)
     parser.add_argument("--top", type=positive, default=5, metavar="N", help="how many classes to print (default: 5)")
     add_device(parser)
@@ -30,6 +30,8 @@ def main(args: Namespace) -> None:
     """Print the likeliest classes of each picture; at the end, a ValueError that names those that cannot be read."""
     from ..train.classes import class_names, shown_names
 
+    if not args.images:
+        raise ValueError("say which pictures: dtl predict cat.jpg dog.jpg --model-path best.safetensors")
     device = find_device(args.device)
     model = trained_model(args).to(device)
     if not model.config.classes:

@@ -114,7 +114,9 @@ def test_a_model_that_names_no_classes_is_refused(tmp_path, files, capsys, card,
     assert says in capsys.readouterr().err
 
 
-def test_a_model_is_needed(files, capsys):
+def test_a_model_and_a_picture_are_needed(files, capsys):
+    assert main(["predict"]) == 2
+    assert "say which pictures" in capsys.readouterr().err
     assert main(["predict", *files]) == 2
     assert "say which model" in capsys.readouterr().err
     assert main(["predict", files[0], "--model", "deit_tiny_patch16_224"]) == 2
