@@ -11,7 +11,7 @@ from . import __version__
 from .checks import LARGEST, first_line, is_line, is_whole
 from .hashing import of_values, plain
 from .host import device_name
-from .paths import kind
+from .paths import require_writable
 
 FOLDER = Path(__file__).parent / "ledger"
 CPU = "CPU core"  # as `device_name` says it
@@ -210,20 +210,7 @@ def value(experiment: str, what: str, name: str, folder: str | Path | None = Non
 
 def check_writable(experiment: str, folder: str | Path | None = None) -> None:
     """A ValueError where an experiment's records could not be written, which is better known before the work."""
-    file = path(experiment, folder)
-    if (found := kind(file)) not in ("a file", None):
-        raise ValueError(f"records cannot be written to {file}: it is {found}; move it away")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        new = not file.exists()
-        with open(file, "a"):
-            pass
-        if new:
-            file.unlink()
-    except OSError as error:
-        raise ValueError(
-            f"records cannot be written to {file} ({first_line(error)}): make it writable, or name another folder"
-        ) from None
+    require_writable(path(experiment, folder), "records")
 
 
 def append(record: Record | Mapping, folder: str | Path | None = None) -> Path:

@@ -58,3 +58,18 @@ def require(path: str | os.PathLike, expected: str, remedy: str) -> None:
     if found != expected:
         what = "does not exist" if found is None else f"is {found}, not {expected}"
         raise ValueError(f"{path} {what}; {remedy}")
+
+
+def require_writable(file: Path, what: str) -> None:
+    """A ValueError where `what` could not be written to a file, which is better known before the work."""
+    if (found := kind(file)) not in ("a file", None):
+        raise ValueError(f"{what} cannot be written to {file}: it is {found}; move it away")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        new = not file.exists()
+        with open(file, "a"):
+            pass
+        if new:
+            file.unlink()
+    except OSError as error:
+        raise ValueError(f"{what} cannot be written to {file} ({error.strerror}): make its folder writable") from None

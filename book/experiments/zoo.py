@@ -118,7 +118,8 @@ def _record_details(card: Mapping, record: ledger.Record) -> dict:
 def _data_details(card: Mapping, sets: Sets) -> dict:
     """The data's names and fingerprints; a ValueError where it is not the data of the run."""
     train = {"name": sets.train.name, "fingerprint": sets.train.fingerprint()}
-    if card.get("data", train) != train:
+    stated = card.get("data", train)
+    if stated.get("name") != train["name"] or not sets.train.has_fingerprint(stated.get("fingerprint")):
         raise ValueError(f"it was trained on {card['data']}, and the data here is {train}")
     return {"data": train, "test_data": {"name": sets.test.name, "fingerprint": sets.test.fingerprint()}}
 

@@ -89,7 +89,7 @@ def test_the_right_answers_of_a_sample_are_counted_again(name):
         pytest.skip("CIFAR-10 is not here: set DTL_DATA to the folder that holds it")
     sets = data.load(**card["run"]["data"], image_size=model.config.image_size, config=model.config)
     for part, about in ((sets.train, card["data"]), (sets.test, card["test_data"])):
-        assert about == {"name": part.name, "fingerprint": part.fingerprint()}
+        assert about["name"] == part.name and part.has_fingerprint(about["fingerprint"])
     assert card["sample"]["n"] == zoo.SAMPLE
     logits, classes = filling.logits(model, sets.test, zoo.SAMPLE)
     right = int((logits.argmax(dim=1) == classes).sum())

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from ... import ledger
 from ...atomic import lock
-from ...checks import first_line
 from ...hashing import plain
 from ...host import find_device
 from ...ledger import Record
+from ...paths import require_writable
 from ...progress import progress_bar
 from ...train.distributed.signals import between_steps
 from ...train.recipe import Recipe
@@ -132,7 +132,7 @@ def run(
     """
     ledger.check_writable(grid.experiment, folder)
     if weights:
-        _check_folder(Path(weights))
+        require_writable(Path(weights) / ".writable", "weights")
     with _exclusive(grid, folder):
         yield from _run(grid, folder, command, jobs, weights, device, progress)
 
@@ -164,18 +164,6 @@ def _exclusive(grid: Grid, folder):
     path = records_file(grid, folder)
     busy = f"another process makes runs for {path}: let it end, or choose another folder (--records)"
     return lock(path.with_name(f".{path.stem}.lock"), busy)
-
-
-def _check_folder(folder: Path) -> None:
-    """A ValueError where nothing can be written to a folder, before the work."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / ".writable").touch()
-        (folder / ".writable").unlink()
-    except OSError as error:
-        raise ValueError(
-            f"weights cannot be written to {folder} ({first_line(error)}): choose another folder"
-        ) from None
 
 
 def _recorded(grid: Grid, job: Job, values: dict, folder, command: str, device: str) -> Record:
