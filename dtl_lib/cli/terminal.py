@@ -10,6 +10,8 @@ from ..checks import visible
 class Visible:
     """A stream whose control characters are written as escapes.
 
+    A carriage return at either end of what is written stays: the bar of a download, another library's, begins with one.
+
     Attributes:
         unfiltered: the stream itself, for progress bars.
     """
@@ -19,7 +21,9 @@ class Visible:
 
     def write(self, text: str) -> int:
         """As of any stream."""
-        self.unfiltered.write(visible(text))
+        body = text.strip("\r")
+        before, _, after = text.partition(body) if body else (text, "", "")
+        self.unfiltered.write(before + visible(body) + after)
         return len(text)
 
     def writelines(self, lines: Iterable[str]) -> None:

@@ -3,6 +3,8 @@
 import os
 import struct
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 
 import numpy as np
@@ -14,12 +16,13 @@ from .images import CorruptImage
 # Pillow's names of what photos and data sets are stored in. Of its others some start a program (EPS: Ghostscript), some
 # open anything inside them (IPTC), and many are no pictures (HDF5, MPEG). TGA comes last: it has no mark to know it by.
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP", "DIB", "AVIF", "JPEG2000", "MPO", "PPM", "TGA")
-EIGHT_BIT = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV", "LAB"}
+EIGHT_BIT = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB"}
+PREMULTIPLIED = {"La": "LA", "RGBa": "RGBA"}
 SIXTEEN_BIT = {"I;16", "I;16B", "I;16L", "I;16N"}
 UNKNOWN = {"I": "32-bit integers", "F": "floating-point numbers"}  # Pillow would clip them to 0 … 255
 BITS, WHITE_IS_ZERO = 258, (262, 0)  # tags of TIFF: bits a sample; photometric interpretation
 # what Pillow raises; RuntimeError: of AVIF's decoder
-_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, RuntimeError, struct.error, Image.DecompressionBombError)
+_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, RuntimeError, struct.error)
 _PILLOW = r"PIL\."
 
 
@@ -51,15 +54,25 @@ def decode(file, name, upright: bool = False) -> Image.Image:
             of its values is white.
     """
     _keep_warnings_back()
-    try:
+    with named(name):
         if isinstance(file, str | os.PathLike) and (found := kind(file)) not in ("a file", None):
             raise CorruptImage(name, f"is {found}; a .jpg, .png or .webp file is needed")
         with file if isinstance(file, Image.Image) else Image.open(file, formats=_formats()) as image:
             return rgb(image, name, upright, upright)
+
+
+@contextmanager
+def named(name) -> Iterator[None]:
+    """Inside, whatever Pillow raises is a `CorruptImage` of this name."""
+    try:
+        yield
     except CorruptImage:
         raise
     except UnidentifiedImageError:
         raise CorruptImage(name, "is not an image that can be read; a .jpg, .png or .webp file is needed") from None
+    except Image.DecompressionBombError:
+        most = f"at most {2 * Image.MAX_IMAGE_PIXELS:,} pixels are read"
+        raise CorruptImage(name, f"is too large: pictures of {most}; make it smaller") from None
     except _DAMAGE as error:
         if getattr(error, "errno", None):
             raise CorruptImage(name, f"cannot be opened ({error.strerror}); put it back") from None
@@ -77,15 +90,20 @@ def rgb(image: Image.Image, name, upright: bool = False, on_white: bool = True) 
         on_white: lay it on white where it is transparent; otherwise its colours count, as in other libraries.
 
     Raises:
-        CorruptImage: where its numbers have no range, such as floating-point ones.
+        CorruptImage: where its numbers have no range, such as floating-point ones, or its format is none of `FORMATS`:
+            Pillow decodes when pixels are asked for, an EPS by Ghostscript.
     """
+    if image.format not in (None, *FORMATS):
+        raise CorruptImage(name, f"is of the format {image.format}; what is read is {', '.join(FORMATS)}")
     turned = ImageOps.exif_transpose(image) if upright else image
     if image.mode in SIXTEEN_BIT or (image.mode == "I" and image.format in ("PNG", "PPM")):
         return _from_sixteen_bits(turned, image, on_white).convert("RGB")
-    if image.mode not in EIGHT_BIT:
+    if image.mode in PREMULTIPLIED:
+        turned = turned.convert(PREMULTIPLIED[image.mode])
+    elif image.mode not in EIGHT_BIT:
         what = UNKNOWN.get(image.mode, f"pixels of Pillow's mode {image.mode}")
         raise CorruptImage(name, f"holds {what}, and which of them is white is not known: save it in 8 or 16 bits")
-    if "transparency" in image.info or image.mode == "RGBa":
+    if "transparency" in image.info:
         turned = turned.convert("RGBA")
     if on_white and "A" in turned.getbands():
         turned = turned.convert("RGBA")

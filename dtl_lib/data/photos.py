@@ -13,7 +13,7 @@ from PIL import Image
 from ..checks import typed
 from ..config import IMAGENET_MEAN, IMAGENET_STD
 from ..paths import require, user_path
-from .decoding import decode, rgb
+from .decoding import decode, named, rgb
 from .images import size_of
 
 ENOUGH = 2**24  # pixels that a picture is resized to without a thought; of longer ones the ends are cut off before
@@ -187,7 +187,8 @@ def _as_image(picture) -> Image.Image:
         return Image.fromarray(picture)
     if 0 in picture.size:
         raise ValueError(f"a picture has pixels; this is {picture.height}×{picture.width}")
-    return rgb(picture, "the picture")
+    with named("the picture"):
+        return rgb(picture, "the picture")
 
 
 def _middle(image: Image.Image, size: tuple[int, int], crop: float) -> Image.Image:

@@ -118,7 +118,6 @@ def test_sixteen_bits_of_colour_are_scaled(kind):
         (lambda: tiff(RAMP, 32, form=3, kind="<f4"), "floating-point"),
         (lambda: Image.new("I", (2, 2)), "32-bit integers"),
         (lambda: Image.new("F", (2, 2)), "floating-point"),
-        (lambda: Image.new("La", (2, 2)), "mode La"),
     ],
 )
 def test_numbers_of_no_known_range_are_refused(file, what):

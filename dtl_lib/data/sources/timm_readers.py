@@ -9,9 +9,9 @@ from collections.abc import Sequence
 import torch
 
 from ...paths import user_path
-from ..decoding import only_pictures
+from ..decoding import named, only_pictures
 from ..files import ImageFiles
-from ..images import CorruptImage, Sets
+from ..images import Sets
 from ..splits import held_out_of, split, subset
 
 _NO_NAME = re.compile(r"[a-z][a-z+.-]+:(?!\d)|::|[|{}\0]", re.I)  # `mnist:3.0.1` is a version of tfds'
@@ -34,10 +34,8 @@ class IndexedDataset:
     def __call__(self, number: int):
         sample_name = f"{self.name}, sample {number}"
         only_pictures()  # here too: a worker process has not opened the data set
-        try:
+        with named(sample_name):  # some of torchvision's data sets decode their pictures here
             image, target = self.reader[number][:2]
-        except OSError as error:  # some of torchvision's data sets open their pictures here
-            raise CorruptImage(sample_name, f"cannot be read: {error}") from None
         return image, image if isinstance(image, str) else sample_name, int(target)
 
 
@@ -97,6 +95,7 @@ def _open(name: str, path, part: str, samples: int | None):
     only_pictures()
     try:
         options = _hub_options(name, path, part) if prefix in ("hfds", "hfids") else {"split": part}
+        options |= {"input_img_mode": ""} if prefix == "hfids" else {}  # as stored: to RGB it would clip 16 bits
         dataset = create_dataset(name, root=path, is_training=False, **options)
     except ImportError as error:
         raise ValueError(
