@@ -92,7 +92,7 @@ class Record:
     def get(self, name: str):
         """A field, or a value inside values, config, its plan or recipe, by name: `seed`, `accuracy`, `recipe.lr`."""
         places = [self.to_dict(), self.values, self.recipe or {}, self.config or {}]
-        head, _, rest = name.partition(".")
+        head, _, rest = (name, "", "") if name in self.values else name.partition(".")
         for place in places:
             if head in place:
                 value = place[head]

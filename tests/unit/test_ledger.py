@@ -237,3 +237,9 @@ def test_what_a_gpu_says_stands_apart(tmp_path):
     assert head.index("images_per_s") + 12 == plain.index("12,346") + 6, "columns are flush right"
     assert compiled.endswith("0.5  compiled, seed 1") and told == "on NVIDIA H100 80GB HBM3; dtl train --mixup 0.2"
     assert "plain" not in gpu.gpu_report("step", "share", only="compiled", folder=tmp_path)
+
+
+def test_a_value_whose_name_has_a_dot_is_found():
+    record = next(iter(ledger.read("training_plateau")))
+    dotted = ledger.Record.from_dict({**record.to_dict(), "values": {"top.5": 0.5, "top": 1.0}, "id": ""})
+    assert (dotted.get("top.5"), dotted.get("top"), dotted.get("recipe.lr")) == (0.5, 1.0, record.recipe["lr"])
