@@ -1,4 +1,4 @@
-"""The books of a run: rows of the log, the losses since the last one, and the time it takes."""
+"""What a run logs: rows, the mean loss since the last one, and the time it takes."""
 
 import json
 import time

@@ -116,7 +116,7 @@ def fit(
         card: more to say on the checkpoints' cards.
         processes: what `distributed.processes.joined` gives: each calls `fit` on its own device, and makes its part of
             every batch.
-        shard: share the model out over the processes (`fully_shard`) instead of copying it to each.
+        shard: shard the parameters over the processes (FSDP) instead of copying them to each (DDP).
         compiled: compile the forward and backward pass with `torch.compile`.
         max_corrupt: share of the training images that may be unreadable before it stops; others stand in for them.
 
@@ -144,7 +144,7 @@ def fit(
                 on_step(now.step, result.loss, model)
                 model.train()  # whoever looks at a model often leaves it in eval mode
 
-            # Every process takes the same decisions here, as each of them is a meeting of all.
+            # What follows are collectives: every rank has to take the same branch, or the others wait for it.
             last, stop = now.step == schedule.total, run.processes.any_rank(stop_request.stop)
             if evaluated := (last or now.step % schedule.eval_every == 0):
                 stop |= not run.evaluate(stop_request)

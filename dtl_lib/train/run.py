@@ -1,4 +1,4 @@
-"""What surrounds the training loop: where it begins, what it writes down, what it keeps, and what comes of it."""
+"""What surrounds the training loop: resuming, logging, evaluation, checkpoints, the result."""
 
 import copy
 from collections.abc import Mapping
@@ -69,7 +69,7 @@ class FitResult:
 
 
 class Run:
-    """One training run: what learns, the images, and the books that are kept. A context that shows the bar.
+    """One training run: the learner, the images, the log and the checkpoints. A context that shows the progress bar.
 
     Args: as in `fit`.
 
