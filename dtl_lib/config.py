@@ -30,7 +30,8 @@ class ViTConfig:
         talking_heads: mix heads before and after the softmax in the trunk (CaiT).
         positions: "learned", or fixed "sincos".
         position_offset: DINOv2's way of interpolating (see `interpolate_positions`); None antialiases.
-        mean, std, crop, interpolation: the preprocessing the weights expect.
+        mean, std, crop, interpolation: the preprocessing the weights expect. Of one channel, grey, the mean and std of
+            three become those of their luma.
 
     Raises:
         ValueError: where the values do not fit together, with what would be right.
@@ -75,6 +76,9 @@ class ViTConfig:
         for name, (least, most) in _LIMITS.items():
             whole(name, getattr(self, name), least, most)
         check_types(self, skip=("plan",))
+        if self.channels == 1:
+            for name in ("mean", "std"):
+                object.__setattr__(self, name, grey_values(getattr(self, name)))
         if self.plan is None:
             object.__setattr__(self, "plan", TokenPlan.of(self.depth, cls_pos=0 if self.pool == "cls" else None))
         self._check()
@@ -192,7 +196,13 @@ _LIMITS = {  # beyond what anybody trains, and within what a machine can be aske
     "patch_size": (1, MAX_SIDE), "channels": (1, 1024), "dim": (1, 2**16), "depth": (1, MAX_BLOCKS),
     "heads": (1, 2**16), "classes": (0, 10**7),
 }  # fmt: skip
+LUMA = 0.299, 0.587, 0.114  # ITU-R BT.601
 _CHOICES = {"pool": ("cls", "patches"), "drop_path_schedule": ("linear", "uniform"), "positions": ("learned", "sincos")}
+
+
+def grey_values(values: tuple[float, ...]) -> tuple[float, ...]:
+    """A mean (or, to first order, a standard deviation) of three channels as that of grey pictures; one stays."""
+    return (sum(share * value for share, value in zip(LUMA, values)),) if len(values) == 3 else tuple(values)
 
 
 def named(name: str) -> ViTConfig:

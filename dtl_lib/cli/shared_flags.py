@@ -25,6 +25,7 @@ CONFIG = {
     "mlp_ratio": "hidden width of the MLP over dim",
     "image_size": "image height and width in pixels; one number for a square",
     "patch_size": "side of a patch in pixels",
+    "channels": "channels of an image: 3, or 1 for grey",
     "layer_scale": "initial value of LayerScale; none: no LayerScale",
     "drop_path": "probability of dropping a residual branch (stochastic depth)",
     "drop_path_schedule": "linear: it rises to --drop-path over the blocks; uniform: it is the same in all",

@@ -1,5 +1,6 @@
 """The interface of every data set: images by index."""
 
+import copy
 import os
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -9,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from ..checks import as_whole, is_whole, shortened
+from ..config import grey_values
 from ..hashing import of_parts
 from .augment import transforms as augmentation
 from .augment.transforms import Augment
@@ -50,6 +52,7 @@ class Images:
         name: of data set and part, such as `cifar10 train`.
         classes: names, in the order of the labels.
         mean, std: a channel, of pixels in 0 … 1.
+        channels: of a batch: 3, or 1 for grey, which is made last, after augmentation in colour.
         image_size: (height, width) in pixels.
         device: where batches are made.
         identities: of the classes, where their names are for readers: WordNet ids; None where the names do.
@@ -61,6 +64,7 @@ class Images:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     image_size: tuple[int, int]
+    channels: int = 3
     device: torch.device = torch.device("cpu")
     identities: tuple[str, ...] | None = None
     origin: str = ""
@@ -102,7 +106,7 @@ class Images:
             key: (seed, epoch); with the sample's index it decides the augmentation.
 
         Returns:
-            x, float32 (batch, 3, height, width), normalised; y, int64 (batch,).
+            x, float32 (batch, channels, height, width), normalised; y, int64 (batch,).
 
         Raises:
             ValueError: for an index out of range, or augmentation without a key.
@@ -131,8 +135,10 @@ class Images:
         return augmentation.crop(bordered, torch.arange(len(indices), device=self.device), augment.crop, key, indices)
 
     def normalised(self, pixels: torch.Tensor) -> torch.Tensor:
-        """float32 (batch, 3, height, width), (pixels/255 − mean)/std in one multiply and add."""
-        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (self.mean, self.std))
+        """float32 (batch, channels, height, width), (pixels/255 − mean)/std in one multiply and add."""
+        if self.channels == 1:
+            pixels = grey(pixels)
+        mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (self.mean, self.std))
         scale, shift = (part.to(pixels.device, non_blocking=True) for part in (1 / (255 * std), mean / std))
         return pixels.float().mul_(scale).sub_(shift)
 
@@ -170,7 +176,8 @@ class Images:
         return fingerprint in (of_parts(self._known_by_name()), self.fingerprint())
 
     def _known_by_name(self) -> tuple:
-        return self.name, len(self), self.image_size, self.classes, *self.identity()
+        grey = ("grey",) if self.channels == 1 else ()
+        return self.name, len(self), self.image_size, self.classes, *self.identity(), *grey
 
     def describe(self) -> str:
         """One line for a log."""
@@ -247,6 +254,10 @@ class Sets:
     held_out: Images
     test: Images
 
+    def with_channels(self, channels: int) -> "Sets":
+        """The same parts with so many channels: 3, or 1 for grey."""
+        return Sets(*(with_channels(images, channels) for images in (self.train, self.held_out, self.test)))
+
     def describe(self) -> str:
         """Three lines for a log."""
         return "\n".join(images.describe() for images in (self.train, self.held_out, self.test))
@@ -259,3 +270,21 @@ def size_of(image_size: int | Sequence[int]) -> tuple[int, int]:
     if len(size) != 2 or not all(length is not None and length > 0 for length in size):
         raise ValueError(f"image_size is {image_size!r}; it is one number of pixels or (height, width)")
     return size
+
+
+def grey(pixels: torch.Tensor) -> torch.Tensor:
+    """uint8 (…, 3, height, width) as (…, 1, height, width): luma as Pillow's mode L has it (ITU-R BT.601)."""
+    red, green, blue = pixels.int().unbind(-3)
+    return ((19_595 * red + 38_470 * green + 7_471 * blue + 2**15) >> 16).to(torch.uint8).unsqueeze(-3)
+
+
+def with_channels(images: Images, channels: int) -> Images:
+    """The same images with so many channels; a ValueError where that is neither 1 (grey) nor 3."""
+    if images.channels == channels:
+        return images
+    if channels not in (1, 3) or images.channels == 1:
+        raise ValueError(f"{images.name} has {images.channels} channels or 1, grey, and the model takes {channels}")
+    images = copy.copy(images)
+    images.channels = channels
+    images.mean, images.std = (grey_values(values) for values in (images.mean, images.std))
+    return images

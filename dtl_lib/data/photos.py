@@ -14,7 +14,7 @@ from ..checks import typed
 from ..config import IMAGENET_MEAN, IMAGENET_STD
 from ..paths import require, user_path
 from .decoding import decode, named, rgb
-from .images import size_of
+from .images import grey, size_of
 
 ENOUGH = 2**24  # pixels that a picture is resized to without a thought; of longer ones the ends are cut off before
 LONGEST = 8  # times what is needed of the long side is then kept
@@ -131,14 +131,16 @@ def prepare(picture, size=None, crop=None, mean=None, std=None, interpolation=No
             Without one: 224, 0.9, ImageNet's mean and deviation, bicubic.
 
     Returns:
-        float32 (1, 3, height, width).
+        float32 (1, 3, height, width); one channel, grey, where the config has one.
 
     Raises:
         ValueError: for an array of another shape or type, or an unknown interpolation.
     """
     settings = preprocessing(config, image_size=size, crop=crop, mean=mean, std=std, interpolation=interpolation)
     pixels = centre(picture, settings["image_size"], settings["crop"], settings["interpolation"])
-    mean, std = (torch.tensor(settings[key], dtype=torch.float32).view(3, 1, 1) for key in ("mean", "std"))
+    if getattr(config, "channels", 3) == 1:
+        pixels = grey(pixels)
+    mean, std = (torch.tensor(settings[key], dtype=torch.float32).view(-1, 1, 1) for key in ("mean", "std"))
     return ((pixels.float() / 255 - mean) / std)[None]
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..checks import whole
 from ..data import loader
 from ..data.corrupt import CorruptImages
-from ..data.images import Sets
+from ..data.images import Sets, with_channels
 from ..progress import progress_bar
 from .classes import match_classes
 from .device import autocast, device_of, precision
@@ -183,6 +183,7 @@ def as_expected(model, images):
 
 def normalised_as(config, images):
     """The same images with the mean and standard deviation of a configuration."""
+    images = with_channels(images, getattr(config, "channels", 3))
     if (tuple(images.mean), tuple(images.std)) == (config.mean, config.std):
         return images
     images = copy.copy(images)

@@ -88,7 +88,7 @@ class Run:
     ):  # fmt: skip
         self.processes, device = processes or Processes(), find_device(device)
         self.processes.settle()
-        sets = normalised(sets, model.config) if model.trained else sets
+        sets = normalised(sets, model.config) if model.trained else sets.with_channels(model.config.channels)
         self.sets = sets if recipe.slow_augmentation else _on_device(sets, device)
         if self.processes.world > 1:  # a fingerprint takes time
             config = {f"the model's {name}": value for name, value in model.config.to_dict().items()}

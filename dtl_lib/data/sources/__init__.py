@@ -71,7 +71,7 @@ def load(
         image_size: pixels, an int or (height, width); the data set's own where None.
         level, seed: of `shapes` alone.
         samples: training images to use; all where None.
-        config: preprocessing of photos, such as a `ViTConfig`: mean, std, crop, interpolation.
+        config: preprocessing of photos, such as a `ViTConfig`: mean, std, crop, interpolation, and channels, 3 or 1.
         download: whether cifar10 and cifar100 are downloaded where they are not there.
 
     Raises:
@@ -80,4 +80,5 @@ def load(
     arguments = {"name": name, "path": path, "image_size": image_size, "level": level, "seed": seed}
     arguments |= {"samples": samples, "config": config, "download": download}
     loader = import_module(f".{source(name).module}", __package__).load
-    return loader(**{parameter: arguments[parameter] for parameter in inspect.signature(loader).parameters})
+    sets = loader(**{parameter: arguments[parameter] for parameter in inspect.signature(loader).parameters})
+    return sets.with_channels(getattr(config, "channels", 3))
