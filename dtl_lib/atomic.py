@@ -68,10 +68,16 @@ def lock(path: Path, busy: str) -> Iterator[None]:
         try:
             if fcntl:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if not (path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat())):
+                    raise BlockingIOError(errno.EAGAIN, "whoever held it has just removed it")
         except OSError as error:
             if error.errno in (errno.EAGAIN, errno.EACCES):
                 raise ValueError(busy) from None
-        yield
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
 def _remove(part: Path) -> None:

@@ -124,10 +124,13 @@ def _as(value, kind):
     return value
 
 
+_NUMERALS = {2: "two", 3: "three", 4: "four"}
+
+
 def _called(kind) -> str:
     if get_origin(kind) is tuple:
         parts = get_args(kind)
-        many = "" if parts[-1] is ... else f"{len(parts)} "
+        many = "" if parts[-1] is ... else f"{_NUMERALS.get(len(parts), len(parts))} "
         return f"{many}{_called(parts[0]).removeprefix('a ')}s"
     if get_origin(kind) is list:
         return f"a list of {_called(get_args(kind)[0]).removeprefix('a ')}s"

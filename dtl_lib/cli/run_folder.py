@@ -91,14 +91,12 @@ def exclusive(folder: str | Path, processes: Processes) -> Iterator[None]:
     """Inside, no other run can use the folder; a ValueError where one does already."""
     busy = f"another process is training in {folder}: let it end, or choose another --output-dir"
     with ExitStack() as held:
+        held.callback(_remove_if_empty, Path(folder))  # after the lock's file is gone
         processes.broadcast_object(lambda: held.enter_context(lock(Path(folder) / LOCK, busy)))
-        held.callback(_remove_if_empty, Path(folder))
         yield
 
 
 def _remove_if_empty(folder: Path) -> None:
-    """Remove a folder in which nothing but the lock was written."""
+    """Remove a folder in which nothing was written."""
     with suppress(OSError):
-        if [path.name for path in folder.iterdir()] == [LOCK]:
-            (folder / LOCK).unlink()
-            folder.rmdir()
+        folder.rmdir()

@@ -254,10 +254,6 @@ class Sets:
     held_out: Images
     test: Images
 
-    def with_channels(self, channels: int) -> "Sets":
-        """The same parts with so many channels: 3, or 1 for grey."""
-        return Sets(*(with_channels(images, channels) for images in (self.train, self.held_out, self.test)))
-
     def describe(self) -> str:
         """Three lines for a log."""
         return "\n".join(images.describe() for images in (self.train, self.held_out, self.test))
@@ -288,3 +284,10 @@ def with_channels(images: Images, channels: int) -> Images:
     images.channels = channels
     images.mean, images.std = (grey_values(values) for values in (images.mean, images.std))
     return images
+
+
+def sets_with_channels(sets: Sets, channels: int) -> Sets:
+    """The same parts with so many channels: 3, or 1 for grey."""
+    if channels == 3:
+        return sets
+    return Sets(*(with_channels(images, channels) for images in (sets.train, sets.held_out, sets.test)))

@@ -75,7 +75,7 @@ def restore(folder: Path, learner: Learner, about: Mapping, is_data: Callable) -
     card = processes.broadcast_object(lambda: _of_today(_read(folder, tensors), about, is_data, warn=True))
     if changed := _changed(card, about):
         raise ValueError(f"{folder} was trained with another {changed}: resume with the same")
-    _check_length(folder, Recipe.from_dict(card["recipe"]), card["progress"]["step"], learner)
+    _check_length(folder, Recipe.from_dict(card["recipe"]), Progress(**card["progress"]).step, learner)
     progress = state.restore(folder / state.NAME, tensors[0] if tensors else None, card, learner)
     progress.best = processes.broadcast_object(lambda: _best(folder / BEST, progress.best, about, is_data))
     if not progress.best and progress.step == learner.schedule.total:

@@ -12,7 +12,7 @@ from .. import checkpoint
 from ..checkpoint import BEST
 from ..data import loader
 from ..data.corrupt import CorruptImages
-from ..data.images import Sets
+from ..data.images import Sets, sets_with_channels
 from ..host import find_device
 from ..progress import progress_bar
 from . import resuming, state
@@ -84,11 +84,11 @@ class Run:
 
     def __init__(
         self, model, sets, recipe: Recipe, output_dir, *, device, resume, card, tensorboard, progress, processes,
-        shard, compiled, workers, max_corrupt, checkpoint_every,
+        shard, compiled, workers, max_corrupt, checkpoint_every=None,
     ):  # fmt: skip
         self.processes, device = processes or Processes(), find_device(device)
         self.processes.settle()
-        sets = normalised(sets, model.config) if model.trained else sets.with_channels(model.config.channels)
+        sets = normalised(sets, model.config) if model.trained else sets_with_channels(sets, model.config.channels)
         self.sets = sets if recipe.slow_augmentation else _on_device(sets, device)
         if self.processes.world > 1:  # a fingerprint takes time
             config = {f"the model's {name}": value for name, value in model.config.to_dict().items()}

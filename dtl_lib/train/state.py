@@ -110,7 +110,7 @@ def _readable(folder: Path, read: Callable, warn: Callable) -> tuple[dict[str, T
         if not (folder / BEFORE).is_file():
             raise
         tensors, card = read(folder / BEFORE)
-        step = _checked(folder, card)["progress"]["step"]
+        step = Progress(**_checked(folder, card)["progress"]).step
         warn("%s; the state before it is used, of step %d", error, step)
     _checked(folder / NAME, card)
     return tensors, card
@@ -127,8 +127,6 @@ def _checked(path: Path, card: dict) -> dict:
     if wrong := set(card["progress"]) - {field.name for field in fields(Progress)}:
         raise CheckpointError(f"{path}: its progress has {', '.join(sorted(wrong))}, which is not known here")
     try:
-        if missing := {"step", "best", "seconds"} - set(card["progress"]):
-            raise ValueError(f"its progress has no {', '.join(sorted(missing))}")
         Progress(**card["progress"])
         Recipe.from_dict(card["recipe"])
         ViTConfig.from_dict(card["config"])

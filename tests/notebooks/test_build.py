@@ -13,7 +13,7 @@ from nbformat import v4
 from book.tools.project import ROOT
 
 COPIED = ("_config.yml", "requirements.txt", "book/tools", "book/static", "book/references.bib", "dtl_lib/ledger.py")
-COPIED += tuple(f"dtl_lib/{name}.py" for name in ("checks", "hashing", "host"))  # which the ledger imports
+COPIED += tuple(f"dtl_lib/{name}.py" for name in ("checks", "hashing", "host", "paths"))  # which the ledger imports
 RECORDS = "dtl_lib/ledger/speed_of_data.jsonl"
 CHAPTER = "notebooks/01_a.ipynb"
 

@@ -19,9 +19,14 @@ from tests.unit.test_batches import numbered
 RECIPE = Recipe(batch_size=128, crop=2, flip=True, trivial=True, erase=0.5, seed=3)
 
 
-def in_this_process(dataset, sampler, **how):
+class InThisProcess:
     """What a DataLoader's workers would make, made here."""
-    return (dataset[request] for request in sampler)
+
+    def __init__(self, dataset, sampler, **how):
+        self.dataset, self.sampler = dataset, sampler
+
+    def __iter__(self):
+        return (self.dataset[request] for request in self.sampler)
 
 
 def test_no_worker_process_is_started_for_images_on_the_gpu(monkeypatch):
@@ -42,7 +47,7 @@ def test_no_worker_process_is_started_for_images_on_the_gpu(monkeypatch):
 @pytest.mark.parametrize("size", [130, 64])  # in three pieces, in one
 def test_pieces_are_put_together_where_they_are_used(size, monkeypatch):
     """Joined on the CPU they would leave the pinned memory that a copy in the background asks for."""
-    monkeypatch.setattr(torch.utils.data, "DataLoader", in_this_process)
+    monkeypatch.setattr(torch.utils.data, "DataLoader", InThisProcess)
     recipe = Recipe(batch_size=size, crop=2, seed=3)
     expected = list(batches.training_batches(numbered(260), recipe, 0, 2, workers=0))
     joined, was = [], batches._joined
@@ -64,12 +69,13 @@ def test_dtl_evaluate_brings_images_in_memory_to_the_gpu_once(monkeypatch):
     """As training does; images in files come batch by batch."""
     seen, result = [], Evaluation(1.0, 1.0, 1.0, 256, 0.0, 1.0)
     model = ViT(ViTConfig(8, 4, dim=12, depth=1, heads=1, classes=256))
-    monkeypatch.setattr(command, "_model", lambda args: model)
+    monkeypatch.setattr(command, "trained_model", lambda args: model)
     monkeypatch.setattr(command, "_sets", lambda *_: Sets(None, None, numbered(256)))
     monkeypatch.setattr(train, "evaluate", lambda model, images, *rest, **how: seen.append(images) or result)
     with pretended_gpu() as gpu:
         assert main(["evaluate", "--model-path", "any", "--quiet"]) == 0
         assert seen[0].device == gpu and next(model.parameters()).is_cuda
+    model = ViT(ViTConfig(8, 4, dim=12, depth=1, heads=1, classes=10))
     monkeypatch.setattr(command, "_sets", lambda *_: Sets(None, None, Shapes(size=8, length=4)))
     assert main(["evaluate", "--model-path", "any", "--quiet", "--device", "cpu"]) == 0
 

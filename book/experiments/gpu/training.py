@@ -8,7 +8,7 @@ from functools import cache
 import torch
 
 from dtl_lib import ledger
-from dtl_lib.cli.train import MARKS
+from dtl_lib.cli.train_output import MARKS
 from dtl_lib.config import ViTConfig
 from dtl_lib.host import device_name
 from dtl_lib.lab import atlas, bench

@@ -80,5 +80,7 @@ def load(
     arguments = {"name": name, "path": path, "image_size": image_size, "level": level, "seed": seed}
     arguments |= {"samples": samples, "config": config, "download": download}
     loader = import_module(f".{source(name).module}", __package__).load
+    from ..images import sets_with_channels
+
     sets = loader(**{parameter: arguments[parameter] for parameter in inspect.signature(loader).parameters})
-    return sets.with_channels(getattr(config, "channels", 3))
+    return sets_with_channels(sets, getattr(config, "channels", 3))
