@@ -322,7 +322,8 @@ def test_a_class_without_a_picture_that_can_be_read_is_named(tmp_path, caplog):
 @pytest.mark.parametrize(
     ("names", "right"),
     [
-        (b"\xef\xbb\xbfcat\r\ndog\r\nowl\r\n", ("cat", "dog")), ("c\u2028at\ndog\nowl\n\n".encode(), ("c\u2028at", "dog")),
+        (b"\xef\xbb\xbfcat\r\ndog\r\nowl\r\n", ("cat", "dog")),
+        ("c\u2028at\ndog\nowl\n\n".encode(), ("c\u2028at", "dog")),
         (b"cat\n\ndog\n", "line 2 of .*classes.txt is empty"),
         ("größe\ndog".encode("latin-1"), "classes.txt is not in UTF-8"),
     ],
