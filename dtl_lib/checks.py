@@ -92,6 +92,11 @@ def visible(text: str) -> str:
     return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
+def one_line(text: str) -> str:
+    """Text as `visible` has it, with ends of lines and tabs written out too: a name that cannot pass for two lines."""
+    return visible(text).replace("\n", r"\n").replace("\t", r"\t")
+
+
 def _as(value, kind):
     if kind is NoneType or kind is None:
         if value is not None:

@@ -51,7 +51,8 @@ def refuse_empty(arguments: Sequence[str]) -> None:
     for before, word in zip(("", *arguments), arguments):
         flag, equals, value = word.partition("=") if word.startswith("--") else (before, "=", word)
         if equals and not value.strip():
-            raise ValueError(f"{flag or 'the command'} is empty: give it a value, or leave it out (an unset variable?)")
+            what = flag if flag.startswith("-") else "an argument" if flag else "the command"
+            raise ValueError(f"{what} is empty: give it a value, or leave it out (an unset variable?)")
 
 
 def hyphenated(arguments: Sequence[str]) -> list[str]:

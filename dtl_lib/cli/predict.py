@@ -5,6 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 from typing import TYPE_CHECKING
 
+from ..checks import one_line
 from ..host import find_device
 from .evaluate import add_trained, trained_model
 from .parser import Parser, positive
@@ -38,19 +39,20 @@ def main(args: Namespace) -> None:
         raise ValueError(f"{args.model_path or args.model} has no classes: it gives features alone")
     names = class_names(model)
     shown = shown_names(names) if names else [f"class {number}" for number in range(model.config.classes)]
-    failures = []
+    failures = {}
     for image in args.images:
         try:
             probabilities = _probabilities(model, image, device)
         except ValueError as error:
-            failures.append(str(error))
+            failures[one_line(image)] = str(error)
             continue
-        print(image)
+        print(one_line(image))
         for value, number in zip(*(part.tolist() for part in probabilities.topk(min(args.top, len(shown))))):
             print(f"  {value:6.1%}  {shown[number]}")
     if failures:
-        more = f" (and {len(failures) - 1} more)" if failures[1:] else ""
-        raise ValueError(failures[0] + more)
+        first, *others = failures
+        more = f" (nor can {', '.join(others)} be read)" if others else ""
+        raise ValueError(failures[first] + more)
 
 
 def _probabilities(model: ViT, image: str, device) -> Tensor:

@@ -20,7 +20,8 @@ EIGHT_BIT = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", 
 PREMULTIPLIED = {"La": "LA", "RGBa": "RGBA"}
 SIXTEEN_BIT = {"I;16", "I;16B", "I;16L", "I;16N"}
 UNKNOWN = {"I": "32-bit integers", "F": "floating-point numbers"}  # Pillow would clip them to 0 … 255
-BITS, WHITE_IS_ZERO = 258, (262, 0)  # tags of TIFF: bits a sample; photometric interpretation
+# tags of TIFF: bits a sample; photometric interpretation; kind of numbers
+BITS, WHITE_IS_ZERO, SIGNED = 258, (262, 0), (339, (2,))
 # what Pillow raises; RuntimeError: of AVIF's decoder
 _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, RuntimeError, struct.error)
 _PILLOW = r"PIL\."
@@ -100,8 +101,9 @@ def rgb(image: Image.Image, name, upright: bool = False, on_white: bool = True) 
         return _from_sixteen_bits(turned, image, on_white).convert("RGB")
     if image.mode in PREMULTIPLIED:
         turned = turned.convert(PREMULTIPLIED[image.mode])
-    elif image.mode not in EIGHT_BIT:
-        what = UNKNOWN.get(image.mode, f"pixels of Pillow's mode {image.mode}")
+    elif image.mode not in EIGHT_BIT or SIGNED in getattr(image, "tag_v2", {}).items():
+        eight = image.mode in EIGHT_BIT
+        what = "signed numbers" if eight else UNKNOWN.get(image.mode, f"pixels of Pillow's mode {image.mode}")
         raise CorruptImage(name, f"holds {what}, and which of them is white is not known: save it in 8 or 16 bits")
     if "transparency" in image.info:
         turned = turned.convert("RGBA")

@@ -5,9 +5,9 @@ own sources, and a folder of this machine that is there; everything else has to 
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 
-from ..checks import check_types
+from ..checks import check_types, shortened
 from ..paths import require
 from .sources import SOURCES
 
@@ -40,9 +40,12 @@ def saved_images(card: Mapping, name: str | None = None, path: str | None = None
     data = run.get("data") if isinstance(run, Mapping) else run
     if data is None or (name and (not isinstance(data, Mapping) or data.get("name") != name)):
         return {}
+    known = [field.name for field in fields(Saved)]
     try:
+        if not isinstance(data, Mapping) or "name" not in data or not set(data) <= set(known):
+            raise ValueError(f"a dictionary of {', '.join(known)} was expected, not {shortened(data)}")
         saved = Saved(**data)
-    except (TypeError, ValueError) as error:
+    except ValueError as error:
         raise ValueError(f"its card does not say which images (run.data: {error}): give --data NAME") from None
     if saved.name not in SOURCES:
         if not name:

@@ -1,6 +1,7 @@
 """How a data set is cut into the parts to train on, hold out and test on."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 
 import torch
 
@@ -12,6 +13,7 @@ PART_NAMES = {
     "held_out": ("val", "valid", "validation", "dev", "eval"),
     "test": ("test", "testing"),
 }
+_LIKE_A_PART = re.compile("train|val|test")
 _PARTS = {name: part for part, names in PART_NAMES.items() for name in names}
 SPLIT_KEY = (20260101,)
 HELD_OUT = 5_000
@@ -46,6 +48,12 @@ def check_samples(samples: int | None) -> None:
 def part_of(name: str) -> str | None:
     """The part that a folder or a word of this name means: train, held_out, test, or none."""
     return _PARTS.get(name.casefold())
+
+
+def like_parts(names: Iterable[str]) -> list[str]:
+    """Names that may mean parts without being their names, one of each kind: of `TrainData` and `test_set` both."""
+    kinds = {found[0]: name for name in names if (found := _LIKE_A_PART.search(name.casefold()))}
+    return list(kinds.values())
 
 
 def assigned(parts: Mapping) -> dict:

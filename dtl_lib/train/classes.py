@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..checks import one_line, shortened
+
 SYNSET = re.compile(r"n\d{8}")
 LISTED = 5  # names in a message
 
@@ -34,7 +36,7 @@ def class_names(model) -> tuple[str, ...] | None:
     card, classes = _card(model), model.config.classes
     if (names := card.get("classes")) is None:
         return _synsets(classes) if not card or _data_set(card) == "imagenet" else None
-    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+    if not _texts(names):
         raise ValueError("the names of the model's classes on its card are no list of text: was it changed by hand?")
     if len(names) != classes:
         raise ValueError(f"the model's card names {len(names)} classes and the model has {classes}: save it again")
@@ -50,14 +52,18 @@ def match_classes(model, images, names: Sequence[str] | None = None) -> ClassMat
         names: of the model's classes; as `class_names` says where None.
 
     Raises:
-        ValueError: for a class that the model does not have.
+        ValueError: for a class that the model does not have, and for names that are not one for each of its classes.
     """
-    known = names if names is not None else class_names(model)
     theirs, count = images.class_ids, model.config.classes
+    if names is not None and not (_texts(names) and len(names) == count):
+        raise ValueError(f"the model has {count} classes: give a list of as many names, not {shortened(names)}")
+    known = names if names is not None else class_names(model)
     if known is not None and tuple(known) == theirs:
         return ClassMatch(notes=_missing(images, range(count), known))
-    if _numbers(theirs) and len(theirs) <= count:  # a number is what a shard says, and means the model's
-        said = known is not None and not _numbers(known)
+    # a number is what a shard says, and means the model's, but for a model whose classes are called by numbers: folders
+    # are sorted as text, so that its third of twelve is 10
+    if _numbers(theirs) and len(theirs) <= count and not set(theirs) & set(known or ()):
+        said = known is not None
         return ClassMatch(notes=(f"{images.name} has numbers for classes: taken as the model's",) if said else ())
     if known is None or (_numbers(known) and len(theirs) == count):
         return _by_number(model, images)
@@ -70,18 +76,21 @@ def match_classes(model, images, names: Sequence[str] | None = None) -> ClassMat
 def check_teacher(teacher, images) -> None:
     """A ValueError where a teacher numbers its classes otherwise than the images do; None is no teacher."""
     names = class_names(teacher.model) if hasattr(getattr(teacher, "model", None), "plan") else None
-    if names is not None and not _numbers(names) and not _numbers(images.class_ids) and names != images.class_ids:
+    theirs = images.class_ids
+    if names is None or names == theirs:
+        return
+    if set(names) & set(theirs) or not (_numbers(names) or _numbers(theirs)):
         if "classes" in _card(teacher.model) or images.identities is not None:
             raise ValueError(
-                f"the teacher's classes are {_listed(names)} and those of {images.name} {_listed(images.class_ids)}: "
+                f"the teacher's classes are {_listed(names)} and those of {images.name} {_listed(theirs)}: "
                 "choose a teacher of the same classes, in the same order"
             )
 
 
 def shown_names(names: Sequence[str]) -> list[str]:
-    """Names for readers: timm's words for WordNet ids."""
+    """Names for readers, each in one line: timm's words for WordNet ids."""
     if not any(SYNSET.fullmatch(name) for name in names):
-        return list(names)
+        return list(map(one_line, names))
     from timm.data import ImageNetInfo
 
     info = ImageNetInfo()
@@ -92,7 +101,7 @@ def _words(info, name: str) -> str:
     try:
         return f"{info.label_name_to_description(name)} ({name})"
     except KeyError:
-        return name
+        return one_line(name)
 
 
 def _card(model) -> dict:
@@ -112,6 +121,10 @@ def _synsets(classes: int) -> tuple[str, ...] | None:
 
     subset = infer_imagenet_subset({"num_classes": classes})
     return subset and tuple(ImageNetInfo(subset).label_names())
+
+
+def _texts(names) -> bool:
+    return isinstance(names, list | tuple) and all(isinstance(name, str) for name in names)
 
 
 def _numbers(names: Sequence[str]) -> bool:
@@ -168,4 +181,4 @@ def _missing(images, numbers: Sequence[int], known: Sequence[str]) -> tuple[str,
 def _listed(names: Sequence[str], count: int | None = None) -> str:
     """The first few names, and how many more of `count` there are."""
     rest = (count or len(names)) - LISTED
-    return ", ".join(names[:LISTED]) + (f" and {rest:,} more" if rest > 0 else "")
+    return ", ".join(map(one_line, names[:LISTED])) + (f" and {rest:,} more" if rest > 0 else "")

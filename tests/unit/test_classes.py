@@ -133,6 +133,36 @@ def test_an_old_card_without_names_is_matched_by_number_where_that_can_be_right(
         assert match.numbers is None and bool(match.notes) == (outcome == "by number")
 
 
+@pytest.mark.parametrize("count", [2, 3, 12])
+def test_folders_called_by_numbers_are_matched_by_name(tmp_path, count):
+    """Of folders 0 to 11 the third is `10`: sorted as text, as torchvision and timm sort them too."""
+    colours = {str(number): f"rgb({number * 20}, 0, {250 - number * 20})" for number in range(12)}
+    model = Painter(colours, sorted(colours))
+    paint(tmp_path / "val", {name: colours[name] for name in list(colours)[:count]}, 1)
+    assert evaluate(model, data.load("folder", tmp_path, config=CONFIG).test).accuracy == 1
+    numbered = data.load("folder", tmp_path, config=CONFIG).test
+    numbered.classes, numbered.identities = tuple(map(str, range(count))), None  # as shards number them
+    numbered.source.targets = [int(name) for name in sorted(list(colours)[:count])]
+    numbered._targets = torch.tensor(numbered.source.targets)
+    assert evaluate(model, numbered).accuracy == 1
+
+
+def test_names_have_to_be_as_many_as_the_models_classes(tmp_path):
+    paint(tmp_path / "val", only("cat", "dog"), 1)
+    images = data.load("folder", tmp_path, config=CONFIG).test
+    for names in (("cat", "dog"), "owl", ("cat", "dog", 3)):
+        with pytest.raises(ValueError, match="the model has 3 classes: give a list of as many names"):
+            evaluate(Painter(COLOURS), images, classes=names)
+
+
+def test_a_name_with_a_new_line_is_one_line(tmp_path):
+    paint(tmp_path / "val", only("cat"), 1)
+    model = Painter(COLOURS, ("cat", "dog", "owl"))
+    model.card["classes"] = ["cat", "dog\nowl", "owl"]
+    [note] = match_classes(model, data.load("folder", tmp_path, config=CONFIG).test).notes
+    assert "\n" not in note and r"dog\nowl" in note
+
+
 def test_numbers_stand_for_the_models_classes_and_that_is_said():
     match = match_classes(Painter(COLOURS, COLOURS), in_memory("wds test", ("0", "1"), [0, 1]))
     assert match.numbers is None and "numbers for classes" in match.notes[0]
@@ -183,3 +213,17 @@ def test_a_teacher_of_other_classes_is_refused():
         else:
             with pytest.raises(ValueError, match="the teacher's classes are owl, cat, dog"):
                 check_teacher(teacher, images)
+
+
+def test_a_teacher_whose_classes_are_the_same_numbers_in_another_order_is_refused(tmp_path):
+    paint(tmp_path / "train", {str(number): "red" for number in range(12)})
+    images = data.load("folder", tmp_path, config=CONFIG).train
+    for names, refused in ((sorted(map(str, range(12))), False), (list(map(str, range(12))), True)):
+        teacher = type("Teacher", (), {})()
+        teacher.model = ViT(ViTConfig(16, 8, dim=16, depth=1, heads=2, classes=12))
+        teacher.model.card = {"classes": names}
+        if refused:
+            with pytest.raises(ValueError, match="in the same order"):
+                check_teacher(teacher, images)
+        else:
+            check_teacher(teacher, images)

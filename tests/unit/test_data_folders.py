@@ -340,3 +340,10 @@ def test_real_photos_are_prepared_as_timm_does():
     for row, index in enumerate((3, 40)):
         expected = theirs(Image.open(images.source.files[int(images.members[index])]).convert("RGB"))
         torch.testing.assert_close(x[row], expected, rtol=0, atol=2e-6)
+
+
+def test_torchvisions_data_sets_ask_for_their_folder_and_no_download(tmp_path):
+    with pytest.raises(ValueError, match=r"in which folder the files of torch/mnist are: path \(--data-path DIR\)"):
+        data.load("torch/mnist")
+    with pytest.raises(ValueError, match="Put its files there$"):
+        data.load("torch/cifar10", tmp_path / "none")

@@ -143,7 +143,6 @@ def test_one_class_can_be_evaluated(tmp_path):
         (("2023", "2024"), "holds the folders cat, dog; .* give {root}/2023"),
         (("train/pets",), "holds the folders cat, dog; .* move them up to {root}/train"),
         (("train", "val/all"), "holds the folders cat, dog; .* move them up to {root}/val"),
-        (("training_set", "test_set"), "holds the folders cat, dog; .* give {root}/test_set"),
     ],
 )
 def test_folders_of_folders_are_refused_with_what_would_be_right(tmp_path, inner, right):
@@ -277,3 +276,63 @@ def splits_former(images) -> str:
 def test_the_names_of_parts_are_no_two_parts():
     names = [name for part in splits.PART_NAMES.values() for name in part]
     assert len(names) == len(set(names)) and all(splits.part_of(name.upper()) for name in names)
+
+
+@pytest.mark.parametrize("deep", [False, True])
+@pytest.mark.parametrize(
+    "pair", [("train_set", "test_set"), ("TrainData", "ValData"), ("1-train", "2-test"), ("training_set", "test_set")]
+)
+def test_folders_called_almost_like_parts_are_no_two_classes(tmp_path, pair, deep):
+    for name in pair:
+        paint(tmp_path / name if deep else tmp_path, 4, ("cat", "dog") if deep else (name,))
+    with pytest.raises(
+        ValueError, match="if those are parts, call them train, val and test; if they are classes, move"
+    ):
+        load(tmp_path)
+    if not deep:
+        (tmp_path / "train").mkdir()
+        for name in pair:
+            (tmp_path / name).rename(tmp_path / "train" / name)
+        assert set(load(tmp_path).train.classes) == set(pair)
+
+
+@pytest.mark.parametrize("pair", [("trainset", "testset"), ("TrainData", "ValData"), ("mytrain", "mytest")])
+def test_shards_called_almost_like_parts_are_not_all_trained_on(tmp_path, pair):
+    for name in pair:
+        shard(tmp_path, 4)
+        (tmp_path / "0.tar").rename(tmp_path / f"{name}-0.tar")
+    with pytest.raises(ValueError, match="if those are parts, put them in folders train, val and test"):
+        load(tmp_path, "wds")
+
+
+def test_a_class_called_as_a_part_is_told_apart(tmp_path):
+    paint(tmp_path, 8, ("bus", "train", "tv"))
+    with pytest.raises(ValueError, match="if train is itself a class, as bus, tv may be, move all to .*/train$"):
+        load(tmp_path)
+
+
+def test_a_class_without_a_picture_that_can_be_read_is_named(tmp_path, caplog):
+    paint(tmp_path / "train", 8)
+    (tmp_path / "train" / "owl").mkdir()
+    (tmp_path / "train" / "owl" / "1.heic").write_bytes(b"x")
+    assert load(tmp_path).train.classes == ("cat", "dog")
+    assert "no pictures that can be read in owl" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("names", "right"),
+    [
+        (b"\xef\xbb\xbfcat\r\ndog\r\nowl\r\n", ("cat", "dog")),
+        ("c\u2028at\ndog\nowl\n\n".encode(), ("c\u2028at", "dog")),
+        (b"cat\n\ndog\n", "line 2 of .*classes.txt is empty"),
+        ("größe\ndog".encode("latin-1"), "classes.txt is not in UTF-8"),
+    ],
+)  # fmt: skip
+def test_a_line_of_classes_txt_is_a_class(tmp_path, names, right):
+    shard(tmp_path / "train", 8)
+    (tmp_path / "classes.txt").write_bytes(names)
+    if isinstance(right, str):
+        with pytest.raises(ValueError, match=right):
+            load(tmp_path, "wds")
+    else:
+        assert load(tmp_path, "wds").train.classes[:2] == right

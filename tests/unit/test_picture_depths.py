@@ -75,6 +75,14 @@ def test_tiffs_that_pillow_does_not_write(tmp_path):
         np.testing.assert_array_equal(picture, GREY)
 
 
+def test_a_tiff_of_signed_bytes_is_refused(tmp_path):
+    (tmp_path / "signed.tif").write_bytes(tiff(RAMP.astype(np.uint8), t258=8, t339=2))
+    with pytest.raises(ValueError, match="signed.tif holds signed numbers"):
+        decode(tmp_path / "signed.tif", tmp_path / "signed.tif")
+    (tmp_path / "plain.tif").write_bytes(tiff(RAMP.astype(np.uint8), t258=8, t339=1))
+    assert np.array_equal(np.asarray(decode(tmp_path / "plain.tif", "plain"))[..., 0], RAMP.astype(np.uint8))
+
+
 def test_portable_greymaps_of_any_maximum(tmp_path):
     for most in (65535, 1023, 300):
         values = (RAMP.astype(np.float64) / 65535 * most).round().astype(">u2")

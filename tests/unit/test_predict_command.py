@@ -96,7 +96,8 @@ def test_one_bad_picture_does_not_stop_the_others(tmp_path, files, capsys):
     assert main(["predict", str(tmp_path / "bad.png"), str(tmp_path / "none.png"), files[2], "--model-path", path]) == 2
     out, error = capsys.readouterr()
     assert [name for name, _ in printed(out)] == [files[2]]
-    assert "bad.png is not an image" in error and error.endswith("(and 1 more)\n") and error.strip().count("\n") == 0
+    assert "bad.png is not an image" in error and error.endswith("none.png be read)\n")
+    assert error.strip().count("\n") == 0
 
 
 @pytest.mark.parametrize(
@@ -121,3 +122,16 @@ def test_a_model_and_a_picture_are_needed(files, capsys):
     assert "say which model" in capsys.readouterr().err
     assert main(["predict", files[0], "--model", "deit_tiny_patch16_224"]) == 2
     assert "random weights" in capsys.readouterr().err
+
+
+def test_names_of_pictures_and_classes_are_one_line_each(tmp_path, files, capsys):
+    path = saved(tmp_path, classes=["cat", "dog\n  99.9%  owl", "owl\tant"])[1]
+    odd = tmp_path / "red\n  99.9%  owl.png"
+    Image.new("RGB", (30, 20), "red").save(odd)
+    assert main(["predict", str(odd), "--model-path", path]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 4
+
+
+def test_an_empty_picture_name_is_not_blamed_on_the_model(tmp_path, files, capsys):
+    assert main(["predict", "--model-path", saved(tmp_path)[1], ""]) == 2
+    assert "an argument is empty" in capsys.readouterr().err

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ...host import data_folder
@@ -10,7 +10,7 @@ from ...paths import user_path
 from ..decoding import endings
 from ..images import Sets
 from ..labelled import labelled_sets
-from ..splits import PART_NAMES, assigned, part_of
+from ..splits import PART_NAMES, assigned, like_parts, part_of
 
 log = logging.getLogger("dtl_lib")
 IGNORED = {"__macosx", "@eadir", "thumbs.db", "desktop.ini"}  # what operating systems leave among pictures
@@ -90,9 +90,11 @@ def pictures_by_class(root: Path) -> dict[str, list[str]]:
         ValueError: where there are none.
         OSError: where a folder cannot be read.
     """
-    labels = _folders_in(root)
     top = _identity(root)
-    by_class = {label: pictures for label in labels if (pictures := _pictures(root / label, top))}
+    found = {label: _pictures(root / label, top) for label in _folders_in(root)}
+    by_class = {label: pictures for label, pictures in found.items() if pictures}
+    if by_class and (empty := [label for label in found if label not in by_class]):
+        log.warning("%s: no pictures that can be read in %s, which is not used", root, listed(empty))
     if not by_class:
         raise ValueError(
             f"{root} holds no classes: a folder for each class, with pictures in it, was expected there, "
@@ -104,6 +106,12 @@ def pictures_by_class(root: Path) -> dict[str, list[str]]:
 def ignored(name: str) -> bool:
     """Whether a file or folder of this name is hidden, or a dropping of an operating system such as `._1.jpg`."""
     return name.startswith(".") or name.casefold() in IGNORED
+
+
+def listed(names: Iterable[str], most: int = 5) -> str:
+    """The first few names, and how many more there are."""
+    names = list(names)
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def wordnet_classes() -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -130,8 +138,11 @@ def _parts(root: Path) -> dict[str, Path]:
         else:
             folders[part] = root / name
     if folders and others:
-        log.warning(
-            "%s: %s not used; the parts are %s", root, _listed(others), _listed(p.name for p in folders.values())
+        log.warning("%s: %s not used; the parts are %s", root, listed(others), listed(p.name for p in folders.values()))
+    if not folders and len(alike := like_parts(others)) > 1 and all(like_parts([name]) for name in others):
+        raise ValueError(
+            f"{root} holds {' and '.join(alike)}: if those are parts, call them train, val and test; if they are "
+            f"classes, move them to {root}/train"
         )
     return folders or {"train": root}
 
@@ -144,7 +155,12 @@ def _pictures_by_part(root: Path, folders: dict[str, Path]) -> dict[str, dict[st
             pictures[part] = pictures_by_class(folder)
         except ValueError as error:
             if part != "test" or "held_out" not in folders:
-                raise
+                others = [name for name in _folders_in(root) if part_of(name) is None]
+                if not others or _folders_in(folder):
+                    raise
+                raise ValueError(
+                    f"{error}; if {folder.name} is itself a class, as {listed(others)} may be, move all to {root}/train"
+                ) from None
             log.warning("%s; it is not used, and %s is the test", error, folders["held_out"])
     return pictures
 
@@ -165,7 +181,7 @@ def _check_depth(root: Path, folder: Path, by_class: dict[str, list[str]]) -> No
         parts = [name for name in names if part_of(name)]
         if len(names) > 1 or parts:
             inner = folder / label
-            what = _listed(parts or names)
+            what = listed(parts or names)
             right = (
                 f"give {inner} as the data's folder (--data-path)" if folder == root else f"move them up to {folder}"
             )
@@ -202,12 +218,6 @@ def _folder_classes(folders: dict[str, Path], pictures: dict[str, dict]) -> tupl
 
 def _folders_in(root: Path) -> list[str]:
     return sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not ignored(entry.name))
-
-
-def _listed(names, most: int = 5) -> str:
-    """The first few names, and how many more there are."""
-    names = list(names)
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def _pictures(folder: Path, top: tuple[int, int]) -> list[str]:

@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 
 from ...host import data_folder
-from ...paths import user_path
+from ...paths import kind, require, user_path
 from ..images import CorruptImage, Sets
 from ..labelled import labelled_sets
-from ..splits import assigned, part_of
+from ..splits import assigned, like_parts, part_of
 from ..tar import members
-from .folder import ignored
+from .folder import ignored, listed
 
 log = logging.getLogger("dtl_lib")
 PICTURES = ("jpg", "jpeg", "png", "webp", "bmp", "tiff", "tif")  # of several in a sample, the first of these
@@ -179,7 +179,13 @@ def _parts(root: Path) -> dict[str, list[Path]]:
             shards.setdefault(parts[0], []).append(path)
     used = {path for paths in shards.values() for path in paths}
     if shards and (rest := [path.name for path in loose if path not in used]):
-        log.warning("%s: %s not used: neither train, val nor test is in the name", root, ", ".join(rest[:5]))
+        names = sorted(str(path.relative_to(root)) for path in used)
+        log.warning("%s: %s not used; what is used: %s", root, listed(rest), listed(names))
+    if not shards and len(alike := like_parts(path.name for path in loose)) > 1:
+        raise ValueError(
+            f"{root} holds {' and '.join(alike)}: if those are parts, put them in folders train, val and test, or have "
+            "these words in their names between other signs, as in *-train-*.tar; if not, call them something else"
+        )
     if not shards and not loose:
         raise ValueError(
             f"{root} holds no shards: train/*.tar and val/*.tar were expected there, or *train*.tar, *val*.tar"
@@ -226,9 +232,17 @@ def _classes(root: Path, sources: dict[str, Shards]) -> tuple[str, ...]:
             raise ValueError(f"the {part} shards of {root} hold no samples")
     count = 1 + max(int(source.targets.max()) for source in sources.values())
     file = root / "classes.txt"
-    if not file.is_file():
+    if kind(file) is None:
         return tuple(map(str, range(count)))
-    names = tuple(line.strip() for line in file.read_text().splitlines() if line.strip())
+    require(file, "a file", "a line for each class is needed there, or no such file")
+    try:
+        names = tuple(line.strip() for line in file.read_text(encoding="utf-8-sig").rstrip().split("\n"))
+    except UnicodeDecodeError:
+        raise ValueError(f"{file} is not in UTF-8: save it again, as UTF-8 text") from None
+    if "" in names:
+        raise ValueError(
+            f"line {names.index('') + 1} of {file} is empty: the name of class {names.index('')} is needed"
+        )
     if len(names) < count:
         raise ValueError(f"{file} names {len(names)} classes and the shards have {count}: a line for each is needed")
     return names

@@ -15,6 +15,7 @@ from ..images import Sets
 from ..splits import held_out_of, split, subset
 
 _NO_NAME = re.compile(r"[a-z][a-z+.-]+:(?!\d)|::|[|{}\0]", re.I)  # `mnist:3.0.1` is a version of tfds'
+_NO_DOWNLOAD = "You can use download=True to download it"  # not here
 EXTRAS = {"hfds": "datasets", "hfids": "datasets", "tfds": "tensorflow-datasets"}
 SPLITS = {"train": ("train",), "validation": ("validation", "val", "valid", "test")}  # the first that there is
 
@@ -92,6 +93,8 @@ def _open(name: str, path, part: str, samples: int | None):
     prefix = name.partition("/")[0]
     _check_name(name)
     path = None if path is None else str(user_path(path).absolute())  # absolute: it cannot begin with a scheme
+    if path is None and prefix == "torch":
+        raise ValueError(f"say in which folder the files of {name} are: path (--data-path DIR)")
     only_pictures()
     try:
         options = _hub_options(name, path, part) if prefix in ("hfds", "hfids") else {"split": part}
@@ -103,7 +106,8 @@ def _open(name: str, path, part: str, samples: int | None):
         ) from None
     except (AssertionError, LookupError, OSError, RuntimeError, ValueError, TypeError) as error:
         where = f" in {path}" if path else ""
-        raise ValueError(f"timm cannot open {name}{where}: {' '.join(str(error).split())}") from None
+        why = " ".join(str(error).split()).replace(_NO_DOWNLOAD, "Put its files there")
+        raise ValueError(f"timm cannot open {name}{where}: {why}") from None
     if not isinstance(dataset, torch.utils.data.IterableDataset):
         return IndexedDataset(dataset, name)
     if samples is None:
