@@ -15,7 +15,7 @@ from . import __version__
 from .atomic import replace
 from .checks import first_line
 from .config import ViTConfig
-from .hashing import checksum, seal, seal_holds
+from .hashing import checksum, seal, seal_holds, to_json
 from .models import ViT
 from .paths import kind
 
@@ -57,7 +57,7 @@ def save_model(
     path = Path(path)
     weights = model.state_dict() if weights is None else weights
     card = write(path, weights, {**(card or {}), "config": model.config.to_dict()}, MODEL)
-    text = json.dumps(card, indent=2, ensure_ascii=False) + "\n"
+    text = to_json(card, indent=2) + "\n"
     _replace(path.with_suffix(".json"), lambda file: file.write_text(text, encoding="utf-8"))
     return path
 
@@ -213,7 +213,7 @@ def write(path: Path, tensors: Mapping[str, Tensor], card: Mapping, kind: str, b
     card = {"date": date, **card, **stamp, "digest": checksum(plain)}
     try:
         card["seal"] = seal(card)
-        text = json.dumps(card, ensure_ascii=False)
+        text = to_json(card)
     except TypeError as error:
         raise CheckpointError(f"a card holds plain values (text, numbers, lists, dictionaries): {error}") from None
     _replace(path, lambda file: save_file(plain, file, metadata={"card": text}), before)

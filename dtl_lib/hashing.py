@@ -5,15 +5,23 @@ Stored cards and records carry these, so what a function returns for given value
 
 import hashlib
 import json
+import re
 import zlib
 from collections.abc import Iterable, Mapping
 
 DIGITS = 12
+_UNWRITABLE = re.compile("[\x85\u2028\u2029\ud800-\udfff]")  # other ends of a line, and what no UTF-8 holds
 
 
 def plain(values):
     """Values as JSON gives them back: tuples become lists, keys text."""
     return json.loads(json.dumps(values))
+
+
+def to_json(values, indent: int | None = None) -> str:
+    """Plain values as JSON, in one line unless indented, that every name of a file can stand in, whatever its bytes."""
+    text = json.dumps(values, indent=indent, ensure_ascii=False)
+    return _UNWRITABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def of_values(values: Mapping) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from . import __version__
 from .checks import LARGEST, first_line, is_line, is_whole
-from .hashing import of_values, plain
+from .hashing import of_values, plain, to_json
 from .host import device_name
 from .paths import require_writable
 
@@ -221,7 +221,7 @@ def append(record: Record | Mapping, folder: str | Path | None = None) -> Path:
         raise ValueError(f"id: record {record.id} is in {file} already")
     file.parent.mkdir(parents=True, exist_ok=True)
     with open(file, "a", encoding="utf-8") as opened:
-        opened.write(json.dumps(record.to_dict(), ensure_ascii=False) + "\n")
+        opened.write(to_json(record.to_dict()) + "\n")
     return file
 
 

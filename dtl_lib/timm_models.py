@@ -11,7 +11,16 @@ from torch import Tensor, nn
 
 from .config import ViTConfig
 from .models import ViT
-from .timm_parts import POOLS, classifiers, dropout_rates, final_norm, is_cait, refuse_another_function, refuse_unknown
+from .timm_parts import (
+    POOLS,
+    classifiers,
+    dropout_rates,
+    final_norm,
+    hooks,
+    is_cait,
+    refuse_another_function,
+    refuse_unknown,
+)
 from .tokens import PATCHES, Group, TokenPlan
 
 log = logging.getLogger("dtl_lib")
@@ -85,6 +94,8 @@ def _left_out(model: Any, ours: ViT, cait: bool) -> list[str]:
     mixed = [name for name, flag in _learning(model, cait).items() if 0 == flag.min() < flag.max()]
     if mixed:
         said.append(f"{', '.join(mixed)} learn whole, where the model has frozen a part of them")
+    if hooked := [name or "the model" for name, part in model.named_modules() if hooks(part)]:
+        said.append(f"the hooks of {', '.join(hooked)} are left out, with whatever they change")
     if any(part is not None and part.bias is None for part in classifiers(model).values()):
         said.append("the head gets a bias, zero")
     return said

@@ -87,6 +87,11 @@ def classifiers(model: Any) -> dict[str, nn.Linear | None]:
     return found
 
 
+def hooks(module: nn.Module) -> list[Callable]:
+    """What runs before and after a module's own forward pass."""
+    return [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
+
+
 def dropout_rates(model: nn.Module) -> dict[str, float]:
     """Where dropout is at work in training, and how likely it is: by place, blocks counted as one."""
     rates = {}
@@ -233,8 +238,8 @@ def refuse_another_function(model: nn.Module, convert: Callable[[nn.Module], nn.
         what = f"cannot be copied ({first_line(error)}), to be compared"
         raise ValueError(f"this {type(model).__name__} {what}: {_UNCOMPARED}") from None
     for part in theirs.modules():
-        for hooks in (part._forward_hooks, part._forward_pre_hooks):
-            hooks.clear()
+        part._forward_hooks.clear()
+        part._forward_pre_hooks.clear()
     generator = torch.Generator("cpu").manual_seed(SEED)
     device = theirs.pos_embed.device
     for parameter in theirs.parameters():

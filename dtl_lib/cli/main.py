@@ -52,7 +52,7 @@ def _run(arguments: Sequence[str]) -> int:
     try:
         argv = hyphenated(arguments)
         args = parser(argv[0] if argv and argv[0] in COMMANDS else None).parse_args(argv)
-        args.line = shlex.join(["dtl", *argv])
+        args.line = shlex.join(["dtl", *argv]).encode(errors="backslashreplace").decode()  # a name may be no UTF-8
         if getattr(args, "record", None):
             ledger.check_writable(args.record)
         COMMANDS[args.command].main(args)
@@ -135,4 +135,4 @@ def _print(failure: Failure) -> None:
 
 
 def _rank() -> str:
-    return os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))
+    return os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or "0"

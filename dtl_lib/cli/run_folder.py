@@ -43,7 +43,9 @@ def resume_point(args: Namespace, processes: Processes) -> tuple[Path | None, di
 
 def _restarted(args: Namespace, processes: Processes) -> bool:
     """Whether torchrun has started the processes again, and there is something saved to go on from."""
-    restarts, allowed = (int(os.environ.get(f"TORCHELASTIC_{name}", "0")) for name in ("RESTART_COUNT", "MAX_RESTARTS"))
+    from ..train.distributed.environment import number
+
+    restarts, allowed = (number(f"TORCHELASTIC_{name}", "0") for name in ("RESTART_COUNT", "MAX_RESTARTS"))
     if not allowed:
         return False
     if not args.output_dir:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from ..checks import typed
 from .images import CorruptImage
 
 
@@ -19,7 +20,7 @@ class CorruptImages:
     """
 
     def __init__(self, limit: float = 0.01):
-        if not 0 <= limit <= 1:
+        if not 0 <= typed("max_corrupt", limit, float) <= 1:
             raise ValueError(f"the share of corrupt images is from 0 to 1, such as 0.01, not {limit}")
         self.limit = limit
         self._names: dict[str, dict[int, str]] = {}

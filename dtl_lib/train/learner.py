@@ -7,9 +7,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ..checks import whole
 from ..data.augment.mixing import mixer
+from ..data.images import Sets
+from ..models import ViT
 from .device import precision
 from .distributed.processes import Processes
+from .evaluation import check_weights
 from .finetuning import freeze
 from .loss import Objective, compile_once
 from .optim import Average, Guard, Schedule, make_optimizer
@@ -49,6 +53,34 @@ class Learner:
     average: Average | None
     processes: Processes
     parameters: list[nn.Parameter]
+
+
+def check_given(model, sets, recipe, output_dir, checkpoint_every, workers) -> None:
+    """A ValueError that says which of these `fit` cannot begin with, and what it takes."""
+    if hasattr(model, "_orig_mod"):
+        raise ValueError("fit compiles a model itself: give the one inside (._orig_mod), and compiled=True")
+    for value, kind, how in (
+        (model, ViT, "from_timm makes one of a timm model"),
+        (sets, Sets, "data.load makes one"),
+        (recipe, Recipe, "such as Recipe(epochs=10)"),
+    ):
+        if not isinstance(value, kind):
+            raise ValueError(f"fit takes a {kind.__name__} ({how}), not a {type(value).__name__}")
+    if output_dir is not None and not str(output_dir).strip():
+        raise ValueError("output_dir is empty: name a folder, or give None, which keeps nothing")
+    if checkpoint_every is not None:
+        whole("checkpoint_every", checkpoint_every)
+    if workers is not None:
+        whole("workers", workers, least=0)
+    if not torch.is_grad_enabled():
+        raise ValueError("fit needs gradients: call it outside of torch.no_grad() and torch.inference_mode()")
+    for name, value in model.named_parameters():
+        if value.is_inference() or value.dtype != torch.float32:
+            what, how = f"is {value.dtype}", "give model.float(); amp says what is computed in less"
+            if value.is_inference():
+                what, how = "was made in inference_mode", "give copy.deepcopy(model)"
+            raise ValueError(f"{name} {what}, and cannot learn: {how}")
+    check_weights(model)
 
 
 def make_learner(

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..atomic import replace
+from ..hashing import to_json
 from .state import Progress
 
 NAME = "log.jsonl"
@@ -37,7 +38,7 @@ class Log:
         if self.path:
             try:
                 with open(self.path, "a", encoding="utf-8") as file:
-                    file.write(json.dumps({**row, **self.about}, ensure_ascii=False) + "\n")
+                    file.write(to_json({**row, **self.about}) + "\n")
             except OSError as error:
                 raise ValueError(
                     f"{self.path} could not be written ({error.strerror}): make room, and go on with "
@@ -79,7 +80,7 @@ class Log:
 def _parsed(line: str) -> dict | None:
     try:
         row = json.loads(line)
-    except json.JSONDecodeError:  # the line a killed process was writing
+    except (ValueError, RecursionError):  # the line a killed process was writing, or no row of ours
         return None
     return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None
 

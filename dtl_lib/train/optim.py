@@ -87,8 +87,8 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     trained = [(name, value) for name, value in model.named_parameters() if value.requires_grad]
     if not trained:
         raise ValueError(
-            "every parameter of the model is frozen, so that nothing can learn: set requires_grad on some, such as "
-            "model.classifiers.requires_grad_(True)"
+            "every parameter of the model is frozen, so that nothing can learn: freeze fewer (--freeze backbone leaves "
+            "the classifiers free), or set requires_grad on some, such as model.classifiers.requires_grad_(True)"
         )
     scales = layer_scales(model, recipe.layer_decay) if recipe.layer_decay else {}
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}

@@ -94,6 +94,11 @@ def _check_length(folder: Path, before: Recipe, step: int, learner: Learner) -> 
     """A run may be made longer, not shorter; what that means is said once."""
     schedule, first = learner.schedule, learner.processes.first
     total = before.steps(schedule.per_epoch * learner.recipe.batch_size)
+    if step > total:
+        raise checkpoint.CheckpointError(
+            f"{folder} holds the state of step {step:,} of a run of {total:,}: it has been changed, resume an "
+            "earlier copy"
+        )
     if schedule.total < total:
         raise ValueError(
             f"{folder} is a run of {total} steps, and {schedule.total} would be fewer: "
@@ -154,9 +159,13 @@ def _best(path: Path, known: dict, about: Mapping, is_data: Callable) -> dict:
         card = _of_today(checkpoint.read(path)[1], about, is_data)
         if changed := _changed(card, about):
             raise ValueError(f"{path} is of another {changed}: move it away, and resume")
-        if isinstance(card.get("held_out"), Mapping):
-            return dict(card["held_out"])
-        raise checkpoint.CheckpointError(f"{path} says nothing of held-out images")
+        if not isinstance(card.get("held_out"), Mapping):
+            raise checkpoint.CheckpointError(f"{path} says nothing of held-out images")
+        try:
+            state.check_best(card["held_out"])
+        except ValueError as error:
+            raise checkpoint.CheckpointError(f"{path} says of held-out images what cannot be ({error})") from None
+        return dict(card["held_out"])
     except checkpoint.AccessError:
         raise
     except checkpoint.CheckpointError as error:

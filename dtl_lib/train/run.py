@@ -1,6 +1,7 @@
 """What surrounds the training loop: resuming, logging, evaluation, checkpoints, the result."""
 
 import copy
+import logging
 from collections.abc import Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -22,12 +23,13 @@ from .distributed.processes import Processes
 from .distributed.sharding import collect, reshard
 from .distributed.signals import Stopped, StopRequest
 from .evaluation import Evaluation, EvaluationStopped, check_classes, evaluate, normalised, token_norms
-from .learner import make_learner
+from .learner import check_given, make_learner
 from .log import Clock, Log, Losses
 from .optim import Schedule
 from .recipe import Recipe
 from .state import Progress
 
+log = logging.getLogger("dtl_lib")
 SAMPLE = 32  # held-out images whose token norms are logged
 
 
@@ -86,6 +88,7 @@ class Run:
         self, model, sets, recipe: Recipe, output_dir, *, device, resume, card, tensorboard, progress, processes,
         shard, compiled, workers, max_corrupt, checkpoint_every=None,
     ):  # fmt: skip
+        check_given(model, sets, recipe, output_dir, checkpoint_every, workers)
         self.processes, device = processes or Processes(), find_device(device)
         self.processes.settle()
         sets = normalised(sets, model.config) if model.trained else sets_with_channels(sets, model.config.channels)
@@ -104,6 +107,8 @@ class Run:
         )  # fmt: skip
         check_teacher(self.learner.teacher, sets.train)
         about = resuming.about_run(self.learner, sets.train)
+        if recipe.freeze and not (model.trained or resume) and self.processes.first:
+            log.warning("what is frozen keeps its first, random values: trained weights come by --finetune")
         self.card = {**card, **about}
         self.corrupt, self._losses, self._best_weights = CorruptImages(max_corrupt), Losses(), None
         self._kept = loader.KeptWorkers()  # of the evaluations

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .. import checkpoint
 from ..checkpoint import AccessError, CheckpointError
-from ..checks import check_types, first_line, whole
+from ..checks import check_types, first_line, shortened, typed, whole
 from ..config import ViTConfig
 from .distributed.sharding import collect, like
 from .optim import load_optimizer_state, optimizer_state
@@ -54,6 +54,18 @@ class Progress:
         for name in ("step", "seconds", "training_seconds", "untimed", "skipped", "counted"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is 0 or more, not {getattr(self, name)}")
+        if self.untimed > self.step:
+            raise ValueError(f"untimed is at most step, {self.step}, not {self.untimed}")
+        if self.best:
+            check_best(self.best)
+
+
+def check_best(best: Mapping) -> None:
+    """A ValueError where an evaluation on held-out images has no accuracy, or no step."""
+    accuracy = typed("accuracy", best.get("accuracy"), float)
+    if not 0 <= accuracy <= 1:
+        raise ValueError(f"accuracy is from 0 to 1, not {shortened(accuracy)}")
+    whole("step", best.get("step"), least=0)
 
 
 def gather(learner) -> dict[str, Tensor]:

@@ -449,6 +449,18 @@ def test_dropout_is_said_to_be_left_out(options, said, caplog):
     assert re.search(said, caplog.text)
 
 
+@pytest.mark.parametrize("where", ["", "blocks.1", "head"])
+@pytest.mark.parametrize("before", [True, False])
+def test_hooks_are_said_to_be_left_out(caplog, where, before):
+    """They may change what the model computes; only the parts are converted."""
+    model = made()
+    part = model.get_submodule(where)
+    part.register_forward_pre_hook(lambda *_: None) if before else part.register_forward_hook(lambda *_: None)
+    with caplog.at_level(logging.WARNING, logger="dtl_lib"):
+        from_timm(model)
+    assert f"the hooks of {where or 'the model'} are left out" in caplog.text
+
+
 def test_stochastic_depth_is_carried_or_said(caplog):
     model = made(drop_path_rate=0.2)
     with caplog.at_level(logging.WARNING, logger="dtl_lib"):

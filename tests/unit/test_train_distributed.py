@@ -1,12 +1,13 @@
 """What several processes agree on, as far as one can show it; `tests/processes` starts real ones."""
 
+import argparse
 import os
 
 import pytest
 import torch
 
 from dtl_lib.checkpoint import write
-from dtl_lib.cli.run_folder import saved_by_this_launch
+from dtl_lib.cli.run_folder import resume_point, saved_by_this_launch
 from dtl_lib.data.corrupt import CorruptImages
 from dtl_lib.train import state
 from dtl_lib.train.distributed import processes as distributed
@@ -118,7 +119,8 @@ def test_nccl_leaves_it_to_the_library_to_say_who_is_lost(environment, monkeypat
 
 def test_what_torchrun_starts_again_goes_on(environment, tmp_path):
     assert not saved_by_this_launch(tmp_path, 1)  # it had not saved anything
-    card = {"config": {}, "recipe": {}, "data": {}, "progress": {}, "scaler": {}, "run": {"launch": "late"}}
+    parts = {name: {} for name in ("config", "recipe", "data", "scaler")}
+    card = {**parts, "progress": {"step": 0, "best": {}, "seconds": 0.0}, "run": {"launch": "late"}}
     write(tmp_path / state.NAME, {"x": torch.zeros(1)}, card, "dtl_lib training state")
     assert saved_by_this_launch(tmp_path, 1)
     assert not saved_by_this_launch(tmp_path, 0)
@@ -126,3 +128,19 @@ def test_what_torchrun_starts_again_goes_on(environment, tmp_path):
     assert not saved_by_this_launch(tmp_path, 0)
     environment("TORCHELASTIC_RUN_ID", "late")  # a host has joined: no process has failed
     assert saved_by_this_launch(tmp_path, 0)
+
+
+@pytest.mark.parametrize("name", ["TORCHELASTIC_MAX_RESTARTS", "TORCHELASTIC_RESTART_COUNT"])
+@pytest.mark.parametrize("value", ["x", "-1", "1.5"])
+def test_torchrun_s_counts_are_whole_numbers(environment, name, value):
+    environment(name, value)
+    with pytest.raises(ValueError, match=f"{name} is '{value}' in the environment"):
+        resume_point(argparse.Namespace(resume=None, output_dir=None), Processes())
+
+
+@pytest.mark.parametrize("name", ["MASTER_ADDR", "MASTER_PORT"])
+def test_where_the_processes_meet_is_said(environment, name):
+    for each, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}.items():
+        environment(each, "" if each == name else value)
+    with pytest.raises(ValueError, match="MASTER_ADDR or MASTER_PORT is not"), joined(torch.device("cpu"), 1.0):
+        pass

@@ -207,7 +207,7 @@ def joined(device: torch.device, timeout: float = TIMEOUT) -> Iterator[Processes
 def _connected(rank: int, world: int, local: int, device: torch.device, timeout: float) -> tuple[Processes, Heartbeat]:
     wait, gpu = timedelta(seconds=timeout), device.type == "cuda"
     attempt, by_agent = (os.environ.get(f"TORCHELASTIC_{name}", "0") for name in ("RESTART_COUNT", "USE_AGENT_STORE"))
-    if not {"MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
+    if not (os.environ.get("MASTER_ADDR") and os.environ.get("MASTER_PORT")):
         raise ValueError("WORLD_SIZE is set and MASTER_ADDR or MASTER_PORT is not: start with torchrun, or set all")
     address, port = os.environ["MASTER_ADDR"], number("MASTER_PORT", most=2**16 - 1)
     if interface := interface_to(address):
