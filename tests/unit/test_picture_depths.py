@@ -180,6 +180,7 @@ def ghostscript(tmp_path, monkeypatch):
     monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)
     monkeypatch.setattr(Image, "OPEN", dict(Image.OPEN))  # which a reader of timm's shortens
     monkeypatch.setattr(Image, "ID", list(Image.ID))
+    Image.register_open("EPS", EpsImagePlugin.EpsImageFile, EpsImagePlugin._accept)  # an earlier test may remove it
     for part in ("train/a", "train/b", "val/a", "val/b"):
         (tmp_path / "pictures" / part).mkdir(parents=True)
         for name in ("1.png", "2.jpg", "3.tif"):
