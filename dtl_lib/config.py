@@ -34,7 +34,8 @@ class ViTConfig:
             three become those of their luma.
 
     Raises:
-        ValueError: where the values do not fit together, with what would be right.
+        ValueError: where the values do not fit together, or are beyond 1,000 blocks, a width of 65,536, 65,536 pixels a
+            side or 10 million classes, with what would be right.
     """
 
     image_size: int | tuple[int, int] = 224
