@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from ..checks import whole
 from ..data.augment.mixing import mixer
-from ..data.images import Sets
 from ..models import ViT
 from .device import precision
 from .distributed.processes import Processes
@@ -61,11 +60,12 @@ def check_given(model, sets, recipe, output_dir, checkpoint_every, workers) -> N
         raise ValueError("fit compiles a model itself: give the one inside (._orig_mod), and compiled=True")
     for value, kind, how in (
         (model, ViT, "from_timm makes one of a timm model"),
-        (sets, Sets, "data.load makes one"),
         (recipe, Recipe, "such as Recipe(epochs=10)"),
     ):
         if not isinstance(value, kind):
             raise ValueError(f"fit takes a {kind.__name__} ({how}), not a {type(value).__name__}")
+    if not all(hasattr(sets, part) for part in ("train", "held_out", "test")):
+        raise ValueError(f"fit takes a Sets (data.load makes one), not a {type(sets).__name__}")
     if output_dir is not None and not str(output_dir).strip():
         raise ValueError("output_dir is empty: name a folder, or give None, which keeps nothing")
     if checkpoint_every is not None:

@@ -12,7 +12,7 @@ from ..data.keyed import keyed_generators
 from .device import autocast
 from .distributed.processes import Processes, gradient_sync
 from .distributed.signals import between_steps
-from .learner import Learner
+from .learner import Learner, check_given
 from .recipe import Recipe
 from .run import FitResult, Run
 
@@ -124,6 +124,7 @@ def fit(
         ValueError: where model, data, recipe and state do not fit together, or the loss becomes non-finite.
         Stopped: after Ctrl-C or SIGTERM with an `output_dir`: the state is saved.
     """
+    check_given(model, sets, recipe, output_dir, checkpoint_every, workers)
     run = Run(
         model, sets, recipe, output_dir, device=device, resume=resume, card=card or {}, tensorboard=tensorboard,
         progress=progress, processes=processes, shard=shard, compiled=compiled, workers=workers,

@@ -23,7 +23,7 @@ from .distributed.processes import Processes
 from .distributed.sharding import collect, reshard
 from .distributed.signals import Stopped, StopRequest
 from .evaluation import Evaluation, EvaluationStopped, check_classes, evaluate, normalised, token_norms
-from .learner import check_given, make_learner
+from .learner import make_learner
 from .log import Clock, Log, Losses
 from .optim import Schedule
 from .recipe import Recipe
@@ -88,7 +88,6 @@ class Run:
         self, model, sets, recipe: Recipe, output_dir, *, device, resume, card, tensorboard, progress, processes,
         shard, compiled, workers, max_corrupt, checkpoint_every=None,
     ):  # fmt: skip
-        check_given(model, sets, recipe, output_dir, checkpoint_every, workers)
         self.processes, device = processes or Processes(), find_device(device)
         self.processes.settle()
         sets = normalised(sets, model.config) if model.trained else sets_with_channels(sets, model.config.channels)

@@ -162,7 +162,7 @@ class TestWeightsThatDoNotFit:
         (["evaluate", "--model_path", ""], "--model-path"),
         (["evaluate", "--model", "", "--pretrained"], "--model"),
         (["plan", "--model", ""], "--model"),
-        (["zoo", ""], "zoo"),
+        (["zoo", ""], "an argument"),
         ([""], "the command"),
     ],
 )

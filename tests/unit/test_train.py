@@ -51,7 +51,7 @@ def test_a_recipe_survives_json():
         ({"lr": float("nan")}, "lr is"),
         ({"lr": "fast"}, "a number"),
         ({"smoothing": 1.5}, "from 0 to 1"),
-        ({"betas": (0.9,)}, "betas is 2 numbers"),
+        ({"betas": (0.9,)}, "betas is two numbers"),
         ({"ema": 1.0}, "0.999, or none"),
         ({"amp": "half"}, "one of auto, off"),
         ({"batch_size": 10, "accumulate": 3}, "does not divide"),
