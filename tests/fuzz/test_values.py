@@ -3,11 +3,9 @@
 import contextlib
 import io
 import json
-import os
 from pathlib import Path
 
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
@@ -19,7 +17,7 @@ from dtl_lib.cli.parser import Parser
 from dtl_lib.config import ViTConfig
 from dtl_lib.tokens import TokenPlan
 from dtl_lib.train import Recipe, fit, state
-from tests.fuzz.limited import LEAVES, NASTY_TEXT, VALUES, changed, examples, limited
+from tests.fuzz.limited import LEAVES, NASTY_TEXT, changed, examples, limited
 from tests.unit.disturbed import RECIPE, small_sets, tiny
 
 
@@ -120,15 +118,14 @@ WORDS = st.one_of(LEAVES.map(str), st.sampled_from(NASTY_TEXT), st.sampled_from(
 
 
 @pytest.fixture
-def inside(tmp_path, monkeypatch):
+def an_empty_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DTL_DATA", str(tmp_path / "data"))
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    return tmp_path
 
 
 @pytest.mark.parametrize("command", sorted(set(COMMANDS) - {"atlas", "bench"}))  # these two measure for minutes
-def test_flags(command, inside, monkeypatch):
+def test_flags(command, an_empty_folder, monkeypatch):
     """Everything up to the training itself, which is replaced."""
 
     def stopped(*_, **__):
@@ -148,5 +145,3 @@ def test_flags(command, inside, monkeypatch):
         assert not Path("fuzzed").exists()
 
     fuzz()
-    assert os.getcwd() == str(inside) and torch.get_num_threads() > 0
-    assert VALUES is not None

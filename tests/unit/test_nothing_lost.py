@@ -14,7 +14,7 @@ import torch
 from dtl_lib import atomic, checkpoint, ledger
 from dtl_lib.__main__ import main
 from dtl_lib.lab import atlas
-from dtl_lib.train import Recipe, fit, recipes, state
+from dtl_lib.train import fit, state
 from tests.unit.disturbed import RECIPE, Cut, cut_at, small_sets, tensors, tiny
 from tests.unit.tiny_atlas import Here
 from tests.unit.tiny_atlas import tiny as tiny_atlas
@@ -125,7 +125,7 @@ def test_a_checkpoint_that_is_cut_short_while_it_is_read_is_refused(tmp_path):
         os.truncate(path, len(whole) // 3)
         with open(path, "r+b") as file:
             file.write(whole)
-    assert reader.returncode == 0 and int(reader.stdout.read()) >= 0
+    assert reader.returncode == 0 and reader.stdout.read().strip().isdigit(), "it read or refused all 150 times"
 
 
 class Untouched:
@@ -235,7 +235,7 @@ def test_a_warm_up_that_does_not_end_is_said(sets, caplog, warmup):
 
 def test_a_warm_up_that_ends_is_not_mentioned(sets, caplog):
     fit(tiny(), sets, dataclasses.replace(RECIPE, max_steps=3, eval_every=3, warmup_steps=2), progress=False)
-    assert "warm-up" not in caplog.text and all(recipe.lr for recipe in recipes().values()) and Recipe(max_steps=1)
+    assert "warm-up" not in caplog.text
 
 
 def test_a_lock_is_held_by_one_process_at_a_time(tmp_path):
