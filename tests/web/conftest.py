@@ -22,7 +22,7 @@ def html():
 
 @pytest.fixture(scope="session")
 def site(html):
-    handler = functools.partial(_Quiet, directory=str(html))
+    handler = functools.partial(QuietFiles, directory=str(html))
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"
@@ -42,5 +42,5 @@ def browser():
         opened.close()
 
 
-class _Quiet(http.server.SimpleHTTPRequestHandler):
+class QuietFiles(http.server.SimpleHTTPRequestHandler):
     def log_message(self, *_): ...

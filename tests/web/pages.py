@@ -3,9 +3,10 @@
 from dataclasses import dataclass, field
 
 PATIENCE = 180_000  # ms that the browser may take for one thing, however busy the machine
-SETTLED = """async () => {
-    if (window.MathJax?.startup?.promise) await MathJax.startup.promise;
-    await document.fonts.ready;
+SETTLED = """async patience => {
+    const typeset = window.MathJax?.startup?.promise?.then(() => document.fonts.ready);
+    const late = new Promise(done => setTimeout(() => done(true), patience));
+    return Boolean(await Promise.race([(typeset ?? document.fonts.ready).then(() => false), late]));
 }"""
 NEXT_FRAME = """() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"""
 MATH_LEFT = """() => [...document.querySelectorAll('.math')]
@@ -38,8 +39,8 @@ class Report:
     weight: int = 0
 
 
-def open_page(browser, site: str, path: str, widths=(1440, 360)) -> Report:
-    """Load `site/path` and look at it in light and dark at each width in pixels."""
+def open_page(browser, site: str, path: str, widths=(1440, 360), patience: int = PATIENCE) -> Report:
+    """Load `site/path` and look at it in light and dark at each width in pixels; `patience` is for the mathematics."""
     report = Report()
     context = browser.new_context(viewport={"width": widths[0], "height": 900}, color_scheme="light")
     context.set_default_timeout(PATIENCE)
@@ -64,7 +65,8 @@ def open_page(browser, site: str, path: str, widths=(1440, 360)) -> Report:
     page.on("console", lambda line: line.type == "error" and report.problems.append(f"console: {line.text}"))
     page.goto(f"{site}/{path}", wait_until="load")
     page.add_style_tag(content="* { transition: none !important; animation: none !important; }")
-    page.evaluate(SETTLED)
+    if page.evaluate(SETTLED, patience):
+        report.problems.append(f"mathematics is still being set after {patience / 1000:g} s")
     report.problems += [f"math not rendered: {text}" for text in page.evaluate(MATH_LEFT)]
     report.problems += [f"image without alt text: {source}" for source in page.evaluate(NO_ALT)]
     for width in widths:

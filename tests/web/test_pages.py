@@ -1,10 +1,14 @@
 """Every page of the built book works with no network, at two widths, in light and dark."""
 
+import functools
+import http.server
 import re
+import threading
 
 import pytest
 
-from tests.web.pages import open_page
+from tests.web.conftest import QuietFiles
+from tests.web.pages import PATIENCE, open_page
 
 WEIGHT = 2_000_000
 HOST = r"(?:https?:)?//"
@@ -81,19 +85,17 @@ BROKEN = """<!doctype html><html><head><title>x</title><script src="https://cdn.
 </body></html>"""
 
 
-def test_a_broken_page_is_reported(tmp_path, browser):
-    import functools
-    import http.server
-    import threading
-
-    from tests.web.conftest import _Quiet
-
-    (tmp_path / "broken.html").write_text(BROKEN)
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_Quiet, directory=str(tmp_path)))
+def report_of(browser, folder, page, patience=PATIENCE):
+    (folder / "page.html").write_text(page)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(QuietFiles, directory=str(folder)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    report = open_page(browser, f"http://127.0.0.1:{server.server_port}", "broken.html")
+    report = open_page(browser, f"http://127.0.0.1:{server.server_port}", "page.html", patience=patience)
     server.shutdown()
-    text = "\n".join(report.problems)
+    return report
+
+
+def test_a_broken_page_is_reported(tmp_path, browser):
+    text = "\n".join(report_of(browser, tmp_path, BROKEN).problems)
     for expected in (
         "another host",
         "404",
@@ -105,3 +107,8 @@ def test_a_broken_page_is_reported(tmp_path, browser):
     ):
         assert expected in text, text
     assert "wider than 1440" not in text
+
+
+def test_mathematics_that_is_never_set_is_reported_and_not_waited_for(tmp_path, browser):
+    never = "<!doctype html><title>x</title><script>MathJax = {startup: {promise: new Promise(() => {})}}</script>"
+    assert report_of(browser, tmp_path, never, patience=200).problems == ["mathematics is still being set after 0.2 s"]
