@@ -1,6 +1,8 @@
 """Scripts, fonts and icons that the pages load, taken from installed packages at build time."""
 
+import base64
 import importlib.util
+import io
 import re
 import shutil
 from pathlib import Path
@@ -22,6 +24,8 @@ MATH = (
 THEBE = re.compile(r'<script type="text/x-thebe-config">.*?</script>', re.DOTALL)
 ICON_RULE = re.compile(r'((?:\.fa-[a-z0-9-]+:before,?)+)\{content:"\\([0-9a-f]+)"\}')
 FONT_SOURCES = re.compile(r"src:url\((\.\./vendor/fontawesome/webfonts/fa-[a-z]+-\d+)\.woff2\)[^;}]*")
+SVG_IMAGE = re.compile(r'<img\b[^>]*\bsrc="(?:\.\./)*_images/([\w-]+\.svg)"[^>]*/?>')
+POINT = 1.5  # pixels a point: a figure's text is then about as large as the page's
 HEAVY = 40_000  # bytes; below this an image is not worth converting
 
 
@@ -49,6 +53,7 @@ def install(app, error) -> None:
         out = Path(app.outdir)
         copy_math(out / "_static" / "mathjax")
         trim_icons(out)
+        inline_figures(out)
         convert_images(out)
 
 
@@ -96,6 +101,49 @@ def subset_font(font: Path, target: Path, points: set[int]) -> None:
     subsetter.populate(unicodes=points)
     subsetter.subset(whole)
     whole.save(target)
+
+
+def inline_figures(out: Path) -> None:
+    """Put each SVG figure into its page, on transparent ground, with its text in the page's colour."""
+    figures = {path.name: path for path in (out / "_images").glob("*.svg")}
+    for page in out.rglob("*.html") if figures else ():
+        text = page.read_text("utf8")
+        changed = SVG_IMAGE.sub(lambda match: _inlined(match, figures), text)
+        if changed != text:
+            page.write_text(changed, "utf8")
+    for path in figures.values():
+        path.unlink()
+
+
+def _inlined(match: re.Match, figures: dict[str, Path]) -> str:
+    alt = re.search(r'\balt="([^"]*)"', match[0])
+    source = figures[match[1]].read_text("utf8")
+    svg = source[source.index("<svg") :].strip()
+    if "data-drawing" not in svg:
+        svg = _themed(svg)
+    svg = re.sub(r' (?:role|aria-label)="[^"]*"', "", svg, count=2)
+    name = match[1].partition(".")[0][:8]
+    svg = re.sub(r'(\bid="|"#|url\(#)', lambda mark: f"{mark[1]}f{name}-", svg)
+    return svg.replace("<svg", f'<svg class="figure" role="img" aria-label="{alt[1] if alt else ""}"', 1)
+
+
+def _themed(svg: str) -> str:
+    """A matplotlib figure without its white ground; what is black takes the colour of the text around it."""
+    svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'(<g id="patch_\d+">\s*<path [^>]*?style="fill: )#ffffff', r"\1none", svg)
+    svg = re.sub(r"(fill|stroke): #000000", r"\1: currentColor", svg)
+    svg = re.sub(r'data:image/png;base64,\s*([^"]*)"', _smaller, svg)
+    width = float(re.search(r'<svg[^>]*?\bwidth="([\d.]+)pt"', svg)[1])
+    svg = re.sub(r' (?:width|height)="[\d.]+pt"', "", svg, count=2)
+    return svg.replace("<svg", f'<svg fill="currentColor" width="{POINT * width:.0f}"', 1)
+
+
+def _smaller(match: re.Match) -> str:
+    """An image inside a figure: WebP where that is smaller."""
+    png, packed = base64.b64decode(match[1]), io.BytesIO()
+    Image.open(io.BytesIO(png)).save(packed, "WEBP", quality=90, method=6)
+    kind, data = min(("png", png), ("webp", packed.getvalue()), key=lambda item: len(item[1]))
+    return f'data:image/{kind};base64,{base64.b64encode(data).decode()}"'
 
 
 def convert_images(out: Path) -> None:

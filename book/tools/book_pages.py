@@ -1,6 +1,7 @@
 """The Sphinx extension of this book: what its pages need beyond Jupyter Book.
 
 - the measured cost under each chapter's title;
+- a look of their own for questions, predictions and what is the same as the library;
 - math and icons from local files, and no script from elsewhere;
 - `{ledger}` and `{command-line}`, pages made from the records and from the parser;
 - references and records that a notebook can link to in plain Markdown.
@@ -37,6 +38,15 @@ def show_cost(app: Sphinx, doctree: nodes.document) -> None:
     if run is not None and title is not None:
         line = nodes.paragraph("", str(run.cost), classes=["measured"])
         title.parent.insert(title.parent.index(title) + 1, line)
+
+
+def mark_boxes(app: Sphinx, doctree: nodes.document) -> None:
+    """Give a quote that opens with a label in bold, such as **Predict.**, the class of that label."""
+    for quote in doctree.findall(nodes.block_quote):
+        paragraph = next(iter(quote.findall(nodes.paragraph)), None)
+        label = next((part for part in paragraph or [] if part.astext().strip()), None)
+        if isinstance(label, nodes.strong):
+            quote["classes"] += ["box", nodes.make_id(label.astext())]
 
 
 def local_scripts_only(app: Sphinx, page: str, template: str, context: dict, doctree) -> None:
@@ -79,6 +89,7 @@ def setup(app: Sphinx) -> dict:
     """Called by Sphinx."""
     app.connect("builder-inited", need_outputs)
     app.connect("doctree-read", show_cost)
+    app.connect("doctree-read", mark_boxes)
     app.connect("doctree-read", linkable)
     app.connect("html-page-context", local_scripts_only, priority=999)
     app.connect("build-finished", assets.install)

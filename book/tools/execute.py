@@ -79,7 +79,11 @@ def execute(notebook: Path) -> tuple[object, Cost]:
         timeout=CELL_LIMIT,
         kernel_name="python3",
         resources={"metadata": {"path": str(notebook.parent)}},
-        extra_arguments=[f"--IPKernelApp.exec_files={IN_KERNEL}", "--IPKernelApp.log_level=ERROR"],
+        extra_arguments=[
+            f"--IPKernelApp.exec_files={IN_KERNEL}",
+            "--IPKernelApp.log_level=ERROR",
+            "--InlineBackend.figure_formats={'svg'}",  # assets.inline_figures makes them right in light and dark
+        ],
         record_timing=False,
         coalesce_streams=True,  # a line printed in two halves is one output
     )

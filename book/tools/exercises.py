@@ -1,6 +1,8 @@
 """Finds the exercises of a notebook: heading, stub, checker, folded solution.
 
-An exercise is a Markdown cell that opens with `### Exercise` and says `Difficulty 1 of 3 · 10 minutes`, a code cell
+There are three kinds. `### Build it: …` stands before a locked definition and asks for a plain version of it;
+`### Exercise …` stands at the end of a chapter, and so does its one `### Change, run, explain: …`.
+An exercise is a Markdown cell that opens with such a heading and says `Difficulty 1 of 3 · 10 minutes`, a code cell
 that leaves a name as a stub, a call such as `ch01.check_patchify(patchify)` in the same or a later cell, and, in the
 Markdown cell after that call, `<details><summary>Solution</summary>` around a fenced Python block.
 """
@@ -9,9 +11,10 @@ import ast
 import re
 from dataclasses import dataclass
 
-from book.tools.definitions import parse
+from book.tools.definitions import locked, parse, tags
 
-HEADING = re.compile(r"^### Exercise\b", re.MULTILINE)
+BUILD, CHANGE = "Build it", "Change, run, explain"
+HEADING = re.compile(rf"^### (Exercise|{BUILD}|{CHANGE})\b", re.MULTILINE)
 EFFORT = re.compile(r"[Dd]ifficulty:?\s*([1-3]) of 3\s*·\s*(\d+) minutes")
 SOLUTION = re.compile(r"<details>\s*<summary>Solution</summary>.*?```python\n(.*?)```.*?</details>", re.DOTALL)
 FEWEST, MOST = 3, 5
@@ -28,6 +31,7 @@ class Exercise:
     stub: int | None
     effort: tuple[int, int] | None
     solution: str | None
+    kind: str = "Exercise"
 
 
 def find(notebook) -> list[Exercise]:
@@ -41,13 +45,11 @@ def find(notebook) -> list[Exercise]:
 
 
 def complete(chapter) -> "Problems":  # noqa: F821
-    """Three to five exercises, each with heading, difficulty and minutes, stub and folded solution."""
+    """Three to five exercises besides what is built, each with heading, effort, stub and folded solution."""
     exercises = find(chapter.notebook)
-    if not FEWEST <= len(exercises) <= MOST:
-        yield (
-            0,
-            f"{len(exercises)} exercises: a chapter has {FEWEST} to {MOST}, each with a call, ch01.check_name(name)",
-        )
+    count = sum(exercise.kind != BUILD for exercise in exercises)
+    if not FEWEST <= count <= MOST:
+        yield 0, f"{count} exercises: a chapter has {FEWEST} to {MOST}, each with a call, ch01.check_name(name)"
     number = chapter.path.name[:2]
     for exercise in exercises:
         name = f"{exercise.module}.{exercise.checker}({exercise.answer})"
@@ -67,6 +69,29 @@ def complete(chapter) -> "Problems":  # noqa: F821
             )
 
 
+def built_first(chapter) -> "Problems":  # noqa: F821
+    """Before each locked definition the reader builds a plain one; the library's is folded."""
+    built = [exercise.cell for exercise in find(chapter.notebook) if exercise.kind == BUILD]
+    last = 0
+    for n, name, _ in locked(chapter.notebook):
+        if not any(last < cell < n for cell in built):
+            yield (
+                n,
+                f"{name} is shown before the reader could build it: put a '### {BUILD}: …' with its checker before it",
+            )
+        if "hide-input" not in tags(chapter.notebook.cells[n - 1]):
+            yield n, f"{name} is in full view: tag the cell 'hide-input', so that it is folded"
+        last = n
+
+
+def changed_once(chapter) -> "Problems":  # noqa: F821
+    """A chapter has one exercise that changes the model, runs both and explains."""
+    cells = [cell.source for _, cell in chapter.cells("markdown")]
+    count = sum(HEADING.findall(source).count(CHANGE) for source in cells)
+    if count != 1:
+        yield 0, f"{count} exercises '### {CHANGE}: …': a chapter has one"
+
+
 def definitions_before(notebook, n: int) -> dict:
     """What a reader has at cell `n`: imports, definitions and literal constants of the cells before it, executed."""
     names: dict = {"__name__": "notebook"}
@@ -83,6 +108,7 @@ def _exercise(notebook, n: int, call: ast.Call) -> Exercise:
     stubs = [i for i, cell in enumerate(before, 1) if cell.cell_type == "code" and answer in _defined(cell.source)]
     headings = [cell.source for cell in before if cell.cell_type == "markdown" and HEADING.search(cell.source)]
     effort = EFFORT.search(headings[-1]) if headings else None
+    kinds = HEADING.findall(headings[-1]) if headings else ["Exercise"]
     following = notebook.cells[n] if n < len(notebook.cells) else None
     solution = SOLUTION.search(following.source) if following and following.cell_type == "markdown" else None
     return Exercise(
@@ -93,6 +119,7 @@ def _exercise(notebook, n: int, call: ast.Call) -> Exercise:
         stub=stubs[-1] if stubs else None,
         effort=(int(effort[1]), int(effort[2])) if effort else None,
         solution=solution[1] if solution else None,
+        kind=kinds[-1],
     )
 
 

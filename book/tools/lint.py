@@ -58,6 +58,32 @@ def one_title(chapter: Chapter) -> Problems:
         yield n, f"a second h1, {line!r}: a chapter has one; sections are '##'"
 
 
+def head(chapter: Chapter) -> Problems:
+    """The title is numbered, and below it one quote says the question, the time and what to read before."""
+    first = chapter.notebook.cells[0].source
+    number = int(chapter.path.name[:2])
+    if not first.startswith(f"# {number}. "):
+        yield 1, f"the title has the chapter's number: '# {number}. …'"
+    quote = "\n".join(line for line in first.splitlines() if line.startswith(">"))
+    for label in ("The question.", "Time.", "Before this."):
+        if f"**{label}**" not in quote:
+            yield 1, f"the quote below the title needs '> … **{label}** …'"
+
+
+def chapter_links(chapter: Chapter) -> Problems:
+    """A link to a chapter gives its number: readers of paper and of Colab have no sidebar."""
+    for n, cell in chapter.cells("markdown"):
+        for text, number in re.findall(r"\[([^\]]*)\]\((?:\.\./notebooks/)?(\d\d)_\w+\.ipynb[^)]*\)", cell.source):
+            if not re.search(rf"[Cc]hapter {int(number)}\b", text):
+                yield n, f"the link {text!r} does not say 'chapter {int(number)}'"
+
+
+def drawn(chapter: Chapter) -> Problems:
+    """A chapter has at least one drawing."""
+    if not any(re.search(r"\bfigures\.draw_\w+\(", cell.source) for _, cell in chapter.cells("code")):
+        yield 0, "nothing is drawn: show the sequence, a block, attention, the model or a step with figures.draw_…"
+
+
 def badge(chapter: Chapter) -> Problems:
     """The first cell holds the link to Colab, at the address that `_config.yml` gives."""
     links = re.findall(r"https://colab[^)\s\"]*", "\n".join(cell.source for _, cell in chapter.cells("markdown")))
@@ -144,6 +170,8 @@ def alt_text(chapter: Chapter) -> Problems:
 
 RULES = (
     one_title,
+    head,
+    chapter_links,
     badge,
     first_cell,
     plain_markdown,

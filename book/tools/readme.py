@@ -61,7 +61,7 @@ def chapters(project: Project) -> str:
     rows = ["| | chapter | its question | |", "|---|---|---|---|"]
     for path in project.notebooks:
         first = read(path).cells[0].source
-        title = first.splitlines()[0].removeprefix("# ")
+        title = first.splitlines()[0].partition(". ")[2]
         question = re.search(r"\*\*The question\.\*\* (.*)", first)[1]
         question = re.sub(r"\s*<!--.*?-->", "", question)
         colab = f"[Colab]({project.colab(path)})"

@@ -8,7 +8,7 @@ import re
 
 import nbformat
 
-from book.tools.definitions import tags
+from book.tools.definitions import LOCK, tags
 from book.tools.execute import execute
 from book.tools.lint import CHECKED, RAN
 from book.tools.project import Project, read
@@ -28,6 +28,7 @@ def sync(project: Project, path, outputs: bool = False) -> bool:
     for number, cell in enumerate(notebook.cells):
         cell["id"] = cell.get("id") or f"cell-{number}"
         if cell.cell_type == "code":
+            _fold(cell)
             cell.outputs = cell.outputs if CHECKED in tags(cell) else []
             cell.execution_count = RAN if cell.outputs else None
             for output in cell.outputs:
@@ -41,6 +42,14 @@ def sync(project: Project, path, outputs: bool = False) -> bool:
     if after != before:
         path.write_text(after, "utf8")
     return after != before
+
+
+def _fold(cell) -> None:
+    """A definition of the library that follows the reader's own is folded, on the page and in JupyterLab."""
+    if "hide-input" in tags(cell) and any(tag.startswith(LOCK) for tag in tags(cell)):
+        cell.metadata["jupyter"] = {"source_hidden": True}
+        cell.metadata.setdefault("mystnb", {})["code_prompt_show"] = "The library's version"
+        cell.metadata["mystnb"]["code_prompt_hide"] = "Hide the library's version"
 
 
 def _first_cell(project: Project, notebook) -> None:

@@ -90,6 +90,31 @@ def expect_close(tensor, expected, hint: str, tolerance: float = 1e-5) -> None:
     expect(torch.allclose(tensor.double(), expected.double(), rtol=tolerance, atol=tolerance), hint)
 
 
+def give_weights(answer, library: torch.nn.Module, seed: int = 0) -> None:
+    """Fill the library's module with random weights, biases and norms included, and the reader's with the same.
+
+    Args:
+        answer: the reader's module.
+        library: the module it is compared with, built with the same arguments.
+        seed: of the weights.
+
+    Raises:
+        WrongAnswer: where the answer is no module, or its parameters have other names or shapes.
+    """
+    expect(isinstance(answer, torch.nn.Module), f"expected an nn.Module, not {type(answer).__name__}")
+    generator = torch.Generator().manual_seed(seed)
+    weights = {name: torch.randn(value.shape, generator=generator) / 4 for name, value in library.state_dict().items()}
+    library.load_state_dict(weights)
+    mine = {name: tuple(value.shape) for name, value in answer.state_dict().items()}
+    for name, value in weights.items():
+        expect(
+            name in mine, f"there is no {name!r} among your parameters: {', '.join(sorted(mine)) or 'there are none'}"
+        )
+        expect(mine[name] == tuple(value.shape), f"{name} is {mine[name]}, and should be {tuple(value.shape)}")
+    expect(set(mine) == set(weights), f"a parameter too many: {', '.join(sorted(set(mine) - set(weights)))}")
+    answer.load_state_dict(weights)
+
+
 def _does_nothing(function: types.FunctionType) -> bool:
     """Whether the body only returns None or `...`; read from bytecode, which needs no source."""
     steps = [step for step in dis.get_instructions(function) if step.opname not in ("RESUME", "NOP", "COPY_FREE_VARS")]

@@ -1,14 +1,22 @@
-"""Numbers → matplotlib. A function here draws what it is given; it computes nothing."""
+"""Numbers → matplotlib, structures → SVG. A function here draws what it is given; it computes nothing."""
 
 from .curves import show_agreement, show_bars, show_curves, show_intervals, show_lines, show_roofline
+from .diagrams import draw_attention, draw_block, draw_model, draw_sequence, draw_step
+from .drawing import Drawing
 from .images import show_images, show_patches
 from .maps import show_maps, show_matrix, show_similarity, show_table
-from .style import COLOURS, styled
+from .style import COLOURS, styled, token_colours
 from .surface import show_atlas, show_pareto, show_surface
 from .timeline import show_timeline
 
 __all__ = [
     "COLOURS",
+    "Drawing",
+    "draw_attention",
+    "draw_block",
+    "draw_model",
+    "draw_sequence",
+    "draw_step",
     "show_agreement",
     "show_atlas",
     "show_bars",
@@ -26,4 +34,5 @@ __all__ = [
     "show_table",
     "show_timeline",
     "styled",
+    "token_colours",
 ]

@@ -6,7 +6,7 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
-from .style import COLOURS, array, styled
+from .style import COLOURS, WIDTH, array, legend_below, styled
 
 FEW = 10  # points so few are marked one by one on a logarithmic axis
 
@@ -18,7 +18,7 @@ def show_curves(
     y: str,
     level: tuple[float, str] | None = None,
     log: str = "",
-    width: float = 6.4,
+    width: float = WIDTH,
     low: float | None = None,
 ) -> Figure:
     """Named curves over one axis, labelled where they end.
@@ -38,7 +38,7 @@ def show_curves(
             axis.fill_between(across, *band, color=colour, alpha=0.2, linewidth=0)
     if level is not None:
         axis.axhline(level[0], color="#777777", linewidth=1, linestyle=(0, (1, 2)))
-        axis.annotate(level[1], (1, level[0]), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=9)
+        axis.annotate(level[1], (1, level[0]), xycoords=("axes fraction", "data"), ha="right", va="bottom")
     axis.set(xlabel=x, ylabel=y, xscale="log" if "x" in log else "linear", yscale="log" if "y" in log else "linear")
     axis.set_ylim(bottom=low)
     marks = sorted({float(place) for across, *_ in curves.values() for place in across})
@@ -52,13 +52,13 @@ def show_curves(
         axis.yaxis.set_major_formatter("{x:g}")
         axis.minorticks_off()
     if len(curves) > 1:
-        axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+        legend_below(figure, axis)
     return figure
 
 
 @styled
 def show_lines(
-    rows, names: Sequence[str], x: str, y: str, colours: Sequence | None = None, width: float = 6.4
+    rows, names: Sequence[str], x: str, y: str, colours: Sequence | None = None, width: float = WIDTH
 ) -> Figure:
     """Many lines over their index, such as the channels of a vector by position.
 
@@ -70,7 +70,7 @@ def show_lines(
     for index, (row, name) in enumerate(zip(array(rows), names)):
         axis.plot(row, label=name, color=(colours or COLOURS)[index % len(colours or COLOURS)])
     axis.set(xlabel=x, ylabel=y)
-    axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    legend_below(figure, axis)
     return figure
 
 
@@ -79,7 +79,7 @@ def show_intervals(
     estimates: Mapping[str, tuple[float, ...]],
     x: str,
     reference: str | None = None,
-    width: float = 6.4,
+    width: float = WIDTH,
     level: float | None = None,
 ) -> Figure:
     """Estimates with their ± from top to bottom, with a line through what to compare them with.
@@ -107,7 +107,7 @@ def show_intervals(
 
 
 @styled
-def show_bars(names: Sequence[str], values, x: str, width: float = 5.6, digits: int = 2) -> Figure:
+def show_bars(names: Sequence[str], values, x: str, width: float = WIDTH, digits: int = 2) -> Figure:
     """Named values as horizontal bars from 0, the first on top.
 
     Args:
@@ -128,7 +128,7 @@ def show_bars(names: Sequence[str], values, x: str, width: float = 5.6, digits: 
 
 @styled
 def show_roofline(
-    rate: float, bandwidth: float, reached: Mapping[str, tuple[float, float]], width: float = 6.4
+    rate: float, bandwidth: float, reached: Mapping[str, tuple[float, float]], width: float = WIDTH
 ) -> Figure:
     """The rates operations reach, under the roof set by memory and arithmetic (Williams et al. 2009, figure 1).
 
@@ -143,7 +143,7 @@ def show_roofline(
     axis.plot(ends, (bandwidth * ends / 1e9).clip(max=rate / 1e9), color="#777777", linewidth=1.5)
     axis.plot(across, up, "o", color=COLOURS[0])
     for name, right, above in zip(reached, across, up):
-        axis.annotate(name, (right, above), xytext=(7, -3), textcoords="offset points", va="top", fontsize=9)
+        axis.annotate(name, (right, above), xytext=(7, -3), textcoords="offset points", va="top")
     for text, at in ((f"{bandwidth / 1e9:,.0f} GB/s", ends[:2]), (f"{rate / 1e9:,.0f} GFLOP/s", ends[1:])):
         middle = at.prod() ** 0.5
         spot = (middle, min(rate, bandwidth * middle) / 1e9)
@@ -159,7 +159,7 @@ def show_roofline(
 
 @styled
 def show_agreement(
-    groups: Mapping[str, Sequence[tuple[float, float, float, float]]], x: str, y: str, size: float = 4.2
+    groups: Mapping[str, Sequence[tuple[float, float, float, float]]], x: str, y: str, size: float = WIDTH
 ) -> Figure:
     """Measured against predicted values, with the line where they agree.
 
@@ -168,7 +168,7 @@ def show_agreement(
         x, y: what the axes are, with their unit.
         size: inches a side.
     """
-    figure, axis = plt.subplots(figsize=(size * 1.5, size))
+    figure, axis = plt.subplots(figsize=(size, size))
     for index, (name, points) in enumerate(groups.items()):
         across, up, low, high = (array(values) for values in zip(*points))
         ends, colour = [up - low, high - up], COLOURS[index % len(COLOURS)]
@@ -177,5 +177,5 @@ def show_agreement(
     axis.plot(ends, ends, color="#777777", linewidth=1, linestyle=":", label="as predicted", zorder=0)
     axis.set(xlabel=x, ylabel=y, xlim=ends, ylim=ends)
     axis.set_box_aspect(1)
-    axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    legend_below(figure, axis)
     return figure

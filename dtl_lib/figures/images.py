@@ -9,7 +9,7 @@ from .style import MARK, panels, styled
 
 
 @styled
-def show_images(images: Sequence, titles: Sequence[str] | None = None, columns: int = 6, size: float = 1.8) -> Figure:
+def show_images(images: Sequence, titles: Sequence[str] | None = None, columns: int = 3, size: float = 1.6) -> Figure:
     """Pictures side by side.
 
     Args:
@@ -26,7 +26,7 @@ def show_images(images: Sequence, titles: Sequence[str] | None = None, columns: 
 
 
 @styled
-def show_patches(image, patch_size: int, mark: tuple[int, int] | None = None, size: float = 4.2) -> Figure:
+def show_patches(image, patch_size: int, mark: tuple[int, int] | None = None, size: float = 2.5) -> Figure:
     """A picture with the grid that cuts it, one patch marked, and that patch alone beside it.
 
     Args:
@@ -42,7 +42,7 @@ def show_patches(image, patch_size: int, mark: tuple[int, int] | None = None, si
         grid.axhline(line - 0.5, color="white", linewidth=0.7)
     for line in range(0, width + 1, patch_size):
         grid.axvline(line - 0.5, color="white", linewidth=0.7)
-    grid.set_title(f"{height // patch_size} × {width // patch_size} patches of {patch_size} × {patch_size} pixels")
+    grid.set_title(f"{height // patch_size} × {width // patch_size} patches of {patch_size}² pixels")
     if mark is not None:
         outline(grid, mark, patch_size)
         row, column = (index * patch_size for index in mark)
@@ -53,7 +53,16 @@ def show_patches(image, patch_size: int, mark: tuple[int, int] | None = None, si
 
 
 def outline(axis, mark: tuple[int, int], patch_size: float = 1, colour: str = MARK) -> None:
-    """Mark the patch in (row, column) on an axis whose unit is a pixel, or a patch where `patch_size` is 1."""
+    """Frame the patch in (row, column) on an axis whose unit is a pixel, or a patch where `patch_size` is 1.
+
+    The frame stands half a patch outside, so that the patch itself stays in sight.
+    """
     row, column = mark
-    corner = (column * patch_size - 0.5, row * patch_size - 0.5)
-    axis.add_patch(Rectangle(corner, patch_size, patch_size, fill=False, edgecolor=colour, linewidth=2.5))
+    corner = ((column - 0.5) * patch_size - 0.5, (row - 0.5) * patch_size - 0.5)
+    axis.add_patch(Rectangle(corner, 2 * patch_size, 2 * patch_size, fill=False, edgecolor=colour, linewidth=1.5))
+
+
+def write_below(axis, note: str) -> None:
+    """A line of text under a panel."""
+    if note:
+        axis.text(0.5, -0.04, note, transform=axis.transAxes, ha="center", va="top")

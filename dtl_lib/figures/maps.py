@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
-from .images import outline
-from .style import ABSENT, MAP, MARK, SIGNED, array, panels, styled
+from .images import outline, write_below
+from .style import ABSENT, INK, MAP, MARK, SIGNED, array, panels, styled
 
 
 @styled
@@ -16,9 +16,10 @@ def show_maps(
     image=None,
     mark: tuple[int, int] | None = None,
     label: str = "attention",
-    columns: int = 6,
-    size: float = 2.1,
+    columns: int = 3,
+    size: float = 1.6,
     shared: bool = True,
+    notes: Sequence[str] | None = None,
 ) -> Figure:
     """Maps over the grid of patches, on one scale from 0, with the photo first where it is given.
 
@@ -30,7 +31,8 @@ def show_maps(
         label: what the colour means.
         columns: panels in a row, at most.
         size: inches a panel.
-        shared: one scale for all maps; False gives each its own, and says so.
+        shared: one scale for all maps; False gives each its own, and writes each maximum under its map.
+        notes: one a map, written under it; None leaves it at the maxima.
     """
     maps = list(map(array, maps))
     figure, axes = panels(len(maps) + (image is not None), columns, size)
@@ -41,15 +43,17 @@ def show_maps(
         if mark is not None:
             outline(photo, mark, image.shape[0] / maps[0].shape[0])
     highest = max(values.max() for values in maps) if shared else None
-    for axis, values, title in zip(axes, maps, titles or [""] * len(maps)):
+    notes = notes or ["" if shared else f"max {values.max():.2g}" for values in maps]
+    for axis, values, title, note in zip(axes, maps, titles or [""] * len(maps), notes):
         drawn = axis.imshow(values, vmin=0, vmax=highest, cmap=MAP)
         axis.set_title(title)
+        write_below(axis, note)
         if mark is not None:
             outline(axis, mark)
     if shared:
         figure.colorbar(drawn, ax=axes, label=label, shrink=0.8, pad=0.01)
     else:
-        figure.supxlabel(f"{label}: each panel from 0 to its own maximum", fontsize=10)
+        figure.supxlabel(f"{label}, each from 0 to its own maximum")
     return figure
 
 
@@ -91,13 +95,15 @@ def show_matrix(
     if numbers:
         for (row, column), value in _cells(matrix):
             dark = abs(value) > 0.6 * top if signed else value < 0.6 * top
-            axis.text(column, row, f"{value:.2f}", ha="center", va="center", color="white" if dark else "black")
-    figure.colorbar(drawn, ax=axis, label=label, shrink=0.85)
+            axis.text(column, row, f"{value:.2f}", ha="center", va="center", color="white" if dark else INK)
+        axis.set_title(label)
+    else:
+        figure.colorbar(drawn, ax=axis, label=label, shrink=0.85)
     return figure
 
 
 @styled
-def show_similarity(similarity, marks: Sequence[tuple[int, int]], low: float = -1, size: float = 2.1) -> Figure:
+def show_similarity(similarity, marks: Sequence[tuple[int, int]], low: float = -1, size: float = 1.6) -> Figure:
     """How alike each position is to a few chosen ones, on one scale.
 
     Args:
@@ -109,7 +115,7 @@ def show_similarity(similarity, marks: Sequence[tuple[int, int]], low: float = -
     figure, axes = panels(len(marks), size=size)
     for axis, mark in zip(axes, marks):
         drawn = axis.imshow(similarity[mark], vmin=low, vmax=1, cmap=SIGNED if low == -1 else MAP)
-        outline(axis, mark, colour="black" if low == -1 else MARK)
+        outline(axis, mark, colour=INK if low == -1 else MARK)
         axis.set_title(f"patch {mark}")
     figure.colorbar(drawn, ax=axes, label="cosine", shrink=0.8, pad=0.01)
     return figure
@@ -123,6 +129,7 @@ def show_table(
     titles: Sequence[str] = (),
     mark: tuple[int, int] | None = None,
     size: float = 1.15,
+    notes: Sequence[str] = (),
 ) -> Figure:
     """Pictures and maps in a table; each map from 0 to its own maximum, non-finite values in grey.
 
@@ -133,8 +140,9 @@ def show_table(
         titles: the columns' names.
         mark: (row, column) of a patch to outline in every map.
         size: inches an item.
+        notes: one an item, written under it; empty for none.
     """
-    figure, axes = panels(len(items), columns, size, height=size)
+    figure, axes = panels(len(items), columns, size, height=size * (1.25 if notes else 1))
     colours = colormaps[MAP].with_extremes(bad=ABSENT)
     for axis, item in zip(axes, map(array, items)):
         axis.imshow(item) if item.ndim == 3 else axis.imshow(item, vmin=0, cmap=colours)
@@ -142,6 +150,8 @@ def show_table(
             outline(axis, mark)
     for axis, title in zip(axes, titles):
         axis.set_title(title)
+    for axis, note in zip(axes, notes):
+        write_below(axis, note)
     for axis, name in zip(axes[::columns], rows):
         axis.text(-0.08, 0.5, name, transform=axis.transAxes, ha="right", va="center")
     return figure

@@ -1,7 +1,8 @@
 """One style sheet for every figure: readable at half width, safe for colour-blind readers, calm on light and dark."""
 
 import functools
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import matplotlib
@@ -12,30 +13,39 @@ from matplotlib.rcsetup import cycler
 
 # Okabe and Ito's palette, without the yellow that vanishes on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+# A kind of token has one colour in every figure and drawing; groups of registers take the last ones in turn.
+TOKENS = {"cls": "#0072B2", "dist": "#CC79A7", "patches": "#8c9299"}
+REGISTERS = ("#D55E00", "#009E73", "#E69F00")
 MAP = "viridis"
 SIGNED = "RdBu_r"
 MARK = "#ff2d6f"
 ABSENT = "#d9d9d9"
+INK = "#111111"  # text on a coloured cell; black text on the page itself turns light in the book's dark mode
+WIDTH = 5.0  # inches; a figure is no wider, so that its one size of text can be read on a telephone
+SIZE = 11  # points
 
 STYLE: dict[Any, Any] = {  # by matplotlib's own names
     "axes.grid": False,
-    "axes.labelsize": 11,
+    "axes.labelsize": SIZE,
     "axes.prop_cycle": cycler(color=COLOURS),
     "axes.spines.right": False,
     "axes.spines.top": False,
-    "axes.titlesize": 11,
+    "axes.titlesize": SIZE,
     "figure.constrained_layout.use": True,
     "figure.dpi": 130,
     "figure.facecolor": "white",
-    "font.size": 11,
+    "figure.figsize": (WIDTH, 3.4),
+    "figure.labelsize": SIZE,
+    "font.size": SIZE,
     "image.cmap": MAP,
     "image.interpolation": "nearest",
+    "legend.fontsize": SIZE,
     "legend.frameon": False,
     "lines.linewidth": 2,
     "savefig.dpi": 130,
     "text.parse_math": False,  # a label is a name: two `$` in it are no mathematics, and one is no error
-    "xtick.labelsize": 10,
-    "ytick.labelsize": 10,
+    "xtick.labelsize": SIZE,
+    "ytick.labelsize": SIZE,
 }
 
 
@@ -55,12 +65,25 @@ def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
 
 def panels(count: int, columns: int | None = None, size: float = 2.2, height: float | None = None):
     """A figure of `count` panels without axes, and the panels."""
-    columns = min(count, columns or 6)
+    columns = min(count, columns or 3)
     rows = -(-count // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(size * columns, (height or size * 1.1) * rows), squeeze=False)
+    scale = min(1.0, WIDTH / (size * columns))
+    tall = (height or size * 1.1) * scale * rows
+    figure, axes = plt.subplots(rows, columns, figsize=(size * scale * columns, tall), squeeze=False)
     for axis in axes.flat:
         axis.set_axis_off()
     return figure, list(axes.flat[:count])
+
+
+def legend_below(figure, axis, columns: int = 2) -> None:
+    """The names of what an axis shows, under it."""
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=columns)
+
+
+def token_colours(names: Iterable[str]) -> dict[str, str]:
+    """The colour of each group of tokens, by name."""
+    registers = itertools.cycle(REGISTERS)
+    return {name: TOKENS.get(name) or next(registers) for name in names}
 
 
 def array(value) -> np.ndarray:

@@ -12,7 +12,7 @@ from matplotlib.path import Path
 from matplotlib.textpath import TextPath
 from matplotlib.transforms import Affine2D
 
-from .style import COLOURS, MAP, MARK, array, styled
+from .style import COLOURS, INK, MAP, MARK, WIDTH, array, styled
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DARK = 0.5  # a cell below this lightness takes white text
@@ -42,7 +42,7 @@ def show_surface(
 @styled
 def show_pareto(
     points: Mapping[str, tuple[float, ...]], front: Sequence[str] = (), kinds: Mapping[str, str] | None = None,
-    x: str = "M multiply–adds an image", y: str = "test accuracy, %", width: float = 8.4,
+    x: str = "M multiply–adds an image", y: str = "test accuracy, %", width: float = WIDTH,
 ) -> Figure:  # fmt: skip
     """Accuracy against cost, with intervals; the front is a line of steps, and its points are named in a key.
 
@@ -52,7 +52,7 @@ def show_pareto(
         kinds: name → what kind of point it is, which its shape and colour tell.
         x, y: what cost and accuracy are, with their unit.
     """
-    figure = plt.figure(figsize=(width, 4.0))
+    figure = plt.figure(figsize=(width, 5.2))
     _pareto(figure, points, front, kinds or {}, x, y)
     return figure
 
@@ -61,15 +61,15 @@ def show_pareto(
 def show_atlas(surface: Mapping, pareto: Mapping) -> Figure:
     """A surface, and below it accuracy against cost; each is given the arguments of its own function, by name."""
     width, height = _surface_size(surface["rows"], surface["columns"])
-    figure = plt.figure(figsize=(max(width, 8.4), height + 4.2))
-    above, below = figure.subfigures(2, 1, height_ratios=(height, 4.2), hspace=0.04, squeeze=False).flat
+    figure = plt.figure(figsize=(WIDTH, height + 5.4))
+    above, below = figure.subfigures(2, 1, height_ratios=(height, 5.4), hspace=0.04, squeeze=False).flat
     _surface(above, **{"half": None, "label": "", "mark": None, "digits": 1, **surface})
     _pareto(below, **{"front": (), "kinds": {}, "x": "M multiply–adds an image", "y": "test accuracy, %", **pareto})
     return figure
 
 
 def _surface_size(rows: Sequence[str], columns: Sequence[str]) -> tuple[float, float]:
-    return 3.4 + 0.85 * len(columns), 1.3 + 0.48 * len(rows)
+    return min(WIDTH, 1.4 + 0.75 * len(columns)), 1.4 + 0.48 * len(rows)
 
 
 def _surface(figure, values, rows, columns, half, label, mark, digits) -> None:
@@ -82,7 +82,7 @@ def _surface(figure, values, rows, columns, half, label, mark, digits) -> None:
     axis.spines[:].set_visible(False)
     for place, value in np.ndenumerate(values):
         if np.isfinite(value):
-            colour = "white" if _lightness(drawn.to_rgba(value)) < DARK else "black"
+            colour = "white" if _lightness(drawn.to_rgba(value)) < DARK else INK
             axis.text(place[1], place[0], f"{value:.{digits}f}", ha="center", va="center", color=colour)
     if mark is not None:
         corner = (mark[1] - 0.5, mark[0] - 0.5)
@@ -91,7 +91,7 @@ def _surface(figure, values, rows, columns, half, label, mark, digits) -> None:
                 Rectangle(corner, 1, 1, fill=False, edgecolor=colour, linewidth=line, clip_on=False, zorder=3)
             )
     interval = "" if half is None else f"\n± {half:.{digits + 1}f} a cell (95 %)"
-    figure.colorbar(drawn, ax=axis, label=f"{label}{interval}", pad=0.03)
+    axis.set_title(f"{label}{interval}")
 
 
 def _pareto(figure, points, front, kinds, x, y) -> None:
@@ -118,7 +118,7 @@ def _pareto(figure, points, front, kinds, x, y) -> None:
 
 
 def _key(axis, shapes, letters: Mapping[str, str]) -> None:
-    """The legend of shapes and letters, beside the axis."""
+    """The legend of shapes and letters, under the axis."""
     lines = [
         Line2D([], [], marker=marker, color=colour, markerfacecolor="white", linestyle="", markersize=7)
         for _, marker, colour in shapes
@@ -130,7 +130,7 @@ def _key(axis, shapes, letters: Mapping[str, str]) -> None:
         lines += [Line2D([], [], marker=_marker(letter), color="black", mew=0, ls="") for letter in letters]
         names += letters.values()
     if names:
-        axis.legend(lines, names, loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=9.5)
+        axis.figure.legend(lines, names, loc="outside lower left", ncols=1 if len(names) < 6 else 2)
 
 
 def _apart(places: Sequence[float], limits: tuple[float, float], gap: float = 0.035) -> list[float]:

@@ -158,12 +158,12 @@ class Clock:
         self._count(training=False)
 
     def images_per_s(self) -> float:
-        """Training images a second over all processes, from the second step on."""
+        """Training images a second over all processes, from the second step on; 0 where no time was counted."""
         now = self.progress
         steps, seconds = now.step - now.untimed, now.training_seconds
         if not steps:
             steps, seconds = now.step, now.seconds
-        return steps * self.batch_size / seconds
+        return steps * self.batch_size / seconds if seconds else 0.0
 
     def _wait(self) -> None:
         if self.device.type == "cuda":

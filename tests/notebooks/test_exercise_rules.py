@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from dtl_lib.exercises import WrongAnswer, exercise, expect, expect_close, expect_shape
+from dtl_lib.exercises import WrongAnswer, exercise, expect, expect_close, expect_shape, give_weights
 
 
 @exercise
@@ -89,3 +89,54 @@ def test_a_function_that_returns_a_constant_is_an_answer():
 def test_a_wrong_value_raises():
     with pytest.raises(WrongAnswer, match="count again"):
         check_guess(8)
+
+
+class Twice(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.map = nn.Linear(3, 4)
+        self.norm = nn.LayerNorm(4)
+
+
+class Mine(Twice):
+    pass
+
+
+class Renamed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear, self.norm = nn.Linear(3, 4), nn.LayerNorm(4)
+
+
+class Narrow(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.map, self.norm = nn.Linear(3, 2), nn.LayerNorm(2)
+
+
+class More(Twice):
+    def __init__(self):
+        super().__init__()
+        self.extra = nn.Linear(1, 1)
+
+
+def test_both_get_the_same_random_weights_norms_included():
+    mine, library = Mine(), Twice()
+    give_weights(mine, library)
+    for name, value in library.state_dict().items():
+        assert torch.equal(mine.state_dict()[name], value)
+        assert value.std() > 0, "a weight of one value would hide what it is multiplied with"
+
+
+@pytest.mark.parametrize(
+    ("answer", "hint"),
+    [
+        (3, "expected an nn.Module, not int"),
+        (Renamed(), "there is no 'map.weight' among your parameters"),
+        (Narrow(), r"map.weight is \(2, 3\), and should be \(4, 3\)"),
+        (More(), "a parameter too many: extra.bias, extra.weight"),
+    ],
+)
+def test_other_parameters_are_named(answer, hint):
+    with pytest.raises(WrongAnswer, match=hint):
+        give_weights(answer, Twice())

@@ -5,7 +5,7 @@ import json
 import nbformat
 import pytest
 
-from book.tools import lint, numbers
+from book.tools import exercises, lint, numbers
 from book.tools.lint import Chapter, check, contents, stray_addresses
 from book.tools.project import read
 from book.tools.sync import sync
@@ -16,6 +16,7 @@ from tests.notebooks.conftest import code, markdown
 DESCRIBED = {
     "mystnb": {"image": {"alt": "A grid of grey squares, darker to the right"}, "figure": {"caption": "Squares."}}
 }
+HEAD = "> **The question.** What is a token?\n>\n> **Time.** As long as it takes. **Before this.** Nothing."
 EXERCISES = [
     cell
     for number in (1, 2, 3)
@@ -31,7 +32,7 @@ EXERCISES = [
 def good(project, add, notebook):
     """A chapter that keeps every rule, as (path, notebook)."""
     cells = [
-        markdown("# Pictures to tokens\n\nWhat is a token?"),
+        markdown(f"# 1. Pictures to tokens\n\n{HEAD}"),
         code("from dtl_lib.exercises import ch01"),
         code("import matplotlib.pyplot as plt\n\nplt.plot([1]);", **DESCRIBED),
         code("print(2 + 2)", lint.CHECKED),
@@ -71,6 +72,16 @@ def says(number, text):
 
 
 MISTAKES = {
+    "no number": (lambda nb: at(1, source=nb.cells[0].source.replace("1. ", ""))(nb), "'# 1. …'"),
+    "other number": (lambda nb: at(1, source=nb.cells[0].source.replace("# 1.", "# 2."))(nb), "'# 1. …'"),
+    "no question": (lambda nb: at(1, source=nb.cells[0].source.replace("The question", "Hm"))(nb), "**The question.**"),
+    "no time": (lambda nb: at(1, source=nb.cells[0].source.replace("**Time.**", ""))(nb), "**Time.**"),
+    "needs outside the quote": (
+        lambda nb: at(1, source=nb.cells[0].source.replace("> **Time", "**Time"))(nb),
+        "**Before this.**",
+    ),
+    "link without number": (says(6, " [the next](02_attention.ipynb)"), "does not say 'chapter 2'"),
+    "link with another number": (says(6, " [chapter 1](02_attention.ipynb)"), "does not say 'chapter 2'"),
     "second h1": (says(6, "\n\n# Another title"), "a second h1, '# Another title'"),
     "html h1": (says(6, "\n\n<h1>x</h1>"), "a second h1"),
     "no h1": (at(1, source="Pictures"), "opens with the chapter's title"),
@@ -240,3 +251,52 @@ def test_the_address_stands_in_one_place(project):
     assert stray_addresses(project) == []
     (project.root / "book" / "page.md").write_text(f"see {project.address}")
     assert len(stray_addresses(project)) == 1
+
+
+def rule(project, good, check):
+    """What one rule says."""
+    path, notebook = good
+    return [message for _, message in check(Chapter(project, path, notebook))]
+
+
+BUILD = (
+    markdown("### Build it: the MLP\n\nDifficulty 2 of 3 · 10 minutes"),
+    code("class MyMlp: ...\n\n\nch01.check_mlp(MyMlp)"),
+    markdown("<details><summary>Solution</summary>\n\n```python\nclass MyMlp:\n    pass\n```\n\n</details>"),
+)
+LOCKED = code("class Mlp: ...", "lock:dtl_lib.layers.Mlp", "hide-input")
+
+
+def test_what_is_locked_is_built_before_and_folded(project, good):
+    cells = good[1].cells
+    cells[4:4] = [*BUILD, LOCKED]
+    assert rule(project, good, exercises.built_first) == []
+    assert rule(project, good, exercises.complete) == [], "what is built is not one of the three to five exercises"
+    cells[4:8] = [LOCKED, *BUILD]
+    (message,) = rule(project, good, exercises.built_first)
+    assert "before the reader could build it" in message
+    cells[4:8] = [*BUILD, code("class Mlp: ...", "lock:dtl_lib.layers.Mlp")]
+    (message,) = rule(project, good, exercises.built_first)
+    assert "'hide-input'" in message
+    cells[4:8] = [*BUILD, LOCKED, code("class Block: ...", "lock:dtl_lib.layers.Block", "hide-input")]
+    (message,) = rule(project, good, exercises.built_first)
+    assert "dtl_lib.layers.Block" in message, "one thing built does not stand for two definitions"
+
+
+def test_a_chapter_has_one_change_and_a_drawing(project, good):
+    assert rule(project, good, exercises.changed_once)
+    good[1].cells[5].source = "### Change, run, explain: no norm\n\nDifficulty 2 of 3 · 5 minutes"
+    assert rule(project, good, exercises.changed_once) == []
+    assert rule(project, good, lint.drawn)
+    good[1].cells[3].source += "\nfigures.draw_step()"
+    assert rule(project, good, lint.drawn) == []
+
+
+def test_a_folded_definition_is_folded_everywhere(project, good):
+    path, notebook = good
+    notebook.cells.insert(4, LOCKED)
+    nbformat.write(notebook, path)
+    sync(project, path)
+    metadata = read(path).cells[4].metadata
+    assert metadata.jupyter == {"source_hidden": True}
+    assert metadata.mystnb.code_prompt_show == "The library's version"

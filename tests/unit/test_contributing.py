@@ -186,7 +186,7 @@ ADDED = {
         "dtl_lib/figures/NAME.py": new(FIGURE),
         "dtl_lib/figures/__init__.py": row(
             ("__all__ = [\n", '    "show_novel",\n'),
-            ("from .style import COLOURS, styled\n", "from .novel import show_novel\n"),
+            ("from .style import COLOURS, styled, token_colours\n", "from .novel import show_novel\n"),
         ),
         "tests/unit/test_figures.py": row(("DRAWN = {\n", '    "novel": lambda: figures.show_novel([1, 2]),\n')),
     },

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from dtl_lib import figures
-from dtl_lib.figures.style import ABSENT
+from dtl_lib.figures.style import ABSENT, SIZE
 from dtl_lib.tokens import Group, TokenPlan
 
 PHOTO = np.random.default_rng(0).integers(0, 255, (32, 48, 3), dtype=np.uint8)
@@ -102,6 +102,21 @@ def test_a_logarithmic_axis_writes_plain_numbers(log):
         assert len(labels) > 2 and all(float(label) > 0 for label in labels)
 
 
+@pytest.mark.parametrize("name", DRAWN)
+def test_text_has_one_size_and_can_be_read_on_a_telephone(name):
+    drawn = DRAWN[name]()
+    shown = {text.get_fontsize() for text in drawn.findobj(Text) if text.get_text().strip()}
+    assert shown == {SIZE}
+    assert SIZE * 330 / (72 * drawn.get_size_inches()[0]) > 9, "pixels of text where a page leaves a figure 330"
+
+
+def test_a_map_of_its_own_scale_says_its_maximum_and_what_it_is_told():
+    texts = [text.get_text() for axis in DRAWN["maps, own scale"]().axes for text in axis.texts]
+    assert texts == [f"max {float(values.max()):.2g}" for values in MAPS]
+    noted = figures.show_table(list(MAPS), [], columns=3, notes=["a", "b", "c"])
+    assert [axis.texts[-1].get_text() for axis in noted.axes] == ["a", "b", "c"]
+
+
 def style():
     return {name: value for name, value in plt.rcParams.items() if name != "backend"}  # chosen at the first drawing
 
@@ -117,7 +132,9 @@ def test_maps_share_one_scale_from_zero():
 def test_the_marked_patch_is_where_it_is_in_the_photo():
     grid, alone = DRAWN["patches"]().axes
     (outline,) = grid.patches
-    assert (outline.get_x(), outline.get_y()) == (2 * 16 - 0.5, 16 - 0.5)
+    middle = outline.get_x() + outline.get_width() / 2, outline.get_y() + outline.get_height() / 2
+    assert middle == (2 * 16 + 8 - 0.5, 16 + 8 - 0.5)
+    assert outline.get_width() == outline.get_height() > 16, "the frame leaves the patch in sight"
     np.testing.assert_array_equal(alone.images[0].get_array(), PHOTO[16:32, 32:48])
 
 
@@ -143,13 +160,13 @@ def luminance(colour) -> float:
 
 
 def test_the_surface_says_every_number_once_and_leaves_blank_what_is_missing():
-    axis, bar = DRAWN["surface"]().axes
+    (axis,) = DRAWN["surface"]().axes
     texts = {text.get_position(): text for text in axis.texts}
     expected = {(x, y): v for y, row in enumerate(SURFACE["values"]) for x, v in enumerate(row) if v == v}
     assert {place: float(text.get_text()) for place, text in texts.items()} == expected
     assert axis.get_xlabel() == "registers enter at" and axis.get_ylabel() == "class token enters at"
     assert [label.get_text() for label in axis.get_yticklabels()] == SURFACE["rows"]
-    assert bar.get_ylabel() == "accuracy, %\n± 0.25 a cell (95 %)"
+    assert axis.get_title() == "accuracy, %\n± 0.25 a cell (95 %)"
     for outline in axis.patches:
         assert (outline.get_x(), outline.get_y()) == (2 - 0.5, 1 - 0.5)
 
@@ -170,7 +187,7 @@ def test_the_front_is_named_and_no_two_names_touch():
     letters = [text for text in axis.texts if text.get_text()]
     assert [letter.get_text() for letter in letters] == ["A", "B", "C"]
     assert [letter.xy for letter in letters] == [POINTS[name][:2] for name in PARETO["front"]]
-    assert [text.get_text() for text in axis.get_legend().get_texts()][-3:] == PARETO["front"]
+    assert [text.get_text() for text in axis.figure.legends[0].get_texts()][-3:] == PARETO["front"]
     many = {str(at): (1 + at / 1000, 40 + at) for at in range(20)}
     (axis,) = figures.show_pareto({**many, "far": (9.0, 30.0)}, list(many)).axes
     boxes = [Text.get_window_extent(letter) for letter in axis.texts]  # without the line to its point

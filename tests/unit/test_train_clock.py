@@ -55,3 +55,8 @@ def test_the_rate_is_that_of_the_work_not_of_handing_it_over(device, steps, tmp_
         assert found.images_per_s == 16 / found.seconds, "there is no other step"
     else:
         assert found.images_per_s == 16 / STEP == found.history[-1]["images_per_s"] == found.history[0]["images_per_s"]
+
+
+def test_a_clock_that_stands_still_is_no_error(monkeypatch):
+    monkeypatch.setattr(log, "time", SimpleNamespace(perf_counter=lambda: 5.0))
+    assert trained("cpu", recipe=replace(RECIPE, epochs=None, max_steps=2, ema=None))[1].images_per_s == 0

@@ -1,0 +1,88 @@
+"""The drawings show the plan they are given, in colours that mean the same in every figure."""
+
+import xml.etree.ElementTree as ElementTree
+from collections import Counter
+
+import pytest
+
+from dtl_lib import TokenPlan, figures
+from dtl_lib.figures.diagrams import plan_stages
+from dtl_lib.tokens import Group
+
+MOVED = TokenPlan.of(12, cls_pos=6, reg_pos=3, num_reg=4)
+CAIT = TokenPlan.of(4, cls_pos=4, class_blocks=2)
+COMES_AND_GOES = TokenPlan(6, (Group("cls", 1, 0), Group("early", 2, 0, 3), Group("late", 3, 2)))
+SVG = "{http://www.w3.org/2000/svg}"
+
+DRAWN = {
+    "sequence": lambda: figures.draw_sequence(MOVED, 196),
+    "long sequence": lambda: figures.draw_sequence(COMES_AND_GOES, 64),
+    "block": lambda: figures.draw_block(192),
+    "scaled block": lambda: figures.draw_block(192, layer_scale=True),
+    "attention": lambda: figures.draw_attention(197, 64),
+    "model": lambda: figures.draw_model(MOVED, "3 × 32 × 32", 64, 192, 10),
+    "two stages": lambda: figures.draw_model(CAIT, "3 × 32 × 32", 64, 192, 10),
+    "comes and goes": lambda: figures.draw_model(COMES_AND_GOES, "3 × 32 × 32", 64, 192, 10),
+    "step": figures.draw_step,
+}
+
+
+def words(drawing) -> list[str]:
+    return [text.text for text in ElementTree.fromstring(str(drawing)).iter(f"{SVG}text")]
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_a_drawing_is_described_and_takes_the_pages_colour(name):
+    drawing = DRAWN[name]()
+    root = ElementTree.fromstring(drawing._repr_svg_())
+    assert root.get("role") == "img" and len(root.get("aria-label")) > 40
+    assert {text.get("fill") for text in root.iter(f"{SVG}text")} <= {"currentColor", "white"}
+    width, height = (float(root.get(side)) for side in ("width", "height"))
+    assert width <= 440
+    for text in root.iter(f"{SVG}text"):
+        size, middle = float(text.get("font-size")), text.get("text-anchor")
+        assert size * 330 / width >= 9, "pixels of text on a telephone"
+        long, x = 0.56 * size * len(text.text), float(text.get("x"))
+        start = x - {"start": 0, "middle": long / 2, "end": long}[middle]
+        assert start >= 0 and start + long <= width and 0 < float(text.get("y")) < height, text.text
+
+
+def test_stages_are_runs_of_blocks_that_see_the_same_tokens():
+    assert plan_stages(MOVED) == [
+        (0, 2, ("patches",)),
+        (3, 5, ("reg", "patches")),
+        (6, 11, ("cls", "reg", "patches")),
+    ]
+    assert plan_stages(TokenPlan.of(4, class_blocks=2)) == [(0, 3, ("cls", "patches")), (4, 5, ("cls", "patches"))]
+
+
+def test_boxes_of_a_sequence_have_their_groups_colours():
+    boxes = Counter(rect.get("fill") for rect in ElementTree.fromstring(str(DRAWN["sequence"]())).iter(f"{SVG}rect"))
+    colours = figures.token_colours(["cls", "reg", "patches"])
+    legend = 1
+    assert boxes[colours["cls"]] == 1 + legend
+    assert boxes[colours["reg"]] == 2 * 4 + legend
+    assert boxes[colours["patches"]] == 3 * 3 + legend, "three boxes and an ellipsis stand for the patches of a row"
+    assert {"196 tokens", "200 tokens", "201 tokens"} <= set(words(DRAWN["sequence"]()))
+
+
+def test_the_timeline_has_the_same_colours():
+    from matplotlib.colors import to_hex
+
+    bars = [to_hex(bar.get_facecolor()) for bar in figures.show_timeline(MOVED).axes[0].patches]
+    assert bars == [colour.lower() for colour in figures.token_colours(["cls", "reg", "patches"]).values()]
+
+
+def test_the_model_says_where_tokens_enter_and_what_the_head_reads():
+    shown = words(DRAWN["two stages"]())
+    assert "class attention" in shown and "norm, head on the class token" in shown and shown.count("(64, 192)") == 2
+    assert "norm, head on the mean of the patches" in words(
+        figures.draw_model(TokenPlan.of(2, cls_pos=None), "1 × 8 × 8", 4, 8, 2)
+    )
+    goes = str(DRAWN["comes and goes"]())
+    assert goes.count("stroke-dasharray") == 1, "one arrow, dashed, for the group that leaves"
+
+
+def test_a_wide_drawing_is_refused():
+    with pytest.raises(ValueError, match="440"):
+        figures.Drawing(10, "too wide", width=900)

@@ -1,0 +1,56 @@
+"""Figures of a page: in it, on its ground, with text in its colour, described, and no id twice."""
+
+import re
+
+import numpy as np
+import pytest
+
+from book.tools.assets import inline_figures
+from dtl_lib import figures
+
+PHOTO = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def page(tmp_path):
+    """A page with three figures: a map with numbers on it, a photo, a drawing."""
+    images = tmp_path / "_images"
+    images.mkdir()
+    figures.show_matrix([[0.0, 1.0]], label="share", numbers=True).savefig(images / "one.svg")
+    figures.show_images([PHOTO]).savefig(images / "two.svg")
+    figures.draw_block(192).save(images / "three.svg")
+    sources = "".join(
+        f'<img alt="Figure {name} &amp; more" src="../_images/{name}.svg" />' for name in ("one", "two", "three")
+    )
+    (tmp_path / "notebooks").mkdir()
+    path = tmp_path / "notebooks" / "page.html"
+    path.write_text(f"<html>{sources}<img alt='x' src='photo.png'></html>")
+    inline_figures(tmp_path)
+    return path
+
+
+def test_figures_stand_in_the_page_with_their_description(page):
+    text = page.read_text()
+    assert text.count("<svg") == 3 and text.count("<img") == 1 and not list(page.parents[1].glob("_images/*.svg"))
+    for name in ("one", "two", "three"):
+        assert text.count(f'role="img" aria-label="Figure {name} &amp; more"') == 1
+    assert text.count("aria-label") == 3
+
+
+def test_the_ground_is_the_pages_and_black_is_its_ink(page):
+    text = page.read_text()
+    assert "#000000" not in text and "currentColor" in text
+    assert "fill: #ffffff" in text, "white text on a dark cell stays white"
+    assert not re.search(r'id="[\w-]*patch_\d+">\s*<path [^>]*fill: #ffffff', text)
+
+
+def test_no_id_is_taken_twice_and_each_reference_has_one(page):
+    text = page.read_text()
+    ids = re.findall(r'\bid="([^"]+)"', text)
+    assert len(ids) == len(set(ids))
+    assert set(re.findall(r'(?:href="#|url\(#)([\w-]+)', text)) <= set(ids)
+
+
+def test_photos_are_packed_well(page):
+    kinds = re.findall(r"data:image/(\w+);base64", page.read_text())
+    assert "webp" in kinds

@@ -1,0 +1,49 @@
+"""Change, run, explain: both models see the same pictures from the same seed, so that what differs is the change."""
+
+import pytest
+from torch import nn
+
+from dtl_lib import ViT
+from dtl_lib.exercises import WrongAnswer
+from dtl_lib.train import trial
+
+
+def plain():
+    return ViT.build(trial.PLAIN)
+
+
+def stub(): ...
+
+
+def shares(printed: str) -> list[list[str]]:
+    return [line.split() for line in printed.splitlines()[1:-1]]
+
+
+def test_the_same_model_fares_the_same(capsys):
+    trial.compare(plain, steps=4)
+    lines = shares(capsys.readouterr().out)
+    assert [int(step) for step, *_ in lines] == [1, 2, 3, 4]
+    assert all(first == second for _, first, second in lines)
+
+
+def test_a_model_that_cannot_learn_stays_where_it_was(capsys):
+    def untrainable():
+        model = plain().requires_grad_(False)
+        model.norm.weight.requires_grad_(True)  # backward needs one leaf
+        model.norm.bias.requires_grad_(True)
+        return model
+
+    trial.compare(untrainable, steps=24)
+    lines = shares(capsys.readouterr().out)
+    assert int(lines[-1][1].rstrip("%")) > int(lines[-1][2].rstrip("%"))
+
+
+def test_a_stub_trains_nothing(capsys):
+    trial.compare(stub)
+    assert capsys.readouterr().out == "not attempted\n"
+
+
+@pytest.mark.parametrize("answer", [lambda: 3, lambda: nn.Sequential(nn.Flatten(), nn.Linear(3072, 7))])
+def test_what_is_no_classifier_of_ten_is_refused(answer):
+    with pytest.raises(WrongAnswer, match="model"):
+        trial.compare(answer, steps=1)
