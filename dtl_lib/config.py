@@ -145,8 +145,8 @@ class ViTConfig:
         return height // patch, width // patch
 
     @property
-    def read(self) -> slice | None:
-        """The rows of the final sequence that the head reads; None where it reads patches."""
+    def head_tokens(self) -> slice | None:
+        """Where the tokens that the head reads stand in the final sequence; None where it reads patches."""
         return None if self.pool != "cls" else slice(0, len(self.head_names))
 
     @property
@@ -187,7 +187,7 @@ class ViTConfig:
     def cost(self) -> Cost:
         """What a forward pass over one image of `image_size` costs, from the plan.
 
-        The last block computes the rows that the head reads, as `model(images)` does.
+        The last block computes the tokens that the head reads, as `model(images)` does.
         """
         return cost_of(self)
 

@@ -1,4 +1,4 @@
-"""The rows of the last block that the head does not read: computed when a tape is asked for them.
+"""The tokens of the last block that the head does not read: computed when a tape is asked for them.
 
 A plain forward pass leaves them out, and reading a class token's maps needs none of them: a twelfth of the work.
 """
@@ -14,8 +14,8 @@ from torch import Tensor
 from .layers import Block, ClassAttention
 
 
-class DeferredRows:
-    """The rows of the last block that the head does not read, computed when they are asked for.
+class DeferredQueries:
+    """The tokens of the last block that the head does not read, as queries and after the block, when asked for.
 
     They are what the forward pass would have computed as long as the block is the same; a block that has changed since
     is a ValueError.
@@ -23,12 +23,12 @@ class DeferredRows:
     Args:
         block: the last block, for which `can_run_again` holds.
         x: what the block was given, `(batch, tokens, dim)`.
-        read: the rows that the head reads, the first ones; all others are deferred.
+        computed: the tokens that the forward pass computes, the first ones; all others are deferred.
         own: ids of the recorder's hooks, which change nothing.
     """
 
-    def __init__(self, block: Block, x: Tensor, read: slice, own: set[int]):
-        self.block, self.x, self.rows, self.own = block, x, slice(read.stop, None), own
+    def __init__(self, block: Block, x: Tensor, computed: slice, own: set[int]):
+        self.block, self.x, self.rest, self.own = block, x, slice(computed.stop, None), own
         self.parameters = list(block.parameters())  # kept, so that no other tensor gets their address
         self.state = _state(block, own)
         kind = x.device.type
@@ -36,23 +36,23 @@ class DeferredRows:
 
     @cached_property
     def queries(self) -> Tensor:
-        """`(batch, heads, rows, head_dim)`."""
+        """`(batch, heads, query, head_dim)`."""
         attention = self.block.attention
         with self._as_recorded():
-            q, _, _ = attention.project_qkv(self.block.norm1(self.x), self.rows)
+            q, _, _ = attention.project_qkv(self.block.norm1(self.x), self.rest)
         return rearrange(q, "batch tokens (heads dim) -> batch heads tokens dim", heads=attention.heads)
 
     @cached_property
     def tokens(self) -> Tensor:
-        """The residual stream after the block, `(batch, rows, dim)`."""
+        """The residual stream after the block, `(batch, tokens, dim)`."""
         with self._as_recorded():
-            return self.block.forward(self.x, self.rows)
+            return self.block.forward(self.x, self.rest)
 
     @contextmanager
     def _as_recorded(self) -> Iterator[None]:
         if _state(self.block, self.own) != self.state:
             raise ValueError(
-                "the last block has changed since (weights, hooks or mode), and of its rows only those that the head "
+                "the last block has changed since (weights, hooks or mode), and of its tokens only those that the head "
                 "reads are kept: read the others before, or record with gradients on"
             )
         with torch.no_grad(), torch.autocast(*self.precision):

@@ -1,7 +1,7 @@
 """The parts of a Vision Transformer, each small enough to read at once.
 
 Every option collapses to `nn.Identity`, so a block is two lines: residual plus dropped-path(scaled(f(normed x))).
-`rows` says which tokens of the sequence are queries; keys and values always come from all of them.
+`queries` says which tokens of the sequence ask; keys and values always come from all of them.
 """
 
 import math
@@ -127,24 +127,24 @@ class Attention(nn.Module):
         self.core = core or DotProduct()
         self.project = nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor, rows: slice = ALL) -> Tensor:
-        """`(batch, tokens, dim)` → `(batch, rows, dim)`: queries from `rows`, keys and values from all tokens."""
+    def forward(self, x: Tensor, queries: slice = ALL) -> Tensor:
+        """`(batch, tokens, dim)` → `(batch, queries, dim)`: those tokens ask; keys and values come from all."""
         q, k, v = (
             rearrange(part, "batch tokens (heads dim) -> batch heads tokens dim", heads=self.heads)
-            for part in self.project_qkv(x, rows)
+            for part in self.project_qkv(x, queries)
         )
         return self.project(rearrange(self.core(q, k, v), "batch heads tokens dim -> batch tokens (heads dim)"))
 
-    def project_qkv(self, x: Tensor, rows: slice) -> tuple[Tensor, ...]:
-        """Queries of `rows`, keys and values of every token.
+    def project_qkv(self, x: Tensor, queries: slice) -> tuple[Tensor, ...]:
+        """Queries of the tokens that ask, keys and values of every token.
 
         Without gradients by three products, so that keeping q and k does not keep v; a training step keeps all three.
         """
-        if rows == ALL and torch.is_grad_enabled():
+        if queries == ALL and torch.is_grad_enabled():
             return self.qkv(x).chunk(3, dim=-1)
         weights = self.qkv.weight.chunk(3)
         biases = (None,) * 3 if self.qkv.bias is None else self.qkv.bias.chunk(3)
-        return tuple(F.linear(part, weight, bias) for part, weight, bias in zip((x[:, rows], x, x), weights, biases))
+        return tuple(F.linear(part, weight, bias) for part, weight, bias in zip((x[:, queries], x, x), weights, biases))
 
 
 class Mlp(nn.Module):
@@ -219,27 +219,27 @@ class Block(nn.Module):
         self.scale2 = nn.Identity() if layer_scale is None else LayerScale(dim, layer_scale)
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
 
-    def forward(self, x: Tensor, rows: slice = ALL) -> Tensor:
-        """`(batch, tokens, dim)` → `(batch, rows, dim)`, the new value of the tokens in `rows`."""
-        x = x[:, rows] + self.drop_path(self.scale1(self.attention(self.norm1(x), rows)))
+    def forward(self, x: Tensor, queries: slice = ALL) -> Tensor:
+        """`(batch, tokens, dim)` → `(batch, queries, dim)`, the new values of the tokens that ask."""
+        x = x[:, queries] + self.drop_path(self.scale1(self.attention(self.norm1(x), queries)))
         return x + self.drop_path(self.scale2(self.mlp(self.norm2(x))))
 
 
 class ClassAttention(Block):
-    """A block in which only the tokens in `rows` are queries and are updated; the others stay as they are (CaiT, §3).
+    """A block in which only the tokens `queries` ask and are updated; the others stay as they are (CaiT, §3).
 
     Args: as in `Block`, and
-        rows: where the class token (and the distillation token) stand.
+        queries: where the class token (and the distillation token) stand.
     """
 
-    def __init__(self, *args, rows: slice, **kwargs):
+    def __init__(self, *args, queries: slice, **kwargs):
         super().__init__(*args, **kwargs)
-        self.rows = rows
+        self.queries = queries
 
-    def forward(self, x: Tensor, rows: slice = ALL) -> Tensor:
-        """`(batch, tokens, dim)` → the same, with new values in `self.rows`; only those where `rows` is `self.rows`."""
-        new = super().forward(x, self.rows)
-        return new if rows == self.rows else torch.cat([new, x[:, self.rows.stop :]], dim=1)
+    def forward(self, x: Tensor, queries: slice = ALL) -> Tensor:
+        """`(batch, tokens, dim)` → the same with new values of `self.queries`; those alone where they are asked for."""
+        new = super().forward(x, self.queries)
+        return new if queries == self.queries else torch.cat([new, x[:, self.queries.stop :]], dim=1)
 
 
 def initialise(module: nn.Module) -> None:

@@ -27,17 +27,21 @@ if TYPE_CHECKING:
 __all__ = ["ViT", "ViTConfig", "Cost", "Features", "enter_and_leave", "configurations", "named"]
 
 
-def enter_and_leave(x: Tensor, now: dict[str, slice], then: dict[str, slice], tokens: dict[str, Tensor]) -> Tensor:
-    """The sequence `x` laid out as `then`: groups that are not in it yet enter, groups that `then` lacks leave.
+def enter_and_leave(
+    x: Tensor, layout: dict[str, slice], next_layout: dict[str, slice], learned: dict[str, Tensor]
+) -> Tensor:
+    """The sequence `x` in its next layout: groups that are not in it yet enter, groups that the layout lacks leave.
 
     Args:
-        x: `(batch, tokens, dim)`, laid out as `now`.
-        now, then: layouts of a token plan, names → slices.
-        tokens: by name the learned tokens that can enter, `(tokens, dim)` each.
+        x: `(batch, tokens, dim)`, laid out as `layout`.
+        layout, next_layout: layouts of a token plan, names → slices.
+        learned: by name the learned tokens that can enter, `(tokens, dim)` each.
     """
     parts = [
-        x[:, now[name]] if name in now else repeat(tokens[name], "tokens dim -> batch tokens dim", batch=x.shape[0])
-        for name in then
+        x[:, layout[name]]
+        if name in layout
+        else repeat(learned[name], "tokens dim -> batch tokens dim", batch=x.shape[0])
+        for name in next_layout
     ]
     return torch.cat(parts, dim=1)
 
@@ -62,11 +66,7 @@ class Features:
         return self.tokens[name]
 
     def __getattr__(self, name: str) -> Tensor:
-        if name.startswith("_") or name in (
-            "tokens",
-            "grid",
-            "plan",
-        ):  # notebooks and pickle look these up on any value
+        if name.startswith("_") or name in ("tokens", "grid", "plan"):  # looked up on any value by pickle
             raise AttributeError(name)
         return self[name]
 
@@ -86,8 +86,8 @@ class ViT(nn.Module):
     def __init__(self, config: ViTConfig):
         super().__init__()
         self.config, self.plan = config, config.plan
-        self.read, self.head_names = config.read, config.head_names
-        self.all_rows = False  # True where a hook on the last block needs the rows that the head does not read
+        self.head_tokens, self.head_names = config.head_tokens, config.head_names
+        self.all_queries = False  # True where a hook on the last block needs the tokens that the head does not read
         self.patch_embed = PatchEmbed(config.patch_size, config.dim, config.channels)
         if config.positions == "learned":
             self.positions = nn.Parameter(nn.init.trunc_normal_(torch.empty(*config.grid, config.dim), std=0.02))
@@ -105,7 +105,10 @@ class ViT(nn.Module):
         )
         self.apply(initialise)
         layouts = [{PATCHES: ALL}, *(self.plan.layout(block) for block in range(self.plan.blocks)), self.plan.final]
-        self.changes = [(now, then) if list(now) != list(then) else None for now, then in zip(layouts, layouts[1:])]
+        self.changes = [
+            (layout, next_layout) if list(layout) != list(next_layout) else None
+            for layout, next_layout in zip(layouts, layouts[1:])
+        ]
 
     @classmethod
     def build(cls, name: str, plan: TokenPlan | None = None, **changes) -> "ViT":
@@ -117,7 +120,7 @@ class ViT(nn.Module):
         config = self.config
         common = {name: getattr(config, name) for name in ("mlp_ratio", "qkv_bias", "layer_scale", "norm_eps")}
         if block >= config.depth:
-            return ClassAttention(config.dim, config.heads, rows=cast(slice, config.read), **common)
+            return ClassAttention(config.dim, config.heads, queries=cast(slice, config.head_tokens), **common)
         core = TalkingHeads(config.heads) if config.talking_heads else None
         return Block(config.dim, config.heads, drop_path=config.drop_path_rates()[block], core=core, **common)
 
@@ -133,11 +136,11 @@ class ViT(nn.Module):
 
     def heads(self, images: Tensor) -> tuple[Tensor, ...]:
         """The logits of each head: `(cls, dist)` where there is a distillation token, otherwise one."""
-        if self.read is None:
+        if self.head_tokens is None:
             x, _ = self.encode(images)
             return (self.classify(PATCHES, self.pool_patches(x)),)
-        x, _ = self.encode(images, rows=ALL if self.all_rows else self.read)
-        x = self.norm(x[:, self.read])
+        x, _ = self.encode(images, queries=ALL if self.all_queries else self.head_tokens)
+        x = self.norm(x[:, self.head_tokens])
         return tuple(self.classify(name, token) for name, token in zip(self.head_names, x.unbind(dim=1)))
 
     def features(self, images: Tensor) -> Features:
@@ -149,22 +152,22 @@ class ViT(nn.Module):
             x = enter_and_leave(x, *change, cast(dict, self.tokens))
         return Features({name: x[:, where] for name, where in self.plan.final.items()}, grid, self.plan)
 
-    def encode(self, images: Tensor, rows: slice = ALL) -> tuple[Tensor, tuple[int, int]]:
+    def encode(self, images: Tensor, queries: slice = ALL) -> tuple[Tensor, tuple[int, int]]:
         """The residual stream after the last block, before the norm, and the grid of patches.
 
         Args:
             images: `(batch, channels, height, width)`; positions are interpolated for other sizes.
-            rows: the tokens to compute in the last block; the others are keys and values there, and cost no more.
+            queries: the tokens to compute in the last block; the others are keys and values there, and cost no more.
 
         Returns:
-            `(batch, rows, dim)`, and (rows, columns) of the patches.
+            `(batch, queries, dim)`, and (rows, columns) of the patches.
         """
         x, grid = self.embed(images)
-        last, tokens = len(self.blocks) - 1, cast(dict, self.tokens)
+        last, learned = len(self.blocks) - 1, cast(dict, self.tokens)
         for index, block in enumerate(self.blocks):
             if change := self.changes[index]:  # the class token or registers enter before this block, or some leave
-                x = enter_and_leave(x, *change, tokens)
-            x = block(x, rows if index == last else ALL)
+                x = enter_and_leave(x, *change, learned)
+            x = block(x, queries if index == last else ALL)
         return x, grid
 
     def embed(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:

@@ -1,8 +1,8 @@
 """Look inside a forward pass: hidden states, queries, keys and exact attention maps, by name.
 
 Attention stays fused while it is recorded. The tape keeps q and k, by reference, and computes afterwards, in float32,
-the rows of the map that are asked for. Without gradients the last block stays as narrow as in a plain forward pass: its
-other rows, too, are computed when they are asked for.
+the part of the map that is asked for. Without gradients the last block stays as narrow as in a plain forward pass: its
+other queries, too, are computed when they are asked for.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from .checks import as_whole, is_whole
-from .deferred import DeferredRows, can_run_again
+from .deferred import DeferredQueries, can_run_again
 from .hooks import Hook, full_precision, recording
 from .layers import ALL, Block, TalkingHeads
 from .models import ViT
@@ -25,7 +25,7 @@ Token = str | tuple[str, int] | tuple[str, int, int]
 
 
 @contextmanager
-def record(model: nn.Module, grad: bool = False, all_rows: bool = True, tokens: bool = True) -> Iterator["Tape"]:
+def record(model: nn.Module, grad: bool = False, all_queries: bool = True, stream: bool = True) -> Iterator["Tape"]:
     """Record the forward passes of a `ViT` inside a `with` block, in this thread; a second one replaces the first.
 
     A model is recorded once at a time. A copy made inside (`copy.deepcopy`, `pickle`, `torch.save`) is not recorded.
@@ -33,15 +33,15 @@ def record(model: nn.Module, grad: bool = False, all_rows: bool = True, tokens: 
     Args:
         model: a `ViT`, also inside DistributedDataParallel.
         grad: keep v and the gradient of attention's output too, for `Tape.attention_gradient`.
-        all_rows: False keeps of the last block only the rows that the head reads, enough for the maps of cls and dist:
+        all_queries: False keeps of the last block only the tokens that the head reads, enough for maps of cls and dist:
             less memory, and with gradients faster.
-        tokens: False does not keep the residual stream: less memory where only maps are wanted.
+        stream: False does not keep the residual stream: less memory where only maps are wanted.
 
     Raises:
         ValueError: for a compiled model, whose modules are not called, one that is no `ViT`, or is recorded already,
             and for DataParallel on several devices, whose replicas see a part of the images each.
     """
-    tape = Tape(_unwrap(model), grad, all_rows, tokens)
+    tape = Tape(_unwrap(model), grad, all_queries, stream)
     with recording(tape._model):
         try:
             tape._attach()
@@ -59,10 +59,10 @@ class Tape:
         grid: rows and columns of the patches of the images recorded; (0, 0) before.
     """
 
-    def __init__(self, model: ViT, grad: bool = False, all_rows: bool = True, tokens: bool = True):
+    def __init__(self, model: ViT, grad: bool = False, all_queries: bool = True, stream: bool = True):
         self.plan = model.plan
         self.grid: tuple[int, int] = (0, 0)
-        self._model, self._grad, self._all_rows, self._stream = model, grad, all_rows, tokens
+        self._model, self._grad, self._all_queries, self._stream = model, grad, all_queries, stream
         self._last, self._handles = model.plan.blocks - 1, []
         self._clear()
 
@@ -70,7 +70,7 @@ class Tape:
         """The residual stream after a block, `(batch, tokens, dim)`; `"input"` is the stream before block 0."""
         number = self._check(0 if block == "input" else block)
         if not self._stream:
-            raise ValueError("the residual stream was not kept: leave tokens=False out")
+            raise ValueError("the residual stream was not kept: leave stream=False out")
         block = block if block == "input" else number
         kept = self._tokens[block]
         return (
@@ -85,7 +85,7 @@ class Tape:
 
     def keys(self, block: int) -> Tensor:
         """Keys of a block, `(batch, heads, key, head_dim)`."""
-        return self._qk[self._check(block, every_row=False)][1]
+        return self._qk[self._check(block, every_query=False)][1]
 
     def attention(self, block: int, stage: str = "attention") -> Tensor:
         """What multiplies v in a block, `(batch, heads, query, key)`, float32.
@@ -94,7 +94,7 @@ class Tape:
             block: 0 … blocks − 1.
             stage: `"softmax"` for the map before talking heads mix it a second time; the same elsewhere.
         """
-        return self._rows(self._check(block), ALL, stage)
+        return self._attention(self._check(block), ALL, stage)
 
     def maps(self, block: int, of: Token = "cls", stage: str = "attention") -> Tensor:
         """How much a token attends to each patch: `(batch, heads, rows, columns)`, float32.
@@ -120,8 +120,8 @@ class Tape:
         Raises:
             TokenNotThere: as in `maps`.
         """
-        block = self._check(block, every_row=False)
-        rows = self._rows(block, self._query(block, of), stage)
+        block = self._check(block, every_query=False)
+        rows = self._attention(block, self._queries_of(block, of), stage)
         return rows if isinstance(of, str) and of not in READ_BY_HEAD else rows.squeeze(2)
 
     def norms(self, block: int | Literal["input"]) -> dict[str, Tensor]:
@@ -148,13 +148,13 @@ class Tape:
         with full_precision(v.device):
             return gradient @ v.transpose(-2, -1)
 
-    def _rows(self, block: int, query: slice, stage: str) -> Tensor:
+    def _attention(self, block: int, queries: slice, stage: str) -> Tensor:
         if stage not in ("attention", "softmax"):
             raise ValueError(f'stage is "attention" or "softmax", not {stage!r}')
         q, k = self._qk[block]
-        if query == ALL or query.stop > q.shape[2]:
+        if queries == ALL or queries.stop > q.shape[2]:
             q = self.queries(block)
-        q, k = q[:, :, query].float(), k.float()
+        q, k = q[:, :, queries].float(), k.float()
         core = self._core(block)
         with torch.no_grad(), full_precision(q.device):
             if not isinstance(core, TalkingHeads):
@@ -165,8 +165,8 @@ class Tape:
                 )
             return core.attention(q, k, stage)
 
-    def _query(self, block: int, of: Token) -> slice:
-        """The rows of the map of `block` that belong to a token."""
+    def _queries_of(self, block: int, of: Token) -> slice:
+        """Where in the sequence of `block` a token stands."""
         name, *index = (of,) if isinstance(of, str) else of if isinstance(of, tuple | list) and of else (None,)
         if not isinstance(name, str) or not all(map(is_whole, index)):
             raise ValueError(f'of is a name, ("reg", 2) or ("patch", row, column), not {of!r}')
@@ -199,12 +199,12 @@ class Tape:
         here = first + row * columns + column
         return slice(here, here + 1)
 
-    def _check(self, block: int, every_row: bool = True) -> int:
+    def _check(self, block: int, every_query: bool = True) -> int:
         block = self.plan.check_block(block)
         if block not in self._qk:
             raise ValueError("nothing is recorded: call the model inside the with block, in the same thread")
-        if every_row and block == self._last and self._narrow and not self._all_rows:
-            raise ValueError(f"block {block} was recorded for what the head reads alone: leave all_rows=False out")
+        if every_query and block == self._last and self._narrow and not self._all_queries:
+            raise ValueError(f"block {block} was recorded for what the head reads alone: leave all_queries=False out")
         return block
 
     def _core(self, block: int) -> nn.Module:
@@ -236,15 +236,17 @@ class Tape:
         self._handles.append(module.register_forward_hook(Hook(module, call)))
 
     def _enter_last(self, block: Block, args: tuple[Tensor, slice]) -> tuple[Tensor, slice]:
-        """Widen the last block to every row, unless the rows that the head does not read can be computed later."""
-        x, rows = args
+        """Have every token ask in the last block, unless those that the head does not read can be computed later."""
+        x, queries = args
         own = {handle.id for handle in self._handles}
         later = not self._grad and can_run_again(block, own)
-        if self._all_rows and not later:
-            rows = ALL
-        self._narrow = rows != ALL
-        self._deferred = DeferredRows(block, x.detach(), rows, own) if self._narrow and self._all_rows else None
-        return x, rows
+        if self._all_queries and not later:
+            queries = ALL
+        self._narrow = queries != ALL
+        self._deferred = (
+            DeferredQueries(block, x.detach(), queries, own) if self._narrow and self._all_queries else None
+        )
+        return x, queries
 
     def _keep_grid(self, module: nn.Module, args: tuple, output: Tensor) -> None:
         self.grid = output.shape[1], output.shape[2]
@@ -253,7 +255,7 @@ class Tape:
         self._tokens[block] = tokens.detach()
 
     def _keep_heads(self, block: int, qkv: tuple[Tensor, ...], output: Tensor) -> None:
-        if block in self._qk:  # the last block runs again, for its other rows
+        if block in self._qk:  # the last block runs again, for its other tokens
             return
         q, k, v = (part.detach() for part in qkv)
         self._qk[block] = (q, k)

@@ -35,7 +35,7 @@ MEASURED = (
     (f"{OURS}vit_cifar, width 192, depth 6: step", "speed", "the same, training step"),
     (LOOKING, "recording", "time of a recorded forward over a plain one, ViT-Ti/16 at 224"),
     (LOOKING, "every_row_of_every_block", "the same, reading every attention map of every block"),
-    (LOOKING, "recording_all_rows_False", "recorded with `all_rows=False`, over a plain one"),
+    (LOOKING, "recording_all_rows_False", "recorded with `all_queries=False`, over a plain one"),
     (LOOKING, "the_same_and_the_class_token", "the same, reading the class token's maps of every block"),
 )
 

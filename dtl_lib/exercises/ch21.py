@@ -38,9 +38,9 @@ def check_combined(combined) -> None:
 @exercise
 def check_mine(mine) -> None:
     """Counts that divide, that do not, and fewer pictures than processes."""
-    for images, world in ((12, 4), (10, 4), (2, 4), (7, 1)):
-        parts = [list(mine(images, rank, world)) for rank in range(world)]
-        case = f"{images} pictures on {world} processes"
+    for images, world_size in ((12, 4), (10, 4), (2, 4), (7, 1)):
+        parts = [list(mine(images, rank, world_size)) for rank in range(world_size)]
+        case = f"{images} pictures on {world_size} processes"
         every = sorted(number for part in parts for number in part)
         expect(len(every) == len(set(every)), f"{case}: no picture is evaluated twice")
         expect(every == list(range(images)), f"{case}: every picture from 0 to {images - 1} is evaluated")
@@ -62,7 +62,8 @@ def check_bytes_sent(bytes_sent) -> None:
     """One process, two, eight; one part, four; with every sum and with the last alone."""
     expect(_close(bytes_sent(100, 1, 4, True), 0.0), "one process sends nothing")
     expect(
-        not _close(bytes_sent(100, 2, 1, True), 800.0), "each sends (world − 1) pieces of a world-th a round, not all"
+        not _close(bytes_sent(100, 2, 1, True), 800.0),
+        "each sends world_size − 1 pieces a round, each 1/world_size of all, not the whole",
     )
     expect(_close(bytes_sent(100, 2, 1, True), 400.0), "two rounds of the ring, half of 400 bytes in each: 400")
     expect(_close(bytes_sent(1000, 8, 1, False), 7000.0), "2 · 7/8 of 4,000 bytes are 7,000")

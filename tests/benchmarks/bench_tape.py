@@ -47,9 +47,9 @@ def all_rows(model, images):
     """A function that runs without the shortcut of the last block, as a recorded forward does."""
 
     def run():
-        model.all_rows = True
+        model.all_queries = True
         model(images)
-        model.all_rows = False
+        model.all_queries = False
 
     return run
 
@@ -89,7 +89,7 @@ def peak_of(kind: str) -> float:
         "plain": lambda: ours(images),
         "hooks": with_hooks(theirs, images),
         "every row": recorded(ours, images, every_row),
-        "every row, tokens=False": recorded(ours, images, every_row, tokens=False),
+        "every row, tokens=False": recorded(ours, images, every_row, stream=False),
     }[kind]
     with torch.inference_mode():
         ours(images[:1])
@@ -122,8 +122,8 @@ def looking(name: str, ours, others: dict, options) -> None:
         "plain, again": lambda: ours(images),
         "plain, every row": all_rows(ours, images),
         "recording": recorded(ours, images),
-        "recording, all_rows=False": recorded(ours, images, all_rows=False),
-        "the same and the class token": recorded(ours, images, class_token, all_rows=False),
+        "recording, all_rows=False": recorded(ours, images, all_queries=False),
+        "the same and the class token": recorded(ours, images, class_token, all_queries=False),
         "class token of every block": recorded(ours, images, class_token),
         "every row of every block": recorded(ours, images, every_row),
     }

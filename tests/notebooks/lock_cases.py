@@ -27,24 +27,24 @@ def on_qkv(**options):
 
 
 def block(definition):
-    """A block with LayerScale and stochastic depth, asked for every row and for the first two."""
+    """A block with LayerScale and stochastic depth, asked for every token and for the first two."""
     module = perturbed(definition(8, 2, layer_scale=0.5, drop_path=0.4))
     x = torch.randn(6, 5, 8)
     return torch.cat([module(x).flatten(), module(x, slice(0, 2)).flatten()])
 
 
 def attention(definition):
-    """Attention asked for every row and for the first."""
+    """Attention asked for every token and for the first."""
     module, x = perturbed(definition(8, 2)), torch.randn(2, 5, 8)
     return torch.cat([module(x).flatten(), module(x, slice(0, 1)).flatten()])
 
 
 def enter_and_leave(definition):
     """`reg` enters, `late` leaves, `cls` stays."""
-    now = {"cls": slice(0, 1), "late": slice(1, 3), "patches": slice(3, None)}
-    then = {"cls": slice(0, 1), "reg": slice(1, 5), "patches": slice(5, None)}
-    tokens = {"cls": torch.randn(1, 8), "late": torch.randn(2, 8), "reg": torch.randn(4, 8)}
-    return definition(torch.randn(2, 7, 8), now, then, tokens)
+    layout = {"cls": slice(0, 1), "late": slice(1, 3), "patches": slice(3, None)}
+    next_layout = {"cls": slice(0, 1), "reg": slice(1, 5), "patches": slice(5, None)}
+    learned = {"cls": torch.randn(1, 8), "late": torch.randn(2, 8), "reg": torch.randn(4, 8)}
+    return definition(torch.randn(2, 7, 8), layout, next_layout, learned)
 
 
 def learning_rate(definition):

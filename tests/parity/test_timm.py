@@ -47,9 +47,9 @@ def test_logits(name):
         images = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(2))
         with torch.inference_mode():
             assert error(ours(images), theirs(images)) <= 5e-6
-            ours.all_rows = True
+            ours.all_queries = True
             assert error(ours(images), theirs(images)) <= 5e-6
-            ours.all_rows = False
+            ours.all_queries = False
 
 
 @pytest.mark.parametrize("name", ["deit_tiny_distilled_patch16_224", "cait_xxs24_224"])

@@ -1,4 +1,4 @@
-"""Attention and blocks against their equations; narrow rows are those of the full answer."""
+"""Attention and blocks against their equations; a few queries get the full answer."""
 
 import copy
 
@@ -68,13 +68,13 @@ class TestAttention:
         torch.testing.assert_close(ours(x), theirs(x, x, x)[0])
 
     @pytest.mark.parametrize("bias", [True, False])
-    @pytest.mark.parametrize("rows", NARROW)
+    @pytest.mark.parametrize("queries", NARROW)
     @pytest.mark.parametrize("core", [DotProduct(), TalkingHeads(3)])
-    def test_rows_are_those_of_the_full_answer(self, bias, rows, core):
+    def test_a_few_queries_get_the_full_answer(self, bias, queries, core):
         attention, x = shaken(Attention(12, 3, bias, copy.deepcopy(core))), noise(2, 6, 12)
-        torch.testing.assert_close(attention(x, rows), attention(x)[:, rows])
+        torch.testing.assert_close(attention(x, queries), attention(x)[:, queries])
 
-    def test_rows_give_the_same_gradients(self):
+    def test_a_few_queries_give_the_same_gradients(self):
         x = noise(2, 6, 12)
         grads = []
         for narrow in (True, False):
@@ -94,7 +94,7 @@ class TestAttention:
             one = attention(x)
         assert (apart.count, together.count) == (4, 2)  # with the projection
         torch.testing.assert_close(one, three)
-        wholly, narrowly = (attention.project_qkv(x, rows) for rows in (ALL, slice(0, 6)))
+        wholly, narrowly = (attention.project_qkv(x, queries) for queries in (ALL, slice(0, 6)))
         grads = [
             torch.autograd.grad(sum(map(sum_of_cubes, found)), attention.qkv.parameters())
             for found in (wholly, narrowly)
@@ -125,11 +125,11 @@ class TestBlock:
         z = y + block.scale2.factor * F.linear(hidden, *block.mlp.contract.parameters())
         torch.testing.assert_close(block(x), z)
 
-    @pytest.mark.parametrize("rows", NARROW)
+    @pytest.mark.parametrize("queries", NARROW)
     @pytest.mark.parametrize("options", [{}, {"layer_scale": 0.1}, {"core": TalkingHeads(3)}, {"qkv_bias": False}])
-    def test_rows_are_those_of_the_full_answer(self, rows, options):
+    def test_a_few_queries_get_the_full_answer(self, queries, options):
         block, x = shaken(copy.deepcopy(Block(12, 3, **options))), noise(2, 6, 12)
-        torch.testing.assert_close(block(x, rows), block(x)[:, rows])
+        torch.testing.assert_close(block(x, queries), block(x)[:, queries])
 
     def test_options_that_are_off_are_identities(self):
         block = Block(12, 3)
@@ -148,15 +148,15 @@ class TestBlock:
         torch.testing.assert_close(mlp(x)[:, 3], mlp(x[:, 3]))
 
     def test_class_attention_leaves_the_others_untouched(self):
-        block, x = shaken(ClassAttention(12, 3, rows=slice(0, 2))), noise(2, 7, 12)
+        block, x = shaken(ClassAttention(12, 3, queries=slice(0, 2))), noise(2, 7, 12)
         y = block(x)
         assert torch.equal(y[:, 2:], x[:, 2:])
         assert (y[:, :2] != x[:, :2]).all()
         torch.testing.assert_close(block(x, slice(0, 2)), y[:, :2])
 
-    def test_class_attention_asks_with_its_rows_and_hears_all(self):
+    def test_class_attention_asks_with_its_queries_and_hears_all(self):
         plain = shaken(Block(12, 3, layer_scale=0.1))
-        block = shaken(ClassAttention(12, 3, layer_scale=0.1, rows=slice(0, 1)))
+        block = shaken(ClassAttention(12, 3, layer_scale=0.1, queries=slice(0, 1)))
         x = noise(2, 5, 12)
         torch.testing.assert_close(block(x)[:, :1], plain(x)[:, :1])
         for token in range(5):
@@ -165,5 +165,5 @@ class TestBlock:
             assert not torch.allclose(block(moved)[:, :1], block(x)[:, :1])
 
 
-def test_all_rows_is_the_whole_axis():
+def test_all_is_the_whole_axis():
     assert torch.equal(noise(2, 3, 4)[:, ALL], noise(2, 3, 4))

@@ -50,7 +50,7 @@ def test_a_row_and_a_map_say_the_same(tape):
 
 
 def test_enough_is_recorded_where_the_head_reads_alone(tape):
-    short = recorded(replace(SMALL, plan=PLAN), all_rows=False)
+    short = recorded(replace(SMALL, plan=PLAN), all_queries=False)
     torch.testing.assert_close(attention_row(short, 2), attention_row(tape, 2))
 
 

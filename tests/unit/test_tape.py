@@ -236,9 +236,9 @@ def _by_autograd(model, block):
         return attention @ v
 
     hook = core.register_forward_hook(unfused)
-    model.all_rows = True
+    model.all_queries = True
     model(images()).square().sum().backward()
-    model.all_rows = False
+    model.all_queries = False
     hook.remove()
     return kept["map"].grad
 
@@ -327,7 +327,7 @@ def test_hooks_are_gone_also_when_the_body_raises():
         model(images())
         raise RuntimeError("on purpose")
     assert not any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in model.modules())
-    assert model.all_rows is False
+    assert model.all_queries is False
 
 
 def test_the_logits_are_the_same():
@@ -344,7 +344,7 @@ def test_the_last_blocks_shortcut_can_stay(kind):
     last = model.plan.blocks - 1
     with record(model) as whole, torch.no_grad():
         model(images())
-    with record(model, all_rows=False) as tape, torch.no_grad():
+    with record(model, all_queries=False) as tape, torch.no_grad():
         model(images())
     for block in range(model.plan.depth if kind == "cait" else 0, last + 1):
         if "cls" in model.plan.layout(block):
@@ -361,7 +361,7 @@ def test_the_stream_need_not_be_kept():
     model = build()
     with record(model) as whole, torch.no_grad():
         model(images())
-    with record(model, tokens=False) as tape, torch.no_grad():
+    with record(model, stream=False) as tape, torch.no_grad():
         model(images())
     torch.testing.assert_close(tape.attention(3), whole.attention(3))
     for ask in (lambda: tape.tokens(2), lambda: tape.tokens("input"), lambda: tape.norms(2)):
@@ -371,7 +371,7 @@ def test_the_stream_need_not_be_kept():
 
 def test_where_patches_are_read_there_is_no_shortcut():
     model = MODELS["average"]()
-    with record(model, all_rows=False) as tape, torch.no_grad():
+    with record(model, all_queries=False) as tape, torch.no_grad():
         model(images())
     assert tape.attention(2).shape == (2, 4, 18, 18)
 

@@ -53,7 +53,7 @@ def in_thread(function):
 
 
 class TestASecondRecord:
-    @pytest.mark.parametrize("options", [{}, {"all_rows": False}, {"grad": True}, {"tokens": False}])
+    @pytest.mark.parametrize("options", [{}, {"all_queries": False}, {"grad": True}, {"stream": False}])
     def test_is_refused_and_the_first_goes_on(self, options):
         model = build()
         expected = maps_of(model, images())
@@ -227,7 +227,7 @@ def saved(model):
 
 class TestCopies:
     @pytest.mark.parametrize("copying", [copied, pickled, saved])
-    @pytest.mark.parametrize("options", [{}, {"grad": True}, {"all_rows": False}])
+    @pytest.mark.parametrize("options", [{}, {"grad": True}, {"all_queries": False}])
     def test_a_copy_made_inside_is_not_recorded(self, copying, options):
         model = build()
         with record(model, **options) as tape:

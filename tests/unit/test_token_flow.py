@@ -54,7 +54,7 @@ class TestTokensEnterAndLeave:
         leaving = [group for group in config.plan.groups if group.leave is not None]
         assume(leaving)
         group, model, x = data.draw(st.sampled_from(leaving)), build(config), images(config)
-        model.all_rows = True
+        model.all_queries = True
         before = model(x)
         where = config.plan.layout(group.leave - 1)[group.name]
         with disturbed(model, group.leave - 1, where):
@@ -87,7 +87,7 @@ class TestTheHead:
     @given(configs())
     def test_only_rows_the_head_reads_matter_after_the_last_block(self, config):
         model, x, last = build(config), images(config), config.plan.blocks - 1
-        model.all_rows = True
+        model.all_queries = True
         before = model(x)
         for name, where in config.plan.layout(last).items():
             with disturbed(model, last, where):
@@ -100,7 +100,7 @@ class TestTheHead:
         rows = []
         hook = model.blocks[-1].register_forward_hook(lambda module, args, output: rows.append(output.shape[1]))
         narrow = model.heads(x)
-        model.all_rows = True
+        model.all_queries = True
         for a, b in zip(narrow, model.heads(x)):
             torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
         hook.remove()

@@ -107,8 +107,8 @@ def look_inside(sizes: Sizes, options: Namespace) -> None:
         "plain_again": lambda: model(images),
         "plain_every_row": all_rows(model, images),
         "recording": recorded(model, images),
-        "recording_all_rows_False": recorded(model, images, all_rows=False),
-        "the_same_and_the_class_token": recorded(model, images, class_token, all_rows=False),
+        "recording_all_rows_False": recorded(model, images, all_queries=False),
+        "the_same_and_the_class_token": recorded(model, images, class_token, all_queries=False),
         "class_token_of_every_block": recorded(model, images, class_token),
     }
     with torch.inference_mode(), autocast(torch.device(options.device), "bf16"):

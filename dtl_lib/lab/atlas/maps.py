@@ -69,7 +69,7 @@ def maps_of(models: Mapping[Cell, ViT], photos: Sequence[str] = PHOTOGRAPHS, see
         last = model.plan.blocks - 1
         if "cls" not in model.plan.layout(last):
             continue
-        with record(model.eval(), tokens=False) as tape:
+        with record(model.eval(), stream=False) as tape:
             model(torch.cat([prepare(photo(name), config=model.config) for name in photos]))
         by_cell[cell] = tape.maps(last)
     source = {
