@@ -15,13 +15,13 @@ except ImportError:  # not on every system
 PART = ".part"  # what an unfinished file's name ends in
 
 
-def replace(path: Path, fill: Callable[[Path], object], before: Path | None = None) -> None:
+def replace(path: Path, fill: Callable[[Path], object], previous: Path | None = None) -> None:
     """Fill a temporary file beside `path`, flush it, and rename it to `path`.
 
     Args:
         path: its folder is made where missing.
         fill: writes the file that it is given.
-        before: a second name that the file keeps which was at `path`.
+        previous: a second name that the file keeps which was at `path`.
 
     Raises:
         OSError: and whatever `fill` raises; nothing is left then, and what was at `path` is untouched.
@@ -37,8 +37,8 @@ def replace(path: Path, fill: Callable[[Path], object], before: Path | None = No
         fill(temporary)
         temporary.chmod((part / "mode").stat().st_mode)  # what the umask says; safetensors gives 600
         _flush(temporary)
-        if before and path.is_file():
-            _keep(path, before)
+        if previous and path.is_file():
+            _keep(path, previous)
         os.replace(temporary, path)
         _flush(path.parent)
     finally:
@@ -86,16 +86,16 @@ def _remove(part: Path) -> None:
     shutil.rmtree(part, ignore_errors=True)
 
 
-def _keep(path: Path, before: Path) -> None:
+def _keep(path: Path, previous: Path) -> None:
     """A second name for the file at `path`, which stays there: at no moment is there none."""
-    spare = before.with_name(f".{before.name}{PART}")
+    spare = previous.with_name(f".{previous.name}{PART}")
     with contextlib.suppress(OSError):
         spare.unlink()
     try:
         os.link(path, spare)
-        os.replace(spare, before)
+        os.replace(spare, previous)
     except OSError:  # a file system without links
-        os.replace(path, before)
+        os.replace(path, previous)
 
 
 def _flush(path: Path) -> None:

@@ -197,10 +197,10 @@ def _identity(path: Path) -> tuple[int, int]:
     return status.st_ino, status.st_mtime_ns
 
 
-def write(path: Path, tensors: Mapping[str, Tensor], card: Mapping, kind: str, before: Path | None = None) -> dict:
+def write(path: Path, tensors: Mapping[str, Tensor], card: Mapping, kind: str, previous: Path | None = None) -> dict:
     """Tensors and card in one file, whole or not at all: written beside `path`, flushed, then renamed to it.
 
-    Where `before` is given, the file that was at `path` is kept under that name.
+    Where `previous` is given, the file that was at `path` is kept under that name.
 
     Returns:
         The card, with format, date, versions, digest and seal added.
@@ -216,13 +216,13 @@ def write(path: Path, tensors: Mapping[str, Tensor], card: Mapping, kind: str, b
         text = to_json(card)
     except TypeError as error:
         raise CheckpointError(f"a card holds plain values (text, numbers, lists, dictionaries): {error}") from None
-    _replace(path, lambda file: save_file(plain, file, metadata={"card": text}), before)
+    _replace(path, lambda file: save_file(plain, file, metadata={"card": text}), previous)
     return card
 
 
-def _replace(path: Path, fill: Callable[[Path], object], before: Path | None = None) -> None:
+def _replace(path: Path, fill: Callable[[Path], object], previous: Path | None = None) -> None:
     try:
-        replace(path, fill, before)
+        replace(path, fill, previous)
     except (OSError, SafetensorError) as error:
         kept = "; the one before it is untouched" if path.is_file() else ""
         raise CheckpointError(

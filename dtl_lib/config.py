@@ -10,6 +10,7 @@ from .cost import Cost, cost_of
 from .tokens import MAX_BLOCKS, READ_BY_HEAD, TokenPlan
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 HALF = (0.5, 0.5, 0.5)
 
 
@@ -215,7 +216,7 @@ def named(name: str) -> ViTConfig:
     table = configurations()
     if (base := name.split(".")[0]) not in table:
         near = get_close_matches(base, table, n=3, cutoff=0.4) or sorted(table)[:3]
-        raise ValueError(f"no configuration is called {name!r}; near it: {', '.join(near)}")
+        raise ValueError(f"no configuration is called {name!r}; did you mean {' or '.join(near)}?")
     return table[base]
 
 

@@ -68,8 +68,9 @@ def path(name: str) -> Path:
     have = [known.removeprefix(PREFIX) for known in names()]
     if stem not in have:
         near = difflib.get_close_matches(stem, have, n=4, cutoff=0.5)
-        known = ", ".join(PREFIX + other for other in near or have) or "nothing yet"
-        raise ValueError(f"the zoo has no {name!r}; {'near it:' if near else 'it has'} {known}")
+        listed = [PREFIX + other for other in near or have]
+        hint = f"did you mean {' or '.join(listed)}?" if near else f"it has {', '.join(listed) or 'nothing yet'}"
+        raise ValueError(f"the zoo has no {name!r}; {hint}")
     return FOLDER / f"{stem}.safetensors"
 
 

@@ -57,20 +57,20 @@ def _evaluate(args: Namespace, device, processes: Processes) -> None:
 
     with processes.first_on_each_host():  # what has to be downloaded is downloaded once
         model = trained_model(args)
-        images = getattr(_sets(args, model, processes.first), args.part)
+        images = getattr(_sets(args, model, processes.is_main), args.part)
         notes = match_classes(model, images).notes
     images = images.to(device) if hasattr(images, "to") else images  # those in memory
-    progress = processes.first and not args.quiet
+    progress = processes.is_main and not args.quiet
     corrupt = CorruptImages(args.max_corrupt)
     evaluation = train.evaluate(
         model.to(device), images, args.batch_size, args.amp, args.workers, progress, processes=processes,
         corrupt=corrupt,
     )  # fmt: skip
-    if not processes.first:
+    if not processes.is_main:
         return
     where = device_name(device)
-    if processes.world > 1:
-        where = f"{processes.world} processes, {where}"
+    if processes.world_size > 1:
+        where = f"{processes.world_size} processes, {where}"
     images_per_s = evaluation.n / evaluation.seconds
     print("\n".join([*notes, f"{images.name}: {evaluation}"]))
     print(f"{evaluation.seconds:.1f} s, {images_per_s:,.0f} images/s on {where}")

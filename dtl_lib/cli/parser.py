@@ -15,7 +15,7 @@ OTHER_NAMES = {  # what other libraries call a flag
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse whose errors are a ValueError of one line, with the nearest flags there are."""
+    """argparse whose errors are a ValueError of one line, with similar flags."""
 
     def __init__(self, **options):
         super().__init__(**{**options, "allow_abbrev": False})
@@ -27,7 +27,7 @@ class Parser(argparse.ArgumentParser):
         raise ValueError(before + choose + choices.replace("'", ""))  # Python 3.11 quotes them, 3.12 does not
 
     def parse_args(self, args: Sequence[str] | None = None, namespace=None) -> argparse.Namespace:
-        """As argparse's; an unknown flag is a ValueError with the ones near it."""
+        """As argparse's; an unknown flag is a ValueError with similar ones."""
         refuse_empty(sys.argv[1:] if args is None else args)
         parsed, rest = self.parse_known_args(args, namespace)
         if rest:
@@ -42,7 +42,7 @@ class Parser(argparse.ArgumentParser):
         name = word.partition("=")[0].lstrip("-")
         names = {other: flag for other, flag in OTHER_NAMES.items() if flag in known} | {flag: flag for flag in known}
         near = [name] if name in names else get_close_matches(name, sorted(names), n=3)
-        flags = ", ".join(f"--{flag}" for flag in dict.fromkeys(names[other] for other in near))
+        flags = " or ".join(f"--{flag}" for flag in dict.fromkeys(names[other] for other in near))
         return f"{command} has no flag {word}" + (f"; did you mean {flags}?" if near else f"; see dtl {command} --help")
 
 

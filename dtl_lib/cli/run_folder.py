@@ -53,7 +53,7 @@ def _restarted(args: Namespace, processes: Processes) -> bool:
         raise kind("a run that torchrun may restart has to find what it saved: give --output-dir DIR")
     if not processes.broadcast_object(lambda: saved_by_this_launch(Path(args.output_dir), restarts)):
         return False
-    if processes.first:
+    if processes.is_main:
         why = f"restart {restarts} of at most {allowed}" if restarts else "the hosts have changed"
         print(f"{why}: resuming {args.output_dir}", flush=True)
     return True

@@ -55,11 +55,11 @@ ALIASES = {  # what DeiT's and timm's scripts call a recipe's field
 SHORTHANDS = {"--repeated-aug": ("repeats", 3), "--bce-loss": ("loss", "bce"), "--model-ema": ("ema", 0.99996)}
 PREPROCESSING = ("mean", "std", "crop", "interpolation")  # fields of a configuration that weights bring with them
 ENOUGH = 0.5  # share of the model, classifiers aside, that --finetune's weights have to hold
-UNSAVED = (  # flags that say how a run is carried out, not what it is: its state does not hold them
+RUNTIME_FLAGS = (  # flags that say how a run is carried out, not what it is: its state does not hold them
     "checkpoint_every", "compile", "device", "max_corrupt", "quiet", "record", "shard", "tensorboard", "timeout",
     "workers",
 )  # fmt: skip
-LOCAL = "data_path", "device", "line", "quiet", "workers"  # these may differ between processes
+PER_PROCESS_FLAGS = "data_path", "device", "line", "quiet", "workers"  # these may differ between processes
 
 
 def flags(parser: Parser) -> None:
@@ -130,7 +130,7 @@ def main(args: Namespace) -> None:
         try:
             train_model(args, device, processes)
         except Stopped as stopped:
-            raise stopped.repeating(_unsaved(args), processes.world) from None
+            raise stopped.repeating(_flags_to_repeat(args), processes.world_size) from None
 
 
 def train_model(args: Namespace, device, processes: Processes) -> None:
@@ -141,17 +141,18 @@ def train_model(args: Namespace, device, processes: Processes) -> None:
     from ..train.distributed.agreement import check_ranks_agree
     from ..train.evaluation import normalised
 
-    check_ranks_agree(processes, {f"--{name}": value for name, value in vars(args).items() if name not in LOCAL})
-    folder, before = resume_point(args, processes)
+    shared = {f"--{name}": value for name, value in vars(args).items() if name not in PER_PROCESS_FLAGS}
+    check_ranks_agree(processes, shared)
+    folder, saved_card = resume_point(args, processes)
     with processes.first_on_each_host():  # what has to be downloaded is downloaded once
-        pretrained = load_pretrained(args.finetune) if args.finetune and not before else None
-        images = _images(args, before)
-        recipe = _recipe(args, images["name"], before)
-        config = _config(args, images["name"], pretrained, before)
-        download = before is None or bool(args.data)
+        pretrained = load_pretrained(args.finetune) if args.finetune and not saved_card else None
+        images = _images(args, saved_card)
+        recipe = _recipe(args, images["name"], saved_card)
+        config = _config(args, images["name"], pretrained, saved_card)
+        download = saved_card is None or bool(args.data)
         sets = data.load(**images, image_size=config.image_size, config=config, download=download)
     config = replace(config, classes=len(sets.train.classes))
-    if pretrained is None and not before:
+    if pretrained is None and not saved_card:
         config = replace(config, mean=sets.train.mean, std=sets.train.std)
     else:  # weights have learnt from images that were normalised in one way
         sets = normalised(sets, config)
@@ -159,29 +160,29 @@ def train_model(args: Namespace, device, processes: Processes) -> None:
     with keyed_generators(device, recipe.seed):
         model = ViT(config)
     loaded = "" if pretrained is None else f"\n{_load_shared(model, pretrained, args)}"
-    if processes.first and before and images["path"] and not args.data_path:
+    if processes.is_main and saved_card and images["path"] and not args.data_path:
         print(f"{images['name']} is read from {images['path']}, as the saved state says")
-    if processes.first:  # flushed, so that a log file says at once what is trained
+    if processes.is_main:  # flushed, so that a log file says at once what is trained
         print(announcement(config, sets, recipe, device, processes) + loaded, flush=True)
 
     folder = folder or Path(processes.broadcast_object(new_folder))
     with exclusive(folder, processes):
         result = train.fit(
-            model, sets, recipe, folder, resume=before is not None, device=str(device), workers=args.workers,
-            progress=processes.first and not args.quiet, checkpoint_every=args.checkpoint_every,
+            model, sets, recipe, folder, resume=saved_card is not None, device=str(device), workers=args.workers,
+            progress=processes.is_main and not args.quiet, checkpoint_every=args.checkpoint_every,
             tensorboard=args.tensorboard, compiled=args.compile, max_corrupt=args.max_corrupt, processes=processes,
             shard=args.shard, card={"command": args.line, "run": {"data": _absolute(images), "launch": launch_name()}},
         )  # fmt: skip
-    if processes.first:
+    if processes.is_main:
         report(result, device)
         if args.record:
             record(args, result, model, recipe, device)
             print(f"recorded in {ledger.path(args.record)}")
 
 
-def _images(args: Namespace, before: dict | None) -> dict:
+def _images(args: Namespace, saved_card: dict | None) -> dict:
     """The arguments of `data.load` that say which images."""
-    saved = saved_images(before or {}, args.data, args.data_path)
+    saved = saved_images(saved_card or {}, args.data, args.data_path)
     if args.data_path and not (args.data or saved):
         names = ", ".join(name for name, row in SOURCES.items() if row.in_files)
         raise ValueError(f"say what lies in {args.data_path}: --data NAME, such as {names}")
@@ -196,11 +197,11 @@ def _absolute(images: dict) -> dict:
     return {**images, "path": path}
 
 
-def _recipe(args: Namespace, images: str, before: dict | None) -> Recipe:
+def _recipe(args: Namespace, images: str, saved_card: dict | None) -> Recipe:
     from ..pretrained import is_here
 
-    if before and not args.recipe:
-        base = Recipe.from_dict(before["recipe"])
+    if saved_card and not args.recipe:
+        base = Recipe.from_dict(saved_card["recipe"])
     else:
         base = recipes()[args.recipe or source(images).recipe]
     changed = given(args, [field.name for field in fields(Recipe)])
@@ -208,10 +209,10 @@ def _recipe(args: Namespace, images: str, before: dict | None) -> Recipe:
         changed["epochs"] = None  # the steps asked for, also where they are more than the recipe's epochs
     if "epochs" in changed and "max_steps" not in changed:
         changed["max_steps"] = None
-    if changed.keys() & {"warmup_steps", "warmup_epochs"} and not before:
+    if changed.keys() & {"warmup_steps", "warmup_epochs"} and not saved_card:
         changed = {"warmup_steps": 0, "warmup_epochs": 0.0, **changed}
     recipe = replace(base, **changed)
-    if before and recipe.distill_from and "distill_from" not in changed and not is_here(recipe.distill_from):
+    if saved_card and recipe.distill_from and "distill_from" not in changed and not is_here(recipe.distill_from):
         raise ValueError(
             f"the saved state names the teacher {recipe.distill_from}, which would be fetched: if you want that, "
             f"give --distill-from {recipe.distill_from} yourself"
@@ -219,13 +220,13 @@ def _recipe(args: Namespace, images: str, before: dict | None) -> Recipe:
     return recipe
 
 
-def _config(args: Namespace, images: str, pretrained: ViT | None, before: dict | None) -> ViTConfig:
+def _config(args: Namespace, images: str, pretrained: ViT | None, saved_card: dict | None) -> ViTConfig:
     if args.model and pretrained is not None:
         base = replace(named(args.model), **{name: getattr(pretrained.config, name) for name in PREPROCESSING})
     elif args.model:
         base = named(args.model)
-    elif before:
-        base = ViTConfig.from_dict(before["config"])
+    elif saved_card:
+        base = ViTConfig.from_dict(saved_card["config"])
     else:
         base = pretrained.config if pretrained is not None else named(source(images).model)
     return configured(base, args)
@@ -271,11 +272,11 @@ def _evaluation(args: Namespace) -> Namespace:
     return Namespace(**{**_defaults(evaluate.flags), **vars(args), **model})
 
 
-def _unsaved(args: Namespace) -> str:
+def _flags_to_repeat(args: Namespace) -> str:
     """The flags to give again where the run goes on."""
     defaults, repeated = _defaults(flags), []
     others = () if args.data in (None, *SOURCES) else ("data", "data_path")  # a card may not name them
-    for name in (*UNSAVED, *others):
+    for name in (*RUNTIME_FLAGS, *others):
         if (value := getattr(args, name)) != defaults[name]:
             repeated += [f"--{name.replace('_', '-')}"] + [str(value)] * (value is not True)
     return shlex.join(repeated)

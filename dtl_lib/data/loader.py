@@ -46,13 +46,13 @@ def indices(
 
 
 def training_batches(
-    images, recipe, step: int, total: int, workers: int | None = None, *, rank: int = 0, world: int = 1,
+    images, recipe, step: int, total: int, workers: int | None = None, *, rank: int = 0, world_size: int = 1,
     corrupt: CorruptImages | None = None, device: torch.device | None = None, cores: int | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:  # fmt: skip
     """Augmented batches `(batch, 3, height, width)`, `(batch,)` of every step from `step` on.
 
-    A step takes `recipe.batch_size` images, whatever the number of processes: process `rank` of `world` gets its
-    slice of batch_size / world of them. Where the recipe mixes images with their neighbours and there are several
+    A step takes `recipe.batch_size` images, whatever the number of processes: process `rank` of `world_size` gets its
+    slice of batch_size / world_size of them. Where the recipe mixes images with their neighbours and there are several
     processes, the slice begins with the image before it, which `mixer` needs and then drops.
 
     With `recipe.repeats` an image is in a batch that many times, each copy augmented on its own (Hoffer et al. 2020,
@@ -63,15 +63,17 @@ def training_batches(
     worker processes are moved to `device`; where `workers` is None and files are read, each of `cores` gets one.
 
     Raises:
-        ValueError: where `world` does not divide the batch; while iterating, where an image cannot be read and
+        ValueError: where `world_size` does not divide the batch; while iterating, where an image cannot be read and
             `corrupt` is None or has counted too many.
     """
     batch_size = recipe.batch_size
-    if batch_size % world:
-        near = [str(times * world) for times in (batch_size // world, batch_size // world + 1) if times]
-        raise ValueError(f"batch_size={batch_size} cannot be shared by {world} processes: take {' or '.join(near)}")
-    augment, share = recipe.augment(), batch_size // world
-    neighbour = int(world > 1 and bool(recipe.mixup or recipe.cutmix))
+    if batch_size % world_size:
+        near = [str(times * world_size) for times in (batch_size // world_size, batch_size // world_size + 1) if times]
+        raise ValueError(
+            f"batch_size={batch_size} cannot be shared by {world_size} processes: take {' or '.join(near)}"
+        )
+    augment, share = recipe.augment(), batch_size // world_size
+    neighbour = int(world_size > 1 and bool(recipe.mixup or recipe.cutmix))
     places = torch.arange(rank * share - neighbour, (rank + 1) * share) % batch_size
     order = indices(len(images), batch_size, recipe.seed, step, total, recipe.repeats)
     steps = (_requests(epoch, samples, places, augment, recipe) for epoch, samples in order)
@@ -81,18 +83,18 @@ def training_batches(
 
 
 def evaluation_batches(
-    images, batch_size: int, workers: int | None = None, *, rank: int = 0, world: int = 1,
+    images, batch_size: int, workers: int | None = None, *, rank: int = 0, world_size: int = 1,
     corrupt: CorruptImages | None = None, device: torch.device | None = None, cores: int | None = None,
     kept: KeptWorkers | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:  # fmt: skip
-    """Images rank, rank + world, … without augmentation, in batches of at most `batch_size`: each on one process.
+    """Images rank, rank + world_size, … without augmentation, in batches of at most `batch_size`: each on one process.
 
     With `corrupt` an image that cannot be read is counted there and left out. `device` and `cores` are as in
     `training_batches`. Worker processes in `kept` are used again.
     """
     if workers is None and isinstance(images, ImageFiles):
         workers = _default_workers(cores)
-    parts = torch.arange(len(images))[rank::world].split(batch_size)
+    parts = torch.arange(len(images))[rank::world_size].split(batch_size)
     steps = ([(part, None, None)] for part in parts if len(part))
     return (
         batch
@@ -131,7 +133,7 @@ def _load(
     if not workers or on_gpu:  # a process that is forked cannot use its parent's GPU
         singly = corrupt is not None and not replace  # batches that may come back shorter cannot be made together
         at_once = max(AT_ONCE, PIXELS_ON_A_GPU // math.prod(images.image_size)) if on_gpu else AT_ONCE
-        yield from _made_together(read, iter(steps), 1 if singly else max(1, at_once // batch_size))
+        yield from _read_together(read, iter(steps), 1 if singly else max(1, at_once // batch_size))
         return
     counts = deque()
     loader = kept.again(images, corrupt, workers) if kept is not None else None
@@ -146,7 +148,7 @@ def _load(
             kept.loader = loader
     loader.sampler.pieces = _pieces(steps, counts)
     pieces = []
-    for piece in _received(loader):
+    for piece in _receive(loader):
         if isinstance(piece, Exception):
             raise piece
         *tensors, corrupt_names = piece
@@ -154,12 +156,12 @@ def _load(
             corrupt.record(images, corrupt_names)
         pieces.append([tensor.to(device, non_blocking=True) for tensor in tensors])  # joined first, they lose the pin
         if len(pieces) == counts[0]:
-            yield _joined(pieces)
+            yield _join(pieces)
             pieces = []
             counts.popleft()
 
 
-def _received(loader) -> Iterator:
+def _receive(loader) -> Iterator:
     """The pieces that workers deliver; torch's RuntimeError about a DataLoader worker where one has died or hangs."""
     try:
         yield from loader
@@ -190,7 +192,7 @@ def _check_shared_memory(images, batch_size: int, workers: int, loaders: int) ->
         )
 
 
-def _joined(parts: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+def _join(parts: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     return tuple(torch.cat(tensors) if len(parts) > 1 else tensors[0] for tensors in zip(*parts))
 
 
@@ -256,7 +258,7 @@ def _exit_on_parents_sigterm() -> None:
     os._exit(0)
 
 
-def _made_together(read: Callable, steps: Iterator, count: int) -> Iterator[tuple[Tensor, Tensor]]:
+def _read_together(read: Callable, steps: Iterator, count: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Batches, made `count` at a time: samples with the same augmentation and key are read in one call."""
     while group := list(islice(steps, count)):
         alike: dict[tuple, list[Tensor]] = {}
@@ -264,7 +266,7 @@ def _made_together(read: Callable, steps: Iterator, count: int) -> Iterator[tupl
             alike.setdefault((augment, key), []).append(samples)
         parts = {shared: _read_parts(read, samples, *shared) for shared, samples in alike.items()}
         for step in group:
-            yield _joined([next(parts[augment, key]) for _, augment, key in step])
+            yield _join([next(parts[augment, key]) for _, augment, key in step])
 
 
 def _read_parts(read: Callable, parts: list[Tensor], augment, key) -> Iterator[tuple[Tensor, Tensor]]:

@@ -107,12 +107,12 @@ def evaluate(
     start = time.perf_counter()
     batches = loader.evaluation_batches(
         as_expected(model, images), batch_size, workers, device=device, corrupt=corrupt, rank=processes.rank,
-        world=processes.world, cores=processes.cores, kept=kept,
+        world_size=processes.world_size, cores=processes.cores, kept=kept,
     )  # fmt: skip
     if numbers is not None:
         batches = ((x, numbers.to(y.device)[y]) for x, y in batches)
     if is_sharded(model):
-        batches = _padded(batches, -(-len(images) // processes.world), batch_size, model.config)
+        batches = _pad_batches(batches, -(-len(images) // processes.world_size), batch_size, model.config)
     sums = torch.zeros(5, device=device, dtype=torch.float64)
     bar = progress_bar(len(images), "img", shown=progress, leave=False)
     with _no_gradients(model):
@@ -123,8 +123,8 @@ def evaluate(
             x, y = x.to(device, non_blocking=True), y.to(device, non_blocking=True)
             with autocast(device, amp):
                 logits = model(x)
-            sums += _sums(logits[: len(y)].float(), y)
-            bar.update(len(y) * processes.world)
+            sums += _batch_sums(logits[: len(y)].float(), y)
+            bar.update(len(y) * processes.world_size)
     bar.close()
     model.train(was_training)
     stopped = sums.new_tensor([stop_request is not None and stop_request.stop])
@@ -153,7 +153,7 @@ def _no_gradients(model):
     return torch.inference_mode()
 
 
-def _padded(batches: Iterator, images: int, batch_size: int, config) -> Iterator[tuple[Tensor, Tensor]]:
+def _pad_batches(batches: Iterator, images: int, batch_size: int, config) -> Iterator[tuple[Tensor, Tensor]]:
     """Batches, and after them images without labels, until there are as many batches as `images` take.
 
     Every process has to call a sharded model as often as the others, and some have fewer images.
@@ -166,7 +166,7 @@ def _padded(batches: Iterator, images: int, batch_size: int, config) -> Iterator
         yield torch.zeros(1, config.channels, *config.image_size), torch.zeros(0, dtype=torch.int64)
 
 
-def _sums(logits: Tensor, y: Tensor) -> Tensor:
+def _batch_sums(logits: Tensor, y: Tensor) -> Tensor:
     """Sums over a batch: images, those right, those right in the top 5 (if counted), losses, non-finite logits."""
     loss = torch.nn.functional.cross_entropy(logits, y, reduction="sum")
     right, right5 = (logits.argmax(dim=1) == y).sum(), torch.zeros_like(loss)

@@ -15,7 +15,7 @@ from .distributed.processes import Processes
 from .evaluation import check_weights
 from .finetuning import freeze
 from .loss import Objective, compile_once
-from .optim import Average, Guard, Schedule, make_optimizer
+from .optim import EMA, Guard, Schedule, make_optimizer
 from .recipe import Recipe
 
 
@@ -34,7 +34,7 @@ class Learner:
         guard: limits the gradient's norm, and looks out for non-finite ones.
         mix: mixup or CutMix of a batch; None where the recipe has neither.
         teacher: gives the logits to distil from; None without one.
-        average: the weights' moving average; None without one.
+        ema: the weights' moving average; None without one.
         processes: those that share the step.
         parameters: the model's, whose gradients are limited together.
     """
@@ -49,7 +49,7 @@ class Learner:
     guard: Guard
     mix: Callable[..., tuple[Tensor, Tensor]] | None
     teacher: Callable[[Tensor], Tensor] | None
-    average: Average | None
+    ema: EMA | None
     processes: Processes
     parameters: list[nn.Parameter]
 
@@ -103,16 +103,16 @@ def make_learner(
         ValueError: where the teacher of the recipe does not fit the model, or cannot be had.
     """
     processes = processes or Processes()
-    shard = shard and processes.world > 1
+    shard = shard and processes.world_size > 1
     if not shard:  # a sharded model comes to the device in parts: whole it may not fit there
         model.to(device)
     freeze(model, recipe)  # before DDP looks at what learns
     objective = Objective(model, recipe)
     if compiled:
-        compile_once(objective, backend=compiled if isinstance(compiled, str) else "inductor")
+        compile_once(objective, compiled)
     wrapped = processes.wrap(objective, device, shard)
     optimizer = make_optimizer(model, recipe)
-    average = Average(model, recipe.ema) if recipe.ema else None
+    ema = EMA(model, recipe.ema) if recipe.ema else None
     teacher = None
     if recipe.distill_from:
         from .teacher import load_teacher
@@ -125,5 +125,5 @@ def make_learner(
     mix = mixer(recipe.mixup, recipe.cutmix, model.config.classes) if mixes else None
     parameters = list(model.parameters())
     return Learner(
-        model, wrapped, optimizer, recipe, schedule, device, scaler, guard, mix, teacher, average, processes, parameters
+        model, wrapped, optimizer, recipe, schedule, device, scaler, guard, mix, teacher, ema, processes, parameters
     )

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..atomic import replace
 from ..hashing import to_json
-from .state import Progress
+from .state import TrainState
 
 NAME = "log.jsonl"
 
@@ -29,7 +29,7 @@ class Log:
     def __init__(self, folder: Path | None, about: Mapping, step: int = 0, tensorboard: bool = False):
         self.about = dict(about)
         self.path = None if folder is None else folder / NAME
-        self.rows = self._before(step) if self.path else []
+        self.rows = self._read_rows(step) if self.path else []
         self._curves = self._open_curves(folder, step) if tensorboard else None
 
     def write(self, row: Mapping) -> None:
@@ -55,7 +55,7 @@ class Log:
         if self._curves:
             self._curves.close()
 
-    def _before(self, step: int) -> list[dict]:
+    def _read_rows(self, step: int) -> list[dict]:
         """The rows up to `step` that the file holds; the file is cut to them. A ValueError where it is damaged."""
         try:
             lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.is_file() else []
@@ -63,7 +63,7 @@ class Log:
             raise ValueError(
                 f"{self.path} is damaged (byte {error.start} is no UTF-8): repair it, or move it away and go on without"
             ) from None
-        kept = [(line, row) for line in lines if (row := _parsed(line)) and row["step"] <= step and step]
+        kept = [(line, row) for line in lines if (row := _parse_row(line)) and row["step"] <= step and step]
         if lines:
             replace(self.path, lambda file: file.write_text("".join(f"{line}\n" for line, _ in kept), encoding="utf-8"))
         return [{name: value for name, value in row.items() if name not in self.about} for _, row in kept]
@@ -77,7 +77,7 @@ class Log:
         return SummaryWriter(str(folder), purge_step=step or None)
 
 
-def _parsed(line: str) -> dict | None:
+def _parse_row(line: str) -> dict | None:
     try:
         row = json.loads(line)
     except (ValueError, RecursionError):  # the line a killed process was writing, or no row of ours
@@ -100,7 +100,7 @@ class Losses:
     @classmethod
     def of(cls, totals: Sequence[float], steps: int, processes) -> "Losses":
         """This process's own of those that were saved; where another number of processes saved them, their mean."""
-        if len(totals) == processes.world:
+        if len(totals) == processes.world_size:
             return cls(totals[processes.rank], steps)
         return cls(sum(totals) / max(1, len(totals)), steps)
 
@@ -111,7 +111,7 @@ class Losses:
     def mean(self, processes) -> float | None:
         """Over the steps and the processes; None where every step was skipped."""
         total = float(processes.sum(torch.as_tensor(self.total)))
-        return total / self.steps / processes.world if self.steps else None
+        return total / self.steps / processes.world_size if self.steps else None
 
     def gathered(self, processes) -> list[float]:
         """The total of every process, by rank."""
@@ -119,19 +119,19 @@ class Losses:
 
 
 class Clock:
-    """Counts the seconds of a run, and how many of them it trains, into its `Progress`.
+    """Counts the seconds of a run, and how many of them it trains, into its `TrainState`.
 
     A GPU is still busy when a step returns, so it is waited for before anything else is timed. The first step, in which
     things are compiled and chosen, says nothing of the others and is left out of the rate.
 
     Args:
-        progress: what it counts into.
+        train_state: what it counts into.
         device: of the model.
         batch_size: images in a step, over all processes.
     """
 
-    def __init__(self, progress: Progress, device: torch.device, batch_size: int):
-        self.progress, self.device, self.batch_size = progress, device, batch_size
+    def __init__(self, train_state: TrainState, device: torch.device, batch_size: int):
+        self.train_state, self.device, self.batch_size = train_state, device, batch_size
         self._mark, self._first_done = None, False
 
     def start(self) -> None:
@@ -144,7 +144,7 @@ class Clock:
             self._count(training=True)
             return
         self._first_done = True
-        self.progress.untimed += 1
+        self.train_state.untimed += 1
         self._wait()
         self._count(training=False)
 
@@ -159,10 +159,10 @@ class Clock:
 
     def images_per_s(self) -> float:
         """Training images a second over all processes, from the second step on; 0 where no time was counted."""
-        now = self.progress
-        steps, seconds = now.step - now.untimed, now.training_seconds
+        state = self.train_state
+        steps, seconds = state.step - state.untimed, state.training_seconds
         if not steps:
-            steps, seconds = now.step, now.seconds
+            steps, seconds = state.step, state.seconds
         return steps * self.batch_size / seconds if seconds else 0.0
 
     def _wait(self) -> None:
@@ -172,5 +172,5 @@ class Clock:
     def _count(self, training: bool) -> None:
         if self._mark is not None:  # else it has not started
             before, self._mark = self._mark, time.perf_counter()
-            self.progress.seconds += self._mark - before
-            self.progress.training_seconds += (self._mark - before) * training
+            self.train_state.seconds += self._mark - before
+            self.train_state.training_seconds += (self._mark - before) * training

@@ -22,12 +22,12 @@ class StepResult(NamedTuple):
 
     Attributes:
         loss: on this process's images, before the step; a scalar on the device.
-        taken: False where the guard skipped the step, as its gradients are non-finite. A float16 step that the scaler
-            leaves out counts as taken: the scaler tries a smaller scale next.
+        skipped: whether the guard skipped the step, as its gradients are non-finite. A float16 step that the scaler
+            leaves out is not skipped: the scaler tries a smaller scale next.
     """
 
     loss: Tensor
-    taken: bool
+    skipped: bool
 
 
 def train_step(learner: Learner, images: Tensor, labels: Tensor, step: int) -> StepResult:
@@ -47,7 +47,7 @@ def train_step(learner: Learner, images: Tensor, labels: Tensor, step: int) -> S
     # Mix: mixup or CutMix, drawn alike on every process, as each holds a part of one batch.
     if learner.mix:
         with keyed_generators(device, recipe.seed, step):
-            images, labels = learner.mix(images, labels, neighbour=processes.world > 1)
+            images, labels = learner.mix(images, labels, neighbour=processes.world_size > 1)
 
     # Forward and backward, a micro-batch at a time: gradients add up in place, and only one micro-batch's activations
     # are in memory. Stochastic depth draws by (seed, step, rank), so a run that is resumed draws the same.
@@ -67,16 +67,16 @@ def train_step(learner: Learner, images: Tensor, labels: Tensor, step: int) -> S
             group["lr"] = learner.schedule.lr(step) * group["lr_scale"]
         # Unscale before clipping: the limit is one of the true gradient.
         learner.scaler.unscale_(learner.optimizer)
-        norm = learner.guard.clip(learner.parameters)
+        grad_norm = learner.guard.clip_grad_norm(learner.parameters)
         # Skip: with on_nan="skip" non-finite gradients move nothing. All processes see one norm.
-        taken = learner.guard.should_step(norm, step + 1, scaled=learner.scaler.is_enabled())
-        if taken:
+        should_step = learner.guard.should_step(grad_norm, step + 1, scaled=learner.scaler.is_enabled())
+        if should_step:
             learner.scaler.step(learner.optimizer)
-            if learner.average:
-                learner.average.update(step)
+            if learner.ema:
+                learner.ema.update(step)
         learner.scaler.update()
         learner.optimizer.zero_grad()
-    return StepResult(total, taken)
+    return StepResult(total, not should_step)
 
 
 def fit(
@@ -130,29 +130,29 @@ def fit(
         progress=progress, processes=processes, shard=shard, compiled=compiled, workers=workers,
         max_corrupt=max_corrupt, checkpoint_every=checkpoint_every,
     )  # fmt: skip
-    schedule, now = run.learner.schedule, run.progress
+    schedule, state = run.learner.schedule, run.train_state
     model.train()
 
     with between_steps(enabled=run.folder is not None) as stop_request, run:
-        if now.unevaluated:  # the run was stopped inside an evaluation, which is made up for
+        if state.unevaluated:  # the run was stopped inside an evaluation, which is made up for
             if not run.evaluate(stop_request):
                 raise run.stopped(stop_request)
             run.save()
         for images, labels in run.batches():
-            result = train_step(run.learner, images, labels, now.step)
+            result = train_step(run.learner, images, labels, state.step)
             run.count(result)
             if on_step:
-                on_step(now.step, result.loss, model)
+                on_step(state.step, result.loss, model)
                 model.train()  # whoever looks at a model often leaves it in eval mode
 
             # What follows are collectives: every rank has to take the same branch, or the others wait for it.
-            last, stop = now.step == schedule.total, run.processes.any_rank(stop_request.stop)
-            if evaluated := (last or now.step % schedule.eval_every == 0):
+            last, stop = state.step == schedule.total, run.processes.any_rank(stop_request.stop)
+            if evaluated := (last or state.step % schedule.eval_every == 0):
                 stop |= not run.evaluate(stop_request)
-            elif now.step % recipe.log_every == 0:
+            elif state.step % recipe.log_every == 0:
                 run.report()
-            if last or stop or (now.step % checkpoint_every == 0 if checkpoint_every else evaluated):
+            if last or stop or (state.step % checkpoint_every == 0 if checkpoint_every else evaluated):
                 run.save()
-            if stop and (not last or now.unevaluated):
+            if stop and (not last or state.unevaluated):
                 raise run.stopped(stop_request)
         return run.end(stop_request)

@@ -1,5 +1,7 @@
 """What training makes small: the loss of a model on a batch, as one module that can be copied, sharded or compiled."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -68,14 +70,17 @@ class Objective(nn.Module):
         return F.kl_div(shares, theirs, reduction="batchmean", log_target=True) * temperature**2
 
 
-def compile_once(module: nn.Module, backend: str = "inductor") -> None:
+def compile_once(module: nn.Module, backend: bool | str | Callable = True) -> None:
     """Have a module compiled in place at its first call (`torch.compile`), and not again at its second.
 
-    einops lists the types it has met, and PyTorch compiles again where that list has grown: so it meets them before.
+    Args:
+        backend: as of `torch.compile`; True is its default, inductor.
+
     """
+    # einops lists the types it has met, and PyTorch compiles again where that list has grown: so it meets them before
     for met in (torch.zeros(1), nn.Parameter(torch.zeros(1))):
         rearrange(met, "one -> one")
-    module.compile(backend=backend)
+    module.compile(backend="inductor" if backend is True else backend)
 
 
 def _single(logits: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What moves the weights: the learning rate of a step, the optimizer, the gradient's guard, the moving average."""
+"""What moves the weights: the learning rate of a step, the optimizer, the gradient's guard, the EMA of the weights."""
 
 import logging
 import math
@@ -174,7 +174,7 @@ class Guard:
         self.recipe, self.folder, self._skipped_in_a_row = recipe, folder, 0
         self._first_bad = torch.full((), NO_STEP, device=device)  # read now and then: asking a GPU makes it wait
 
-    def clip(self, parameters: Sequence[nn.Parameter]) -> Tensor:
+    def clip_grad_norm(self, parameters: Sequence[nn.Parameter]) -> Tensor:
         """Limit the gradient's norm as the recipe says; the norm before, a scalar."""
         if self.recipe.clip is None:
             norm = nn.utils.get_total_norm([value.grad for value in parameters if value.grad is not None])
@@ -182,11 +182,11 @@ class Guard:
             norm = nn.utils.clip_grad_norm_(parameters, self.recipe.clip)
         return whole(norm)
 
-    def should_step(self, norm: Tensor, step: int, scaled: bool = False) -> bool:
+    def should_step(self, grad_norm: Tensor, step: int, scaled: bool = False) -> bool:
         """Whether to take a step, given its gradient's norm; notes the first that was non-finite.
 
         Args:
-            norm: as `clip` gives it.
+            grad_norm: as `clip_grad_norm` gives it.
             step: its number, from 1.
             scaled: whether a gradient scaler is at work, which leaves such steps out itself and lowers its scale.
 
@@ -194,13 +194,13 @@ class Guard:
             ValueError: where the recipe skips such steps and too many have come in a row.
         """
         if self.recipe.on_nan == "skip":
-            finite = bool(norm.isfinite())
+            finite = bool(grad_norm.isfinite())
             self._skipped_in_a_row = 0 if finite else self._skipped_in_a_row + 1
             if self._skipped_in_a_row == MAX_SKIPS_IN_A_ROW:
                 raise self._error(f"{MAX_SKIPS_IN_A_ROW} steps in a row had nan or infinite gradients", step)
             return finite
         if not scaled:
-            seen = norm.isfinite() | (self._first_bad < NO_STEP)
+            seen = grad_norm.isfinite() | (self._first_bad < NO_STEP)
             self._first_bad = torch.where(seen, self._first_bad, step)
         return True
 
@@ -220,7 +220,7 @@ class Guard:
         )
 
 
-class Average:
+class EMA:
     """An exponential moving average of a model's weights, short-sighted at first: decay ≤ (1 + step) / (10 + step).
 
     Args:

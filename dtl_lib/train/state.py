@@ -19,12 +19,12 @@ from .distributed.sharding import collect, like
 from .optim import load_optimizer_state, optimizer_state
 from .recipe import Recipe
 
-NAME, BEFORE = "state.safetensors", "state.before.safetensors"
+NAME, PREVIOUS = "state.safetensors", "state.before.safetensors"
 log = logging.getLogger("dtl_lib")
 
 
 @dataclass
-class Progress:
+class TrainState:
     """The part of a run's state that is not tensors.
 
     Attributes:
@@ -73,24 +73,24 @@ def gather(learner) -> dict[str, Tensor]:
 
     All processes call it.
     """
-    model, average = learner.model, learner.average
+    model, ema = learner.model, learner.ema
     tensors = {f"model/{name}": value for name, value in model.state_dict().items()}
-    if average is not None:
-        tensors |= {f"average/{name}": value for name, value in average.state_dict().items()}
+    if ema is not None:
+        tensors |= {f"average/{name}": value for name, value in ema.state_dict().items()}
     moments = optimizer_state(learner.optimizer, dict(model.named_parameters()))
     tensors |= {f"optimizer/{name}": value for name, value in moments.items()}
-    return collect(tensors, learner.processes.first)
+    return collect(tensors, learner.processes.is_main)
 
 
-def save(folder: Path, tensors: Mapping[str, Tensor], scaler, progress: Progress, card: Mapping) -> None:
+def save(folder: Path, tensors: Mapping[str, Tensor], scaler, train_state: TrainState, card: Mapping) -> None:
     """The state, atomically; the one before it is kept, for a machine that dies while its disk still writes."""
-    card = {**card, "progress": vars(progress), "scaler": scaler.state_dict()}
-    checkpoint.write(folder / NAME, tensors, card, checkpoint.STATE, before=folder / BEFORE)
+    card = {**card, "progress": vars(train_state), "scaler": scaler.state_dict()}
+    checkpoint.write(folder / NAME, tensors, card, checkpoint.STATE, previous=folder / PREVIOUS)
 
 
 def exists(folder: Path) -> bool:
     """Whether a folder holds a run."""
-    return (folder / NAME).exists() or (folder / BEFORE).exists()
+    return (folder / NAME).exists() or (folder / PREVIOUS).exists()
 
 
 def read(folder: str | Path) -> tuple[dict[str, Tensor], dict]:
@@ -99,18 +99,18 @@ def read(folder: str | Path) -> tuple[dict[str, Tensor], dict]:
     Raises:
         CheckpointError: where there is none to resume from.
     """
-    return _readable(Path(folder), checkpoint.read, log.warning)
+    return _read_intact(Path(folder), checkpoint.read, log.warning)
 
 
 def read_card(folder: str | Path) -> dict:
     """The card of what `read` gives, without its tensors; how far the run is may differ."""
-    return _readable(Path(folder), lambda path: (None, checkpoint.read_card(path)), log.debug)[1]
+    return _read_intact(Path(folder), lambda path: (None, checkpoint.read_card(path)), log.debug)[1]
 
 
-def _readable(folder: Path, read: Callable, warn: Callable) -> tuple[dict[str, Tensor] | None, dict]:
+def _read_intact(folder: Path, read: Callable, warn: Callable) -> tuple[dict[str, Tensor] | None, dict]:
     """What `read` gives, tensors and card, of the state in a folder, or of the one before it."""
     if folder.is_file():
-        _checked(folder, checkpoint.read_card(folder))
+        _check_card(folder, checkpoint.read_card(folder))
         raise CheckpointError(f"{folder} is one file of a run: resume from the folder it lies in, {folder.parent}")
     if not exists(folder):
         raise CheckpointError(f"{folder} holds no {NAME} to resume from: leave --resume out to start there")
@@ -119,16 +119,16 @@ def _readable(folder: Path, read: Callable, warn: Callable) -> tuple[dict[str, T
     except AccessError:
         raise
     except CheckpointError as error:
-        if not (folder / BEFORE).is_file():
+        if not (folder / PREVIOUS).is_file():
             raise
-        tensors, card = read(folder / BEFORE)
-        step = Progress(**_checked(folder, card)["progress"]).step
+        tensors, card = read(folder / PREVIOUS)
+        step = TrainState(**_check_card(folder, card)["progress"]).step
         warn("%s; the state before it is used, of step %d", error, step)
-    _checked(folder / NAME, card)
+    _check_card(folder / NAME, card)
     return tensors, card
 
 
-def _checked(path: Path, card: dict) -> dict:
+def _check_card(path: Path, card: dict) -> dict:
     if card["format"] != checkpoint.STATE:
         raise CheckpointError(f"{path} is no training state: resume from the folder that holds {NAME}")
     for part in ("config", "recipe", "data", "progress", "scaler"):
@@ -136,10 +136,10 @@ def _checked(path: Path, card: dict) -> dict:
             raise CheckpointError(f"{path}: its card has no {part}; it has been changed: resume an earlier copy")
     if not isinstance(card.get("run", {}), Mapping):
         raise CheckpointError(f"{path}: its card's run is no dictionary; it has been changed: resume an earlier copy")
-    if wrong := set(card["progress"]) - {field.name for field in fields(Progress)}:
+    if wrong := set(card["progress"]) - {field.name for field in fields(TrainState)}:
         raise CheckpointError(f"{path}: its progress has {', '.join(sorted(wrong))}, which is not known here")
     try:
-        Progress(**card["progress"])
+        TrainState(**card["progress"])
         Recipe.from_dict(card["recipe"])
         ViTConfig.from_dict(card["config"])
         whole("processes", card.get("processes", 1))
@@ -148,7 +148,7 @@ def _checked(path: Path, card: dict) -> dict:
     return card
 
 
-def restore(path: Path, tensors: Mapping[str, Tensor] | None, card: Mapping, learner) -> Progress:
+def restore(path: Path, tensors: Mapping[str, Tensor] | None, card: Mapping, learner) -> TrainState:
     """Load what `gather` has collected into a `Learner`, a tensor at a time; a CheckpointError where it does not fit.
 
     Args:
@@ -157,9 +157,9 @@ def restore(path: Path, tensors: Mapping[str, Tensor] | None, card: Mapping, lea
         card: that of the state.
         learner: as it was built.
     """
-    model, average, processes = learner.model, learner.average, learner.processes
+    model, ema, processes = learner.model, learner.ema, learner.processes
     named = dict(model.named_parameters())
-    held = {"model": model.state_dict(), "average": average.state_dict() if average else None}
+    held = {"model": model.state_dict(), "average": ema.state_dict() if ema else None}
     processes.broadcast_object(lambda: _fits(path, tensors, held))
     moments = {}
     for name, value in processes.broadcast_tensors(tensors):
@@ -179,7 +179,7 @@ def restore(path: Path, tensors: Mapping[str, Tensor] | None, card: Mapping, lea
             learner.scaler.load_state_dict(card["scaler"])
         except (KeyError, TypeError, RuntimeError) as error:
             raise CheckpointError(f"{path}: its card has no state of a gradient scaler ({first_line(error)})") from None
-    return Progress(**card["progress"])
+    return TrainState(**card["progress"])
 
 
 def _fits(path: Path, tensors: Mapping[str, Tensor], held: Mapping[str, Mapping | None]) -> None:
@@ -191,18 +191,20 @@ def _fits(path: Path, tensors: Mapping[str, Tensor], held: Mapping[str, Mapping 
 
 @torch.no_grad()
 def put(held: Mapping[str, Tensor], weights: Iterable[tuple[str, Tensor]]) -> None:
-    """Copy whole tensors, by name, into those of a model (or an average), which may be sharded."""
+    """Copy whole tensors, by name, into those of a model (or their moving average), which may be sharded."""
     for name, value in weights:
         held[name].copy_(like(held[name], value))
 
 
-def differences(then: Mapping, now: Mapping) -> str:
+def differences(saved: Mapping, current: Mapping) -> str:
     """The fields in which two dictionaries differ, as one line; empty where they agree."""
-    names = [name for name in now if then.get(name) != now[name]]
-    return "; ".join(f"{name} was {_short(then.get(name))} and is now {_short(now[name])}" for name in names)
+    names = [name for name in current if saved.get(name) != current[name]]
+    return "; ".join(
+        f"{name} was {_plan_or_text(saved.get(name))} and is now {_plan_or_text(current[name])}" for name in names
+    )
 
 
-def _short(value) -> str:
+def _plan_or_text(value) -> str:
     if isinstance(value, Mapping) and "groups" in value:
         groups = ", ".join(f"{group['name']}×{group['tokens']}@{group['enter']}" for group in value["groups"])
         return f"[{groups or 'patches alone'}]"

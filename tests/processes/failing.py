@@ -14,9 +14,9 @@ from dtl_lib.train import fit
 STEP = 3
 
 
-def fail(kind: str, rank: int, world: int, step: int, loss, model) -> None:
+def fail(kind: str, rank: int, world_size: int, step: int, loss, model) -> None:
     """The last process, after a step: the others are on their way into the next sum of gradients."""
-    if step != STEP or rank != world - 1:
+    if step != STEP or rank != world_size - 1:
         return
     print("now", flush=True)
     if kind == "value":
@@ -45,10 +45,10 @@ def fill_the_disk() -> None:
 
 if __name__ == "__main__":
     kind, *flags = sys.argv[1:]
-    rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    train.fit = partial(fit, on_step=partial(fail, kind, rank, world))
+    rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    train.fit = partial(fit, on_step=partial(fail, kind, rank, world_size))
     if kind == "full" and rank == 0:
         fill_the_disk()
-    if kind == "missing" and rank == world - 1:
+    if kind == "missing" and rank == world_size - 1:
         flags[flags.index("--data-path") + 1] += "/nowhere"
     sys.exit(main(["train", *flags]))

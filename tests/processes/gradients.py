@@ -35,7 +35,7 @@ class _Sets:
 def gradients(processes, shard: bool, dtype: torch.dtype, changes: dict) -> dict[str, torch.Tensor]:
     """By parameter, what one optimiser step would be made from."""
     torch.manual_seed(processes.rank)  # every process has other weights to begin with: the first one's count
-    if processes.first:
+    if processes.is_main:
         torch.manual_seed(0)
     model = ViT(CONFIG).to(dtype)
     if shard:
@@ -47,13 +47,15 @@ def gradients(processes, shard: bool, dtype: torch.dtype, changes: dict) -> dict
         processes=processes, shard=shard, compiled=False, workers=None, max_corrupt=0.0,
     )  # fmt: skip
     learner, step, gradients = run.learner, 1, {}
-    x, y = next(batches.training_batches(run.sets.train, recipe, step, 2, rank=processes.rank, world=processes.world))
+    x, y = next(
+        batches.training_batches(run.sets.train, recipe, step, 2, rank=processes.rank, world_size=processes.world_size)
+    )
 
     def keep(_) -> float:
         gradients.update((name, whole(value.grad).clone()) for name, value in model.named_parameters())
         return torch.zeros(())
 
-    learner.guard.clip = keep
+    learner.guard.clip_grad_norm = keep
     train_step(learner, x.to(dtype), y, step)
     return gradients
 
@@ -61,13 +63,13 @@ def gradients(processes, shard: bool, dtype: torch.dtype, changes: dict) -> dict
 def main(folder: str) -> None:
     with joined(torch.device("cpu"), 60) as processes:
         for dtype in (torch.float32, torch.float64):
-            for shard in (False, True) if processes.world > 1 else (False,):
+            for shard in (False, True) if processes.world_size > 1 else (False,):
                 for name, changes in KINDS.items():
                     found = gradients(processes, shard, dtype, changes)
-                    if processes.first:
+                    if processes.is_main:
                         kind = "shared" if shard else "copied"
                         bits = torch.finfo(dtype).bits
-                        torch.save(found, Path(folder) / f"{processes.world}-{kind}-{name}-{bits}.pt")
+                        torch.save(found, Path(folder) / f"{processes.world_size}-{kind}-{name}-{bits}.pt")
 
 
 if __name__ == "__main__":

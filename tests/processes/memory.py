@@ -100,9 +100,11 @@ def begun(processes, folder: Path, resume: bool = False) -> Run:
 
 def steps(run: Run, number: int) -> None:
     """As the loop takes them."""
-    rank, world, begin = run.processes.rank, run.processes.world, run.progress.step
-    for x, y in batches.training_batches(run.sets.train, RECIPE, begin, begin + number, 0, rank=rank, world=world):
-        run.count(train_step(run.learner, x, y, run.progress.step))
+    rank, world_size, begin = run.processes.rank, run.processes.world_size, run.train_state.step
+    for x, y in batches.training_batches(
+        run.sets.train, RECIPE, begin, begin + number, 0, rank=rank, world_size=world_size
+    ):
+        run.count(train_step(run.learner, x, y, run.train_state.step))
 
 
 def measured(processes, folder: Path, stack: ExitStack) -> dict[str, int]:
@@ -123,15 +125,15 @@ def measured(processes, folder: Path, stack: ExitStack) -> dict[str, int]:
 
 def _is_fresh(run: Run) -> bool:
     """Whether the run begins with the weights that one process would begin with, to the last bit."""
-    found = collect(run.learner.model.state_dict(), run.processes.first)
-    expected = fresh().state_dict() if run.processes.first else {}
+    found = collect(run.learner.model.state_dict(), run.processes.is_main)
+    expected = fresh().state_dict() if run.processes.is_main else {}
     return len(found) == len(expected) and all(torch.equal(found[name], expected[name]) for name in expected)
 
 
 def _is_abandoned(run: Run) -> bool:
     """Whether an evaluation ends here when the last process alone is asked to stop on the way."""
     asked = StopRequest()
-    asked.stop = run.processes.rank == run.processes.world - 1
+    asked.stop = run.processes.rank == run.processes.world_size - 1
     try:
         evaluate(run.learner.model, Sets(24).test, 1, processes=run.processes, stop_request=asked)
     except EvaluationStopped:
@@ -141,7 +143,7 @@ def _is_abandoned(run: Run) -> bool:
 
 def main(folder: str) -> None:
     with joined(torch.device("cpu"), 60) as processes, ExitStack() as stack:
-        place = Path(folder) / str(processes.world)
+        place = Path(folder) / str(processes.world_size)
         found = measured(processes, place, stack)
         (place / f"{processes.rank}.json").write_text(json.dumps(found))
 

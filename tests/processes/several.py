@@ -39,7 +39,7 @@ def main(path: str) -> None:
 
 
 def ask(at: int, processes, step: int, loss, model) -> None:
-    if step == at and processes.rank == processes.world - 1:
+    if step == at and processes.rank == processes.world_size - 1:
         os.kill(os.getpid(), signal.SIGTERM)
 
 

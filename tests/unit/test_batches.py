@@ -25,62 +25,67 @@ def numbered(count: int, side: int = 8) -> InMemory:
     return InMemory("noise train", names, (0.5,) * 3, (0.25,) * 3, pixels, torch.arange(count))
 
 
-def parts(images, recipe, world: int, steps: int, first: int = 0):
+def parts(images, recipe, world_size: int, steps: int, first: int = 0):
     """For each step, what each process gets."""
-    loaders = [batches.training_batches(images, recipe, first, steps, rank=rank, world=world) for rank in range(world)]
+    loaders = [
+        batches.training_batches(images, recipe, first, steps, rank=rank, world_size=world_size)
+        for rank in range(world_size)
+    ]
     return list(zip(*loaders, strict=True))
 
 
-def whole(images, recipe, world: int, steps: int, first: int = 0):
+def whole(images, recipe, world_size: int, steps: int, first: int = 0):
     """The global batches, put together from the processes' parts."""
-    return [tuple(torch.cat(column) for column in zip(*step)) for step in parts(images, recipe, world, steps, first)]
+    return [
+        tuple(torch.cat(column) for column in zip(*step)) for step in parts(images, recipe, world_size, steps, first)
+    ]
 
 
-@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize("world_size", WORLDS)
 @pytest.mark.parametrize(
     "policy", [{}, BUSY, {"flip": True, "randaugment": 9}, {"repeats": 3, "trivial": True, **BUSY}]
 )
-def test_any_number_of_processes_makes_the_same_batches(world, policy):
+def test_any_number_of_processes_makes_the_same_batches(world_size, policy):
     images, recipe = numbered(50), Recipe(batch_size=8, seed=3, **policy)
     alone = list(batches.training_batches(images, recipe, 4, 14, workers=0))
-    together = whole(images, recipe, world, 14, first=4)
+    together = whole(images, recipe, world_size, 14, first=4)
     assert len(together) == 10
     for (x, y), (other_x, other_y) in zip(alone, together, strict=True):
         assert torch.equal(y, other_y) and torch.equal(x, other_x)
 
 
-@pytest.mark.parametrize("world", WORLDS)
-def test_an_epoch_holds_every_sample_once_over_the_processes(world):
+@pytest.mark.parametrize("world_size", WORLDS)
+def test_an_epoch_holds_every_sample_once_over_the_processes(world_size):
     images, recipe = numbered(50), Recipe(batch_size=8, seed=3)
-    steps = parts(images, recipe, world, 12)
-    assert all(len(y) == 8 // world for step in steps for _, y in step)
+    steps = parts(images, recipe, world_size, 12)
+    assert all(len(y) == 8 // world_size for step in steps for _, y in step)
     epochs = [torch.cat([y for step in steps[start : start + 6] for _, y in step]) for start in (0, 6)]
     for epoch in epochs:
         assert len(epoch) == 48 and len(epoch.unique()) == 48  # two are left over
     assert not torch.equal(*epochs)
 
 
-@pytest.mark.parametrize(("world", "right"), [(3, "take 6 or 9"), (12, "take 12$"), (5, "take 5 or 10")])
-def test_processes_that_do_not_divide_the_batch_are_refused(world, right):
-    with pytest.raises(ValueError, match=f"batch_size=8 cannot be shared by {world} processes: {right}"):
-        batches.training_batches(numbered(50), Recipe(batch_size=8), 0, 1, rank=0, world=world)
+@pytest.mark.parametrize(("world_size", "right"), [(3, "take 6 or 9"), (12, "take 12$"), (5, "take 5 or 10")])
+def test_processes_that_do_not_divide_the_batch_are_refused(world_size, right):
+    with pytest.raises(ValueError, match=f"batch_size=8 cannot be shared by {world_size} processes: {right}"):
+        batches.training_batches(numbered(50), Recipe(batch_size=8), 0, 1, rank=0, world_size=world_size)
 
 
 @pytest.mark.parametrize("kind", [{"mixup": 0.8}, {"cutmix": 1.0}, {"mixup": 0.8, "cutmix": 1.0}])
 @pytest.mark.parametrize("more", [{}, {"repeats": 3}])
-@pytest.mark.parametrize("world", WORLDS)
-def test_mixing_in_parts_is_mixing_the_whole_batch(kind, more, world):
+@pytest.mark.parametrize("world_size", WORLDS)
+def test_mixing_in_parts_is_mixing_the_whole_batch(kind, more, world_size):
     images, recipe = numbered(50), Recipe(batch_size=8, seed=1, flip=True, **kind, **more)
     mix, device = mixer(recipe.mixup, recipe.cutmix, 50), torch.device("cpu")
     alone, changed = list(batches.training_batches(images, recipe, 0, 8)), 0
-    for step, mine in enumerate(parts(images, recipe, world, 8)):
+    for step, mine in enumerate(parts(images, recipe, world_size, 8)):
         with keyed_generators(device, recipe.seed, step):
             expected = mix(*alone[step])
         mixed = []
         for x, y in mine:
-            assert len(y) == 8 // world + (world > 1)
+            assert len(y) == 8 // world_size + (world_size > 1)
             with keyed_generators(device, recipe.seed, step):
-                mixed.append(mix(x, y, neighbour=world > 1))
+                mixed.append(mix(x, y, neighbour=world_size > 1))
         x, y = (torch.cat(column) for column in zip(*mixed))
         assert torch.equal(x, expected[0]) and torch.equal(y, expected[1])
         changed += not torch.equal(x, alone[step][0])
@@ -122,16 +127,17 @@ def test_one_copy_is_what_it_was():
     assert torch.equal(y, expected) and torch.equal(x, images.batch(expected, recipe.augment(), (2, 1))[0])
 
 
-@pytest.mark.parametrize(("count", "world"), [(10, 1), (10, 4), (3, 4), (23, 2)])
+@pytest.mark.parametrize(("count", "world_size"), [(10, 1), (10, 4), (3, 4), (23, 2)])
 @pytest.mark.parametrize("workers", [None, 1])
-def test_evaluation_sees_every_image_once_over_the_processes(count, world, workers):
+def test_evaluation_sees_every_image_once_over_the_processes(count, world_size, workers):
     images = numbered(count)
     got = [
-        [y for _, y in batches.evaluation_batches(images, 2, workers, rank=rank, world=world)] for rank in range(world)
+        [y for _, y in batches.evaluation_batches(images, 2, workers, rank=rank, world_size=world_size)]
+        for rank in range(world_size)
     ]
     for rank, mine in enumerate(got):
         assert all(1 <= len(y) <= 2 for y in mine)
-        assert sum((y.tolist() for y in mine), []) == list(range(rank, count, world))
+        assert sum((y.tolist() for y in mine), []) == list(range(rank, count, world_size))
 
 
 def test_generated_images_are_shared_too():

@@ -89,7 +89,7 @@ def test_processes_replace_alike_and_count_their_own(folder, workers):
     for sample in (4, 11, 12):
         DAMAGE["cut"](file_of(images, sample))
     alone, counted = read(images, CorruptImages(0.2), 0), [CorruptImages(0.2), CorruptImages(0.2)]
-    shares = [read(images, counted[rank], workers, rank=rank, world=2) for rank in range(2)]
+    shares = [read(images, counted[rank], workers, rank=rank, world_size=2) for rank in range(2)]
     for (x, y), first, second in zip(alone, *shares, strict=True):
         assert torch.equal(x, torch.cat([first[0], second[0]])) and torch.equal(y, torch.cat([first[1], second[1]]))
     assert {*counted[0].names, *counted[1].names} == {str(file_of(images, sample)) for sample in (4, 11, 12)}

@@ -50,13 +50,13 @@ def test_pieces_are_put_together_where_they_are_used(size, monkeypatch):
     monkeypatch.setattr(torch.utils.data, "DataLoader", InThisProcess)
     recipe = Recipe(batch_size=size, crop=2, seed=3)
     expected = list(batches.training_batches(numbered(260), recipe, 0, 2, workers=0))
-    joined, was = [], batches._joined
+    joined, was = [], batches._join
 
     def join(parts):
         joined.extend(tensor.is_cuda for part in parts for tensor in part)
         return was(parts)
 
-    monkeypatch.setattr(batches, "_joined", join)
+    monkeypatch.setattr(batches, "_join", join)
     with pretended_gpu() as gpu:
         loaded = list(batches.training_batches(numbered(260), recipe, 0, 2, workers=2, device=gpu))
         loaded += batches.evaluation_batches(numbered(260), size, workers=2, device=gpu)

@@ -131,9 +131,9 @@ def test_what_does_not_fit_is_refused(fields, message):
 
 def test_named():
     assert named("vit_tiny_patch16_224.augreg_in21k_ft_in1k") == named("vit_tiny_patch16_224")
-    with pytest.raises(ValueError, match="'vit_tiny_patch61_224'; near it: vit_tiny_patch16_224"):
+    with pytest.raises(ValueError, match="'vit_tiny_patch61_224'; did you mean vit_tiny_patch16_224"):
         named("vit_tiny_patch61_224")
-    with pytest.raises(ValueError, match="no configuration is called 'qqq'; near it: "):
+    with pytest.raises(ValueError, match="no configuration is called 'qqq'; did you mean "):
         named("qqq")
 
 

@@ -49,7 +49,7 @@ def alone(folder):
 @pytest.mark.parametrize("kind", ["folder", "shards"])
 def test_two_processes_with_two_workers_make_the_batches_of_one(kind, alone, request):
     images = request.getfixturevalue(kind).train
-    shares = [list(batches.training_batches(images, RECIPE, 0, STEPS, 2, rank=rank, world=2)) for rank in range(2)]
+    shares = [list(batches.training_batches(images, RECIPE, 0, STEPS, 2, rank=rank, world_size=2)) for rank in range(2)]
     assert len(alone) == STEPS and all(len(share) == STEPS for share in shares)
     for (x, y), *parts in zip(alone, *shares, strict=True):
         assert x.shape == (16, 3, 96, 96) and 0.3 < x.std() < 2
@@ -65,6 +65,6 @@ def test_evaluation_on_two_processes_sees_every_photo_as_one_does(kind, folder, 
     images = request.getfixturevalue(kind).test
     x, y = folder.test.batch(range(len(folder.test)))
     for rank in range(2):
-        got = list(batches.evaluation_batches(images, 16, 2, rank=rank, world=2))
+        got = list(batches.evaluation_batches(images, 16, 2, rank=rank, world_size=2))
         assert torch.equal(torch.cat([part for part, _ in got]), x[rank::2])
         assert torch.equal(torch.cat([part for _, part in got]), y[rank::2])

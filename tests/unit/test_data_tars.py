@@ -157,7 +157,9 @@ def test_fingerprints_follow_the_shards(shards):
 def test_processes_and_workers_read_the_same(shards, workers):
     images, recipe = load(shards).train, Recipe(batch_size=6, crop=1, flip=True, randaugment=4)
     alone = list(batches.training_batches(images, recipe, 0, 8, 0))
-    shares = [list(batches.training_batches(images, recipe, 0, 8, workers, rank=rank, world=2)) for rank in range(2)]
+    shares = [
+        list(batches.training_batches(images, recipe, 0, 8, workers, rank=rank, world_size=2)) for rank in range(2)
+    ]
     for (x, y), (first, first_y), (second, second_y) in zip(alone, *shares, strict=True):
         assert torch.equal(x, torch.cat([first, second])) and torch.equal(y, torch.cat([first_y, second_y]))
 

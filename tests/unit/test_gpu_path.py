@@ -177,7 +177,7 @@ class TestTraining:
         def enter(x, now, then, tokens):
             return torch.cat([x[:, now[n]] if n in now else tokens[n].cpu().expand(len(x), -1, -1) for n in then], 1)
 
-        def average(self, step):
+        def ema(self, step):
             torch._foreach_lerp_([value.cpu() for value in self.values.values()], list(self._weights.values()), 0.1)
 
         plants = {
@@ -185,7 +185,7 @@ class TestTraining:
             "entering tokens": (models, "enter_and_leave", enter),
             "positions": (models, "interpolate_positions", lambda positions, grid, offset: positions.cpu()),
             "labels": (Objective, "from_labels", lambda self, logits, targets: F.cross_entropy(logits, targets.cpu())),
-            "moving average": (schedule.Average, "update", average),
+            "moving average": (schedule.EMA, "update", ema),
             "evaluation": (run, "token_norms", lambda model, x: {"cls": model.encode(x.cpu())}),
         }
         monkeypatch.setattr(*plants[place])

@@ -12,7 +12,7 @@ from dtl_lib.config import ViTConfig
 from dtl_lib.models import ViT
 from dtl_lib.tokens import TokenPlan
 from dtl_lib.train import Recipe
-from dtl_lib.train.optim import Average, load_optimizer_state, make_optimizer, optimizer_state
+from dtl_lib.train.optim import EMA, load_optimizer_state, make_optimizer, optimizer_state
 
 CONFIG = ViTConfig(16, 8, dim=12, depth=2, heads=2, classes=5, plan=TokenPlan.of(2, reg_pos=1, num_reg=2))
 RECIPES = {name: Recipe(optimizer=name, lr=1e-2, weight_decay=0.1) for name in ("adamw", "lamb")}
@@ -125,54 +125,54 @@ def test_lamb_does_not_limit_the_gradient_a_second_time():
 
 def test_the_average_is_the_old_formula_to_the_last_bit():
     model = tiny()
-    optimizer, average, copied = make_optimizer(model, RECIPES["adamw"]), Average(model, 0.9), copy.deepcopy(model)
+    optimizer, ema, copied = make_optimizer(model, RECIPES["adamw"]), EMA(model, 0.9), copy.deepcopy(model)
     for number in (0, 1, 2, 500):
         step(model, optimizer, number)
-        average.update(number)
+        ema.update(number)
         decay = min(0.9, (1 + number) / (10 + number))
         with torch.no_grad():
             for mean, value in zip(copied.parameters(), model.parameters()):
                 mean.lerp_(value, 1 - decay)
-    assert list(average.values) == list(named(model)) == list(average.state_dict())
-    assert all(torch.equal(average.values[name], value) for name, value in copied.named_parameters())
-    assert not torch.equal(average.values["norm.weight"], model.norm.weight)
+    assert list(ema.values) == list(named(model)) == list(ema.state_dict())
+    assert all(torch.equal(ema.values[name], value) for name, value in copied.named_parameters())
+    assert not torch.equal(ema.values["norm.weight"], model.norm.weight)
 
 
 def test_inside_in_place_the_model_is_the_average_and_afterwards_itself_again():
     model, images = tiny(), torch.randn(2, 3, 16, 16)
-    optimizer, average = make_optimizer(model, RECIPES["adamw"]), Average(model, 0.9)
+    optimizer, ema = make_optimizer(model, RECIPES["adamw"]), EMA(model, 0.9)
     for number in range(3):
         step(model, optimizer, number)
-        average.update(number)
+        ema.update(number)
     own, mean, places = copy.deepcopy(model), copy.deepcopy(model), [value.data_ptr() for value in model.parameters()]
-    mean.load_state_dict(average.state_dict())
+    mean.load_state_dict(ema.state_dict())
 
-    with pytest.raises(ZeroDivisionError), average.in_place(model) as inside:
+    with pytest.raises(ZeroDivisionError), ema.in_place(model) as inside:
         assert inside is model
         assert torch.equal(model(images), mean(images)) and not torch.equal(mean(images), own(images))
         raise ZeroDivisionError
     assert torch.equal(model(images), own(images))
-    assert all(torch.equal(average.values[name], value) for name, value in mean.named_parameters())
+    assert all(torch.equal(ema.values[name], value) for name, value in mean.named_parameters())
     assert places == [value.data_ptr() for value in model.parameters()]  # graphs and shards know these addresses
     assert all(value.requires_grad for value in model.parameters())
 
 
-def run_in_one_process_of(world, rank, kind):
-    """What comes of three steps, an average, a state saved and loaded, and two more steps."""
-    sharded = world > 1
+def run_in_one_process_of(world_size, rank, kind):
+    """What comes of three steps, a moving average, a state saved and loaded, and two more steps."""
+    sharded = world_size > 1
     model, images = tiny().double(), torch.ones(2, 3, 16, 16, dtype=torch.float64)
     if sharded:
         from torch.distributed.fsdp import fully_shard
 
         for part in (*model.blocks, model):
             fully_shard(part)
-    rows = slice(rank * 8 // world, (rank + 1) * 8 // world)
-    optimizer, average = make_optimizer(model, RECIPES[kind]), Average(model, 0.9)
+    rows = slice(rank * 8 // world_size, (rank + 1) * 8 // world_size)
+    optimizer, ema = make_optimizer(model, RECIPES[kind]), EMA(model, 0.9)
     for number in range(3):
         step(model, optimizer, number, rows)
-        average.update(number)
+        ema.update(number)
     with torch.no_grad():
-        with average.in_place(model):
+        with ema.in_place(model):
             inside = model(images)
         outside = model(images)
     model.state_dict()  # which puts the shards back
@@ -181,15 +181,15 @@ def run_in_one_process_of(world, rank, kind):
     load_optimizer_state(optimizer, named(model), state)
     for number in range(3, 5):
         step(model, optimizer, number, rows)
-    found = {**named(model), **{f"average/{name}": value for name, value in average.values.items()}}
+    found = {**named(model), **{f"average/{name}": value for name, value in ema.values.items()}}
     found = {name: (value.full_tensor() if sharded else value).detach() for name, value in found.items()}
     return {**found, "inside": inside, "outside": outside}
 
 
-def run_in_process(rank, world, port, folder):
+def run_in_process(rank, world_size, port, folder):
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    torch.distributed.init_process_group("gloo", rank=rank, world_size=world)
-    found = {kind: run_in_one_process_of(world, rank, kind) for kind in RECIPES}
+    torch.distributed.init_process_group("gloo", rank=rank, world_size=world_size)
+    found = {kind: run_in_one_process_of(world_size, rank, kind) for kind in RECIPES}
     if rank == 0:
         torch.save(found, folder / "shared.pt")
     torch.distributed.destroy_process_group()

@@ -12,7 +12,7 @@ from dtl_lib.config import ViTConfig
 from dtl_lib.models import ViT
 from dtl_lib.tokens import TokenPlan
 from dtl_lib.train import Recipe, fit, recipes
-from dtl_lib.train.optim import Average, learning_rate, make_optimizer
+from dtl_lib.train.optim import EMA, learning_rate, make_optimizer
 
 TINY = ViTConfig(16, 8, dim=16, depth=2, heads=2, classes=10)
 SHORT = Recipe(max_steps=6, batch_size=16, log_every=2, eval_every=3)
@@ -102,18 +102,18 @@ def test_only_matrices_are_decayed():
 
 def test_the_average_follows_and_lags():
     model = tiny()
-    average = Average(model, 0.9)
-    start = torch.cat([value.flatten() for value in average.values.values()])
+    ema = EMA(model, 0.9)
+    start = torch.cat([value.flatten() for value in ema.values.values()])
     with torch.no_grad():
         for value in model.parameters():
             value.add_(1.0)
 
     def moved():
-        return (torch.cat([value.flatten() for value in average.values.values()]) - start).sum()
+        return (torch.cat([value.flatten() for value in ema.values.values()]) - start).sum()
 
-    average.update(step=10_000)
+    ema.update(step=10_000)
     assert moved() == pytest.approx(0.1 * len(start), rel=1e-3)
-    average.update(step=0)
+    ema.update(step=0)
     assert moved() == pytest.approx((1 - 0.9 * 0.1) * len(start), rel=1e-3)
 
 

@@ -17,10 +17,10 @@ class Two(Processes):
 
     def __init__(self, rank: int, sent: list):
         super().__init__()
-        self.rank, self.world, self.hosts, self.sent = rank, 2, ("one", "two"), sent
+        self.rank, self.world_size, self.hosts, self.sent = rank, 2, ("one", "two"), sent
 
     def gather(self, value) -> list:
-        if self.world == 1:  # while it is made
+        if self.world_size == 1:  # while it is made
             return [value]
         self.sent.append(value)
         return self.sent[::-1]

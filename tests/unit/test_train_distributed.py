@@ -33,7 +33,7 @@ def environment(monkeypatch):
 
 def test_one_process_is_alone_and_its_errors_are_its_own(environment):
     with pytest.raises(ValueError, match="^as it is$") as error, joined(torch.device("cpu")) as processes:
-        assert processes.first and processes.world == 1 and processes.gather(3) == [3]
+        assert processes.is_main and processes.world_size == 1 and processes.gather(3) == [3]
         assert processes.any_rank(True) and not processes.any_rank(False)
         assert processes.broadcast_object(lambda: "mine") == "mine"
         assert torch.equal(processes.sum(torch.ones(2)), torch.ones(2))
@@ -45,7 +45,7 @@ def test_one_process_is_alone_and_its_errors_are_its_own(environment):
 class OneOfTwo(Processes):
     """The other process has found another corrupt image."""
 
-    world = 2
+    world_size = 2
 
     def __init__(self, others: dict):
         self.others = others

@@ -27,7 +27,7 @@ def test_a_loss_that_is_no_number_stops_and_the_last_good_state_stays(sets, tmp_
         ValueError, match=rf"at step {step}: lower lr .* or leave such steps out \(--on-nan skip\); the l"
     ):
         fit(tiny(), poisoned(sets, step), ONCE, folder, progress=False, checkpoint_every=1)
-    for name in {state.NAME, state.BEFORE} & {path.name for path in folder.iterdir()}:
+    for name in {state.NAME, state.PREVIOUS} & {path.name for path in folder.iterdir()}:
         found, card = checkpoint.read(folder / name)
         assert card["progress"]["step"] < step and all(value.isfinite().all() for value in found.values())
     assert step < 3 or all(0 < row["loss"] < 10 for row in rows(folder))
@@ -52,7 +52,7 @@ def test_a_skipped_step_is_left_out_and_counted(sets, tmp_path, monkeypatch, acc
     assert result.skipped == 1
     assert [row["skipped"] for row in rows(tmp_path) if row["step"] > 2] == [1, 1]
     assert all(0 < row["loss"] < 10 for row in rows(tmp_path))
-    clip, steps = Guard.clip, iter(range(1, 100))
+    clip, steps = Guard.clip_grad_norm, iter(range(1, 100))
 
     def without_the_third(guard, parameters):
         if next(steps) == 3:
@@ -60,7 +60,7 @@ def test_a_skipped_step_is_left_out_and_counted(sets, tmp_path, monkeypatch, acc
                 value.grad.fill_(float("nan"))
         return clip(guard, parameters)
 
-    monkeypatch.setattr(Guard, "clip", without_the_third)
+    monkeypatch.setattr(Guard, "clip_grad_norm", without_the_third)
     other = tiny()
     fit(other, sets, skip, progress=False)
     assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), other.state_dict().values()))

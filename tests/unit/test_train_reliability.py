@@ -47,7 +47,7 @@ def test_a_state_half_written_gives_way_to_the_one_before(sets, tmp_path, undist
 def test_both_states_damaged_are_refused(sets, tmp_path):
     cut_at(9, sets, tmp_path)
     truncated(tmp_path / state.NAME)
-    zeroed(tmp_path / state.BEFORE)
+    zeroed(tmp_path / state.PREVIOUS)
     with pytest.raises(checkpoint.CheckpointError, match="state.before.safetensors is damaged"):
         fit(tiny(), sets, RECIPE, tmp_path, progress=False, resume=True)
 

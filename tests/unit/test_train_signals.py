@@ -89,7 +89,7 @@ def test_a_signal_ends_a_run_between_two_steps(sets, tmp_path, undisturbed, numb
 def test_the_command_says_how_to_go_on(tmp_path, number, status):
     folder = tmp_path / "run"
     process = launch.start([sys.executable, "-m", "dtl_lib", "train", *TRAIN.split(), "--output-dir", folder])
-    launch.wait_for(lambda: (folder / state.BEFORE).is_file(), "second save", process)
+    launch.wait_for(lambda: (folder / state.PREVIOUS).is_file(), "second save", process)
     process.send_signal(number)
     found, _, error = launch.finished(process)
     assert found == status
@@ -120,7 +120,7 @@ def test_workers_that_read_pictures_outlive_a_signal_to_all(tmp_path):
     folder = tmp_path / "run"
     line = [sys.executable, "-m", "dtl_lib", "train", *TRAIN.split(), "--workers", "2", "--output-dir", folder]
     process = launch.start([*line, "--data", "folder", "--data-path", tmp_path / "pictures"])
-    launch.wait_for(lambda: (folder / state.BEFORE).is_file(), "second save", process)
+    launch.wait_for(lambda: (folder / state.PREVIOUS).is_file(), "second save", process)
     workers = launch.descendants(process.pid)
     os.killpg(process.pid, signal.SIGTERM)
     status, _, error = launch.finished(process)

@@ -10,7 +10,7 @@ from dtl_lib.config import ViTConfig
 from dtl_lib.ledger import Record
 from dtl_lib.tokens import MAX_BLOCKS, MAX_TOKENS, Group, TokenPlan
 from dtl_lib.train import Recipe
-from dtl_lib.train.state import Progress
+from dtl_lib.train.state import TrainState
 
 DEEP = "deep"
 for _ in range(2_000):
@@ -50,7 +50,7 @@ def test_a_configuration_names_a_field_that_is_no_number(name, value):
 @pytest.mark.parametrize("value", ["1", None, 10**400, float("nan"), -1, DEEP], ids=lambda value: type(value).__name__)
 def test_progress_names_the_field(name, value):
     with pytest.raises(ValueError, match=f"^{name} is "):
-        Progress(**{name: value})
+        TrainState(**{name: value})
 
 
 @pytest.mark.parametrize(

@@ -95,7 +95,7 @@ def changed(folder, path: str, say) -> None:
     say(card)
     kind = checkpoint.MODEL if path == checkpoint.BEST else checkpoint.STATE
     checkpoint.write(folder / path, weights, card, kind)
-    (folder / state.BEFORE).unlink(missing_ok=True)
+    (folder / state.PREVIOUS).unlink(missing_ok=True)
 
 
 ACCURACIES = [{"accuracy": "x", "step": 2}, {"accuracy": [1], "step": 2}, {"accuracy": 1e9, "step": 2}, {"step": 2}]

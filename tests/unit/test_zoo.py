@@ -195,7 +195,7 @@ def test_damage_is_refused_in_one_line(mine, damage, capsys):
 def test_an_unknown_name_gets_the_near_ones(mine, capsys):
     for command in (["zoo", "smal"], ["evaluate", "--model", "zoo/smal", "--data", "shapes"]):
         assert main(command) == 2
-        assert capsys.readouterr().err.endswith("near it: zoo/small\n")
+        assert capsys.readouterr().err.endswith("did you mean zoo/small?\n")
     with pytest.raises(ValueError, match="the zoo has no 'zoo/xyz'; it has zoo/other, zoo/small"):
         load_pretrained("zoo/xyz")
 

@@ -8,7 +8,7 @@ from functools import cache
 import torch
 
 from dtl_lib import ledger
-from dtl_lib.cli.train_output import MARKS
+from dtl_lib.cli.train_output import ACCURACY_MARKS
 from dtl_lib.config import ViTConfig
 from dtl_lib.host import device_name
 from dtl_lib.lab import atlas, bench
@@ -119,7 +119,7 @@ def shortened(job: Job) -> Recipe:
 
 def measured(found: FitResult, recipe: Recipe, job: Job) -> dict:
     """What a record of a run holds: accuracy, times, and the share of the GPU's products that the model's come to."""
-    timed = {f"seconds_to_{mark}": found.seconds_to(mark / 100) for mark in MARKS}
+    timed = {f"seconds_to_{mark}": found.seconds_to(mark / 100) for mark in ACCURACY_MARKS}
     rows = [row for row in found.history if "accuracy" in row]
     flops = 2 * TRAINING * job.config.cost().total * found.images_per_s
     how = bench.BenchConfig(recipe.batch_size, amp=recipe.amp, device=job.options.device)

@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from einops import rearrange
 
+from ...config import CIFAR_MEAN, CIFAR_STD
 from ...host import data_folder
 from ...paths import require, user_path
 from ..images import InMemory, Sets, size_of
 from ..splits import held_out_of, split, subset
 
-MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 LABELS = {"cifar10": "labels", "cifar100": "fine_labels"}
 SIDE = 32
 
@@ -42,7 +42,7 @@ def load(name: str, path=None, image_size=None, samples: int | None = None, down
     size = image_size and size_of(image_size)
 
     def part(title, pixels, targets):
-        return InMemory(f"{name} {title}", classes, MEAN, STD, pixels, targets, size)
+        return InMemory(f"{name} {title}", classes, CIFAR_MEAN, CIFAR_STD, pixels, targets, size)
 
     return Sets(
         part("train", pixels[train], targets[train]),

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from ...config import ViTConfig
+from ...config import CIFAR_MEAN, CIFAR_STD, ViTConfig
 from ...tokens import TokenPlan
 from ...train.recipe import Recipe
 
@@ -108,9 +108,7 @@ class Grid:
 
 def grids() -> dict[str, Grid]:
     """The grids that have a name: `cpu` takes two cores an afternoon, `gpu` is the full study."""
-    cifar = ViTConfig(
-        32, 4, classes=10, crop=1.0, mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616)
-    )  # fmt: skip
+    cifar = ViTConfig(32, 4, classes=10, crop=1.0, mean=CIFAR_MEAN, std=CIFAR_STD)
     small = replace(cifar, dim=64, depth=6, heads=4, plan=None)
     quick = Recipe(max_steps=700, batch_size=64, lr=2e-3, warmup_steps=100, flip=True, eval_every=700, log_every=100)
     # Width 192 is vit_cifar_patch4_32's: 5.4 M parameters. This grid has not been run yet; its width,

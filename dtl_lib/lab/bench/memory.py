@@ -1,6 +1,5 @@
 """The memory that a step takes at its peak, measured: on a GPU by its allocator, on a CPU from every allocation."""
 
-import os
 from collections.abc import Callable
 from itertools import accumulate
 
@@ -8,7 +7,7 @@ import torch
 
 from ...config import ViTConfig
 from ...host import find_device
-from .pairs import wait
+from .pairs import silence_kineto, wait
 from .step import BenchConfig, make_step, trainable
 
 STEPS = 2  # the optimiser's averages are made in the first step, so the second is the largest
@@ -53,7 +52,7 @@ def peak_bytes(run: Callable[[], object], device: str | None = None) -> int:
         run()
         wait(str(place))
         return torch.cuda.max_memory_allocated(place) - held
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else the profiler reports on itself
+    silence_kineto()
     from torch.profiler import ProfilerActivity, profile
 
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as watched:

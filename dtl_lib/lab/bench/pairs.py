@@ -1,5 +1,6 @@
 """Fair comparisons of speed: everything in one process, alternating, ratios of medians with their spread."""
 
+import os
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -8,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-WARM_UP = 2
+WARM_UP = 2  # calls that are not timed
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,11 @@ def ratio(seconds: Mapping[str, np.ndarray], slow: str, fast: str, resamples: in
     drawn = np.random.default_rng(0).integers(len(a), size=(resamples, len(a)))
     low, high = np.quantile(np.median(a[drawn], axis=1) / np.median(b[drawn], axis=1), (0.025, 0.975))
     return Ratio(slow, fast, statistics.median(a) / statistics.median(b), float(low), float(high), len(a))
+
+
+def silence_kineto() -> None:
+    """Keep PyTorch's profiler from reporting on itself; called before it is imported."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
 
 def wait(device: str) -> None:

@@ -1,6 +1,5 @@
 """Where the time of a training step goes: PyTorch's profile, by the parts that the book names."""
 
-import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ from ...config import ViTConfig
 from ...layers import Attention, DotProduct, Mlp, PatchEmbed, TalkingHeads
 from ...models import ViT
 from ...train.loss import Objective
-from .pairs import wait
+from .pairs import WARM_UP, silence_kineto, wait
 from .step import BenchConfig, augmented, build_inputs, make_bench_learner, trainable, training_step
 
 DATA, REST, PROJECTION, HEAD = "data: crop, flip, normalise", "tokens, positions, residuals", "projection", "head"
@@ -25,7 +24,6 @@ FORWARD = (*dict.fromkeys([*KINDS.values()][1:-1]), PROJECTION, HEAD, "loss", RE
 BACKWARD, KEPT, UPDATE = ", backward", "gradients kept", "gradient's norm, optimiser"
 NAMES = {"data": DATA, "update": UPDATE}
 MARK = "part: "
-WARM_UP = 2
 
 
 class Part(NamedTuple):
@@ -55,7 +53,7 @@ def profile_step(config: ViTConfig, batch_size: int, *, steps: int = 3, **how) -
     how, config = BenchConfig(batch_size, **how), trainable(config)
     if how.compiled or not how.training:
         raise ValueError("a profile takes a training step apart that is not compiled: leave compiling out")
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else the profiler reports on itself
+    silence_kineto()
     from torch.profiler import ProfilerActivity, profile, record_function
 
     learner = make_bench_learner(build_inputs(config, how)[0], how)

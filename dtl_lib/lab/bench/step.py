@@ -96,7 +96,7 @@ def make_step(
     if how.training:
         return training_step(make_bench_learner(model, how), config, how, batch or (lambda: images))
     if how.compiled:
-        compile_once(model, backend=how.compiled if isinstance(how.compiled, str) else "inductor")
+        compile_once(model, how.compiled)
 
     def forward() -> Tensor:
         with torch.inference_mode(), autocast(how.place, how.amp):

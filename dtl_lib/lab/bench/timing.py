@@ -12,10 +12,9 @@ import torch
 from ...checks import whole
 from ...config import ViTConfig
 from ...host import find_device
-from .pairs import wait
+from .pairs import WARM_UP, wait
 from .step import BenchConfig, make_step, trainable
 
-WARM_UP = 2
 TRAINING = 3  # a step counts as three forward passes: each product has two more in the backward pass
 SIZES = {"cpu": (512, 1024, 2048), "cuda": (2048, 4096, 8192, 16384)}
 REPEATS = 10

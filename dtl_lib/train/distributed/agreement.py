@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from ...checks import shortened
 from .errors import RankError
 from .processes import Processes
 
@@ -12,16 +13,16 @@ def check_ranks_agree(processes: Processes, settings: Mapping) -> None:
     Args:
         settings: name → plain value; the message names them.
     """
-    if processes.world == 1:
+    if processes.world_size == 1:
         return
     first, *others = processes.gather(dict(settings))
     for rank, other in enumerate(others, 1):
         if differ := [name for name in {**first, **other} if other.get(name) != first.get(name)]:
             name = differ[0]
             more = f" (and {', '.join(differ[1:4])})" if differ[1:] else ""
-            this, that = (f"{name} {_short(values.get(name))}" for values in (other, first))
+            this, that = (f"{name} {shortened(values.get(name))}" for values in (other, first))
             raise RankError(
-                f"process {rank} of {processes.world} on {processes.hosts[rank]} has {this} and process 0 on "
+                f"process {rank} of {processes.world_size} on {processes.hosts[rank]} has {this} and process 0 on "
                 f"{processes.hosts[0]} {that}{more}: start all with the same flags and data"
             )
 
@@ -33,7 +34,3 @@ def data_settings(sets) -> dict:
         settings |= {f"{name} images": len(images), f"{name} classes": images.classes}
         settings |= {f"{name} data": images.fingerprint() if len(images) else None}
     return settings
-
-
-def _short(value) -> str:
-    return text if len(text := str(value)) < 60 else f"{text[:57]}…"

@@ -40,7 +40,7 @@ class Heartbeat:
         self, store: dist.Store, hosts: tuple[str, ...], rank: int, local_rank: int, timeout: float, holds_store: bool
     ):
         self._store, self._hosts, self._rank, self._local_rank = store, hosts, rank, local_rank
-        self._world, self._timeout, self._holds_store = len(hosts), timeout, holds_store
+        self._world_size, self._timeout, self._holds_store = len(hosts), timeout, holds_store
         self._ended, self._reports = threading.Event(), False
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
         self._thread.start()
@@ -54,7 +54,7 @@ class Heartbeat:
 
     def verdict(self, error: Exception) -> Exception:
         """The error that this process should end with: its own, `SilentExit` or `PeerLost`."""
-        this_process = f"process {self._rank} of {self._world} on {self._hosts[self._rank]}"
+        this_process = f"process {self._rank} of {self._world_size} on {self._hosts[self._rank]}"
         if isinstance(error, SilentExit):
             return error
         if isinstance(error, RuntimeError) and (cause := self._cause_elsewhere(error)):
@@ -88,7 +88,7 @@ class Heartbeat:
                 "find out what takes so long there, or raise --timeout"
             )
         elif connection:
-            message = f"all {self._world} processes are there, but their connections broke: {first_line(error)}"
+            message = f"all {self._world_size} processes are there, but their connections broke: {first_line(error)}"
         else:
             return None
         return PeerLost(message) if self._claim_to_report(message) else SilentExit(message)
@@ -125,19 +125,19 @@ class Heartbeat:
                 return failure, [], []
             time.sleep(HEARTBEAT_INTERVAL / 5)
         now = self._heartbeats()
-        others = [rank for rank in range(self._world) if rank != self._rank]
+        others = [rank for rank in range(self._world_size) if rank != self._rank]
         silent = [rank for rank in others if before[rank] == now[rank]]
         return "", silent, [rank for rank in others if not self._store.check([f"here/{rank}"])]
 
     def _heartbeats(self) -> list[str]:
-        keys = [f"alive/{rank}" for rank in range(self._world)]
+        keys = [f"alive/{rank}" for rank in range(self._world_size)]
         return [self._store.get(key).decode() if self._store.check([key]) else "" for key in keys]
 
     def _subject(self, ranks: list[int]) -> str:
         """The subject of a sentence such as "process 3 of 4 on host-a does not …"."""
         hosts, several = ", ".join(dict.fromkeys(self._hosts[rank] for rank in ranks)), len(ranks) > 1
         return (
-            f"process{'es' * several} {', '.join(map(str, ranks))} of {self._world} on {hosts} "
+            f"process{'es' * several} {', '.join(map(str, ranks))} of {self._world_size} on {hosts} "
             f"{'do' if several else 'does'} not"
         )
 

@@ -32,14 +32,14 @@ class Processes:
 
     Attributes:
         rank: this one's number; the first, 0, is the one that writes and prints.
-        world: how many there are.
+        world_size: how many there are.
         local_rank: this one's number on its host, which is also its GPU's.
         hosts: the host's name of every rank.
         cores: how many of its host's this process can count on.
     """
 
-    def __init__(self, rank: int = 0, world: int = 1, local_rank: int = 0, control=None):
-        self.rank, self.world, self.local_rank, self._control = rank, world, local_rank, control
+    def __init__(self, rank: int = 0, world_size: int = 1, local_rank: int = 0, control=None):
+        self.rank, self.world_size, self.local_rank, self._control = rank, world_size, local_rank, control
         name, cores = platform.node(), usable_cores()
         places = self.gather((name, cores))
         self.hosts = tuple(host for host, _ in places)
@@ -47,24 +47,24 @@ class Processes:
         self._pending = None
 
     @property
-    def first(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this is the process that writes and prints."""
         return self.rank == 0
 
     def gather(self, value) -> list:
         """A plain value of every process, by rank."""
-        if self.world == 1:
+        if self.world_size == 1:
             return [value]
-        values = [None] * self.world
+        values = [None] * self.world_size
         dist.all_gather_object(values, value, group=self._control)
         return values
 
     def broadcast_object(self, make: Callable):
         """What `make()` gives on the first process, on every process; a ValueError or OSError of its too."""
-        if self.world == 1:
+        if self.world_size == 1:
             return make()
         value, error = None, None
-        if self.first:
+        if self.is_main:
             try:
                 value = make()
             except (ValueError, OSError) as raised:
@@ -78,21 +78,21 @@ class Processes:
 
     def broadcast_tensors(self, tensors: Mapping[str, Tensor] | None) -> Iterator[tuple[str, Tensor]]:
         """The first process's tensors, which lie on the CPU, on every process, one after the other."""
-        if self.world == 1:
+        if self.world_size == 1:
             yield from tensors.items()
             return
         kinds = self.broadcast_object(
             lambda: {name: (tuple(value.shape), value.dtype) for name, value in tensors.items()}
         )
         for name, (shape, dtype) in kinds.items():
-            value = tensors[name].contiguous() if self.first else torch.empty(shape, dtype=dtype)
+            value = tensors[name].contiguous() if self.is_main else torch.empty(shape, dtype=dtype)
             dist.broadcast(value, src=0, group=self._control)
             yield name, value
 
     def sum(self, values: Tensor) -> Tensor:
         """The sum over the processes of a tensor, on the CPU."""
         values = values.detach().to("cpu", copy=True)
-        if self.world > 1:
+        if self.world_size > 1:
             dist.all_reduce(values, group=self._control)
         return values
 
@@ -102,7 +102,7 @@ class Processes:
         Waiting for this call's own answer would make every step wait. Every process has to call it at the same places,
         and gets the same answer there.
         """
-        if self.world == 1:
+        if self.world_size == 1:
             return flag
         before, value = self._pending, torch.tensor([int(flag)])
         self._pending = value, dist.all_reduce(value, dist.ReduceOp.MAX, group=self._control, async_op=True)
@@ -113,7 +113,7 @@ class Processes:
 
     def merge_corrupt(self, corrupt, images) -> None:
         """Merge what the processes have counted of a part of the data: too many are too many over all of them."""
-        for names in self.gather(corrupt.names_of(images)) if self.world > 1 else ():
+        for names in self.gather(corrupt.names_of(images)) if self.world_size > 1 else ():
             corrupt.record(images, names)
 
     def settle(self) -> None:
@@ -133,12 +133,12 @@ class Processes:
 
         Nothing in the body may wait for another process. Where it fails on the first, the others still run it.
         """
-        if self.world > 1 and self.local_rank:
+        if self.world_size > 1 and self.local_rank:
             dist.barrier(group=self._control)
         try:
             yield
         finally:
-            if self.world > 1 and not self.local_rank:
+            if self.world_size > 1 and not self.local_rank:
                 dist.barrier(group=self._control)
 
     def wrap(self, objective: nn.Module, device: torch.device, sharded: bool) -> nn.Module:
@@ -147,10 +147,10 @@ class Processes:
         Copies of the whole model (`DistributedDataParallel`), or the model's parameters sharded over the processes
         (`fully_shard`), in which case they are replaced in place, and may come from the CPU.
         """
-        if self.world == 1:
+        if self.world_size == 1:
             return objective
         if sharded:
-            return shard(objective, device, self.world)
+            return shard(objective, device, self.world_size)
         ids = [device.index] if device.type == "cuda" else None
         return nn.parallel.DistributedDataParallel(objective, device_ids=ids, gradient_as_bucket_view=True)
 
@@ -178,11 +178,11 @@ def joined(device: torch.device, timeout: float = TIMEOUT) -> Iterator[Processes
     if not launched():
         yield Processes()
         return
-    world = number("WORLD_SIZE")
-    rank, local = (number(name, default, most=world - 1) for name, default in (("RANK", ""), ("LOCAL_RANK", "0")))
+    world_size = number("WORLD_SIZE")
+    rank, local = (number(name, default, most=world_size - 1) for name, default in (("RANK", ""), ("LOCAL_RANK", "0")))
     where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
     try:
-        processes, heartbeat = _connected(rank, world, local, device, timeout)
+        processes, heartbeat = _connected(rank, world_size, local, device, timeout)
     except RuntimeError as error:
         if "EADDRINUSE" in str(error):  # torch raises a bare error for it
             raise ValueError(f"another program uses the port of {where}: choose another MASTER_PORT") from None
@@ -204,7 +204,9 @@ def joined(device: torch.device, timeout: float = TIMEOUT) -> Iterator[Processes
         heartbeat.close()
 
 
-def _connected(rank: int, world: int, local: int, device: torch.device, timeout: float) -> tuple[Processes, Heartbeat]:
+def _connected(
+    rank: int, world_size: int, local: int, device: torch.device, timeout: float
+) -> tuple[Processes, Heartbeat]:
     wait, gpu = timedelta(seconds=timeout), device.type == "cuda"
     attempt, by_agent = (os.environ.get(f"TORCHELASTIC_{name}", "0") for name in ("RESTART_COUNT", "USE_AGENT_STORE"))
     if not (os.environ.get("MASTER_ADDR") and os.environ.get("MASTER_PORT")):
@@ -212,16 +214,16 @@ def _connected(rank: int, world: int, local: int, device: torch.device, timeout:
     address, port = os.environ["MASTER_ADDR"], number("MASTER_PORT", most=2**16 - 1)
     if interface := interface_to(address):
         os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
-    attempt_name = f"attempt {attempt} of {world}"  # torchrun keeps its store when it starts the processes again
-    store = dist.PrefixStore(attempt_name, next(dist.rendezvous("env://", rank, world, timeout=wait))[0])
+    attempt_name = f"attempt {attempt} of {world_size}"  # torchrun keeps its store when it starts the processes again
+    store = dist.PrefixStore(attempt_name, next(dist.rendezvous("env://", rank, world_size, timeout=wait))[0])
     # gloo's collectives time out first, and we can report who is lost; NCCL would end the process with its own trace
     if gpu:
         os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "0")
     dist.init_process_group(
-        "nccl" if gpu else "gloo", store=dist.PrefixStore("data", store), rank=rank, world_size=world,
+        "nccl" if gpu else "gloo", store=dist.PrefixStore("data", store), rank=rank, world_size=world_size,
         timeout=wait * (1 + gpu), device_id=device if gpu else None,
     )  # fmt: skip
-    processes = Processes(rank, world, local, dist.new_group(backend="gloo", timeout=wait))
+    processes = Processes(rank, world_size, local, dist.new_group(backend="gloo", timeout=wait))
     os.environ["LOCAL_WORLD_SIZE"] = str(processes.hosts.count(processes.hosts[rank]))  # srun does not say so
     own_connection = dist.TCPStore(address, port, is_master=False, timeout=wait, wait_for_workers=False)
     signs = dist.PrefixStore(f"{attempt_name}/heartbeat", own_connection)

@@ -7,12 +7,12 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 
-def shard(objective: nn.Module, device: torch.device, world: int) -> nn.Module:
+def shard(objective: nn.Module, device: torch.device, world_size: int) -> nn.Module:
     """`objective` with its model sharded in place (`fully_shard`), which comes to `device` a block at a time."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
-    mesh = init_device_mesh(device.type, (world,))
+    mesh = init_device_mesh(device.type, (world_size,))
     for module in (*objective.model.blocks, objective.model):
         fully_shard(module, mesh=mesh)
         if device.type == "cpu":  # gloo has no mean: PyTorch 2.8 took its sum for one, in float32
@@ -48,14 +48,14 @@ def like(value: Tensor, full: Tensor) -> Tensor:
     return full
 
 
-def collect(tensors: Mapping[str, Tensor], first: bool) -> dict[str, Tensor]:
+def collect(tensors: Mapping[str, Tensor], is_main: bool) -> dict[str, Tensor]:
     """Whole tensors on the CPU, for the first process; no other ever holds more than one.
 
     All call it. `get_optimizer_state_dict` of torch's would do the same, but takes a step of its own where the
     optimiser has taken none, and does not know LAMB's.
     """
-    collected = {name: _whole_on_cpu(value, first) for name, value in tensors.items()}
-    return collected if first else {}
+    collected = {name: _whole_on_cpu(value, is_main) for name, value in tensors.items()}
+    return collected if is_main else {}
 
 
 def _whole_on_cpu(value: Tensor, wanted: bool) -> Tensor | None:
