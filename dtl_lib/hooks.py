@@ -1,25 +1,25 @@
 """One record at a time of a model, by hooks that stay with it: no copy, replica or other thread writes to its tape."""
 
 import threading
-import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import nn
 
-_recorded: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+_recorded: set[nn.Module] = set()
 _lock = threading.Lock()
 
 
 @contextmanager
-def recording(model: nn.Module) -> Iterator[None]:
-    """Inside, no other record can be made of the model, or of one that shares a part with it.
+def recording(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Inside, no other record can be made of a model with one of these modules that has parameters of its own.
 
     Raises:
         ValueError: where there is one already.
     """
-    parts = [part for part in model.modules() if next(part.parameters(recurse=False), None) is not None]
+    # two models may share what has none, such as an identity
+    parts = [part for part in modules if any(value is not None for value in part._parameters.values())]
     with _lock:
         if any(part in _recorded for part in parts):
             raise ValueError(

@@ -41,8 +41,9 @@ def record(model: nn.Module, grad: bool = False, all_queries: bool = True, strea
         ValueError: for a compiled model, whose modules are not called, one that is no `ViT`, or is recorded already,
             and for DataParallel on several devices, whose replicas see a part of the images each.
     """
-    tape = Tape(_unwrap(model), grad, all_queries, stream)
-    with recording(tape._model):
+    vit, modules = _unwrap(model)
+    tape = Tape(vit, grad, all_queries, stream)
+    with recording(modules):
         try:
             tape._attach()
             yield tape
@@ -158,7 +159,7 @@ class Tape:
         core = self._core(block)
         with torch.no_grad(), full_precision(q.device):
             if not isinstance(core, TalkingHeads):
-                return torch.matmul(q * q.shape[-1] ** -0.5, k.transpose(-2, -1)).softmax(dim=-1)
+                return _scores(q * q.shape[-1] ** -0.5, k).softmax(dim=-1)
             if _versions(core) != self._mixing[block]:
                 raise ValueError(
                     f"block {block} mixes heads by weights that changed since: read the tape before a step"
@@ -257,18 +258,24 @@ class Tape:
     def _keep_heads(self, block: int, qkv: tuple[Tensor, ...], output: Tensor) -> None:
         if block in self._qk:  # the last block runs again, for its other tokens
             return
-        q, k, v = (part.detach() for part in qkv)
-        self._qk[block] = (q, k)
+        q, k, v = qkv
+        self._qk[block] = (q.detach(), k.detach())
         if isinstance(core := self._core(block), TalkingHeads):
             self._mixing[block] = _versions(core)
         if self._grad:
-            self._v[block] = v
+            self._v[block] = v.detach()
             if output.requires_grad:
                 gradients = self._output_gradients
                 output.register_hook(lambda gradient: gradients.__setitem__(block, gradient.detach()))
 
 
-def _unwrap(model: nn.Module) -> ViT:
+def _scores(q: Tensor, k: Tensor) -> Tensor:
+    """q kᵀ, `(batch, heads, query, key)`; one query without the copy of k that a matrix product makes of its heads."""
+    return (q * k).sum(dim=-1).unsqueeze(2) if q.shape[2] == 1 else q @ k.transpose(-2, -1)
+
+
+def _unwrap(model: nn.Module) -> tuple[ViT, list[nn.Module]]:
+    """The `ViT` inside, and its modules: with walks over them a record of a small model would cost a hundredth more."""
     while isinstance(model, DataParallel | DistributedDataParallel):
         if isinstance(model, DataParallel) and len(model.device_ids) > 1:
             raise ValueError(
@@ -276,12 +283,12 @@ def _unwrap(model: nn.Module) -> ViT:
                 "of one: record the module inside (.module), on one device"
             )
         model = model.module
-    parts = model.modules() if isinstance(model, nn.Module) else ()
-    if any(hasattr(part, "_orig_mod") or getattr(part, "_compiled_call_impl", None) is not None for part in parts):
+    modules = list(model.modules()) if isinstance(model, nn.Module) else []
+    if any("_orig_mod" in part._modules or part._compiled_call_impl is not None for part in modules):
         raise ValueError("a compiled model does not call its modules: record the model it was compiled from")
     if not isinstance(model, ViT):
         raise ValueError(f"record takes a ViT (from_timm makes one of a timm model), not a {type(model).__name__}")
-    return model
+    return model, modules
 
 
 def _versions(core: TalkingHeads) -> list[int]:
