@@ -47,12 +47,14 @@ def test_a_run_starts_them_once_for_each_part(tmp_path):
 
 
 def test_spawned_ones_are_started_once_too(tmp_path, monkeypatch):
-    """There each takes seconds, and writes down that it was started."""
-    started, counts = torch.utils.data.dataloader._MultiProcessingDataLoaderIter, []
-    begin = started.__init__
-    monkeypatch.setattr(
-        started, "__init__", lambda self, loader: (counts.append(loader.num_workers), begin(self, loader))[1]
-    )
+    """There each takes seconds."""
+    start, started = multiprocessing.process.BaseProcess.start, []
+
+    def counted(self):
+        started.append(self)
+        start(self)
+
+    monkeypatch.setattr(multiprocessing.process.BaseProcess, "start", counted)
     method = multiprocessing.get_start_method(allow_none=True)
     multiprocessing.set_start_method("spawn", force=True)
     try:
