@@ -12,6 +12,7 @@ try:
 except ImportError:  # not on every system
     fcntl = None
 
+_HELD: set[str] = set()  # files whose locks this process has
 PART = ".part"  # what an unfinished file's name ends in
 
 
@@ -53,11 +54,30 @@ def remove_leftovers(*paths: Path) -> None:
 
 @contextlib.contextmanager
 def lock(path: Path, busy: str) -> Iterator[None]:
-    """Inside, no other process holds the lock at `path`; a ValueError that says `busy` where one does already.
+    """Inside, nobody else holds the lock at `path`, here or in another process; a ValueError `busy` where one does.
 
     The kernel releases it when the process ends, in whatever way; processes started inside do not inherit it. Where the
     file cannot be made, or the file system knows no locks, nothing is locked.
     """
+    with _alone_here(path, busy), _locked(path, busy):
+        yield
+
+
+@contextlib.contextmanager
+def _alone_here(path: Path, busy: str) -> Iterator[None]:
+    """The kernel gives a process its own lock again, to any thread, and takes it away where a second one is closed."""
+    place = os.path.realpath(path)
+    if place in _HELD:
+        raise ValueError(busy)
+    _HELD.add(place)
+    try:
+        yield
+    finally:
+        _HELD.discard(place)
+
+
+@contextlib.contextmanager
+def _locked(path: Path, busy: str) -> Iterator[None]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = open(path, "a")

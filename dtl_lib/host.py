@@ -13,6 +13,7 @@ from pathlib import Path
 
 from .paths import user_path
 
+CGROUP = "/sys/fs/cgroup"
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # glibc's malloc.h
 
 
@@ -52,9 +53,19 @@ def device_name(device="cpu") -> str:
     return f"{cores} CPU core{'s' * (cores != 1)} ({_processor()})"
 
 
-def usable_cores() -> frozenset[int]:
-    """The numbers of the cores that this process may use."""
-    return frozenset(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1))
+def usable_cores(limits: str | Path = CGROUP) -> frozenset[int]:
+    """The numbers of the cores that this process may use; of a container's, as many of the first as its quota pays for.
+
+    Args:
+        limits: where the kernel says what a control group may have.
+    """
+    cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+    for files in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):  # of version 2, of version 1
+        with contextlib.suppress(ValueError, OSError):  # not there, or "max": no limit
+            quota, period = (int(word) for file in files for word in Path(limits, file).read_text().split())
+            if quota > 0 and period > 0:  # -1: no limit
+                cores = sorted(cores)[: -(-quota // period)]
+    return frozenset(cores)
 
 
 def total_memory() -> int | None:
@@ -64,7 +75,7 @@ def total_memory() -> int | None:
         sizes.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     for file in ("memory.max", "memory/memory.limit_in_bytes"):
         with contextlib.suppress(ValueError, OSError):  # "max" where there is no limit
-            sizes.append(int(Path("/sys/fs/cgroup", file).read_text()))
+            sizes.append(int(Path(CGROUP, file).read_text()))
     return min(sizes, default=None)
 
 

@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
-from .checks import as_whole, check_types, whole
+from .checks import as_whole, check_types, shortened, whole
 
 PATCHES, PATCH = "patches", "patch"  # all of them; one, with its row and column
 MAX_BLOCKS, MAX_TOKENS = 1_000, 2**16  # a trunk, and a group: beyond what anybody trains
@@ -157,6 +157,8 @@ class TokenPlan:
         """A plan from `to_json`'s text, or from the dictionary in it. Checked like any other plan."""
         try:
             fields = json.loads(text) if isinstance(text, str) else dict(text)
+            if not isinstance(fields["groups"], list | tuple):  # nothing in a dictionary would pass for no groups
+                raise TypeError(f"groups is a list, not {shortened(fields['groups'])}")
             return cls(**{**fields, "groups": tuple(Group(**group) for group in fields["groups"])})
         except (json.JSONDecodeError, TypeError, KeyError) as error:
             raise ValueError(

@@ -12,7 +12,7 @@ from ..host import device_name, find_device
 from ..train.recipe import AMP
 from ..zoo import PREFIX
 from .parser import Parser, positive
-from .shared_flags import DATA, add_data, add_machine, add_processes, add_record
+from .shared_flags import DATA, add_data, add_machine, add_processes, add_record, check_level
 
 if TYPE_CHECKING:
     from ..models import ViT
@@ -97,6 +97,8 @@ def trained_model(args: Namespace) -> ViT:
 
     if args.model_path and args.model:
         raise ValueError("--model-path and --model name two models: give one")
+    if args.pretrained and not args.model:
+        raise ValueError("--pretrained means the published weights of --model: give --model, or leave it out")
     if args.model_path:
         return load_model(args.model_path)
     if not args.model:
@@ -115,5 +117,6 @@ def _sets(args: Namespace, model: ViT, said: bool) -> data.Sets:
     if said and path and not args.data_path:
         print(f"{name} is read from {path}, as the model's card says")
     download = bool(args.data) or (args.model or "").startswith(PREFIX)
+    check_level(args, name)
     level = args.level or saved.get("level") or 1
     return data.load(name, path, model.config.image_size, level=level, config=model.config, download=download)

@@ -1,5 +1,6 @@
 """Runs a command. What goes wrong becomes one line and an exit status; what should never happen stays a traceback."""
 
+import contextlib
 import os
 import shlex
 import signal
@@ -20,6 +21,7 @@ HEAD_START = 3  # seconds: torchrun ends every process as soon as one has ended,
 OUT_OF_MEMORY = "out of memory: lower --batch-size, raise --accumulate, or make the model smaller"
 GPU_OUT_OF_MEMORY = "out of GPU memory: lower --batch-size, or raise --accumulate"
 LONGEST = 1_500  # characters of a message: a name may have thousands
+READER_GONE = 141  # what a shell says of a program that SIGPIPE has ended
 WORKER_LOST = "a process that reads images was killed or hangs (memory or /dev/shm full?): lower --workers"
 
 
@@ -38,14 +40,22 @@ def parser(command: str | None = None) -> Parser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit status: 0, 2 for wrong input, 130 after Ctrl-C."""
+    """Run one command and return its exit status: 0, 2 for wrong input, 130 after Ctrl-C, 141 where nobody reads on."""
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a lost process is one line of ours, not torch's fifty
     # torch's signal about a dead worker may reach safetensors, which then takes torch for an old one and warns of it
     warnings.filterwarnings("ignore", message="TypedStorage is deprecated")
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files are bytes, and not every terminal shows all
-    with plain_output():
-        return _run(sys.argv[1:] if arguments is None else arguments)
+    try:
+        with plain_output():
+            try:
+                return _run(sys.argv[1:] if arguments is None else arguments)
+            finally:
+                sys.stdout.flush()  # what waits there until the process ends would fail there, with lines of Python's
+    except BrokenPipeError:  # `| head` has seen enough: nothing is wrong, and nothing is to be said
+        with contextlib.suppress(OSError, ValueError):  # a stream that is no file
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return READER_GONE
 
 
 def _run(arguments: Sequence[str]) -> int:
@@ -56,6 +66,8 @@ def _run(arguments: Sequence[str]) -> int:
         if getattr(args, "record", None):
             ledger.check_writable(args.record)
         COMMANDS[args.command].main(args)
+    except BrokenPipeError:
+        raise
     except (Exception, KeyboardInterrupt) as error:
         failure = failure_of(error)
         if failure is None:

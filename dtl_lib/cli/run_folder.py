@@ -1,22 +1,18 @@
-"""The folder of a run: where it resumes, by a flag or as torchrun starts it again; and one run at a time in it."""
+"""The folder of a run: where it resumes, by a flag or as torchrun starts it again."""
 
 from __future__ import annotations
 
 import os
 from argparse import Namespace
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..atomic import lock
 from ..train.distributed.errors import SilentExit
 
 if TYPE_CHECKING:
     from ..train.distributed.processes import Processes
 
-LOCK = ".lock"
 UNNAMED = "none"  # what torchrun calls a launch that has been given no name
 
 
@@ -86,19 +82,3 @@ def new_folder() -> str:
         except FileExistsError:
             continue
     raise ValueError("runs/ holds too many runs that started in this second: give --output-dir")
-
-
-@contextmanager
-def exclusive(folder: str | Path, processes: Processes) -> Iterator[None]:
-    """Inside, no other run can use the folder; a ValueError where one does already."""
-    busy = f"another process is training in {folder}: let it end, or choose another --output-dir"
-    with ExitStack() as held:
-        held.callback(_remove_if_empty, Path(folder))  # after the lock's file is gone
-        processes.broadcast_object(lambda: held.enter_context(lock(Path(folder) / LOCK, busy)))
-        yield
-
-
-def _remove_if_empty(folder: Path) -> None:
-    """Remove a folder in which nothing was written."""
-    with suppress(OSError):
-        folder.rmdir()

@@ -93,6 +93,12 @@ def add_data(parser: Parser, purpose: str) -> None:
     parser.add_argument("--level", type=positive, metavar="N", help="difficulty of shapes, 1 to 3 (default: 1)")
 
 
+def check_level(args: Namespace, data: str) -> None:
+    """A ValueError where `--level` is given for images that have none."""
+    if args.level is not None and data != "shapes":
+        raise ValueError(f"--level is how difficult shapes are, and the images are {data}: leave it out")
+
+
 def add_device(group) -> None:
     """Where to compute."""
     group.add_argument("--device", metavar="NAME", help="cuda, cpu, … (default: the GPU if there is one)")

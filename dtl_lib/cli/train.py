@@ -21,7 +21,7 @@ from ..train.distributed.signals import Stopped
 from ..train.recipe import Recipe, recipes
 from . import evaluate
 from .parser import Parser, add_field, given, positive
-from .run_folder import exclusive, launch_name, new_folder, resume_point
+from .run_folder import launch_name, new_folder, resume_point
 from .shared_flags import (
     CONFIG,
     PLAN,
@@ -30,6 +30,7 @@ from .shared_flags import (
     add_model,
     add_processes,
     add_record,
+    check_level,
     check_trainable,
     configured,
 )
@@ -53,6 +54,7 @@ ALIASES = {  # what DeiT's and timm's scripts call a recipe's field
     "distill_temperature": "--distillation-tau",
 }
 SHORTHANDS = {"--repeated-aug": ("repeats", 3), "--bce-loss": ("loss", "bce"), "--model-ema": ("ema", 0.99996)}
+NEEDED = {"distill_weight": "distill_from", "distill_temperature": "distill_from", "scale": "crop"}
 PREPROCESSING = ("mean", "std", "crop", "interpolation")  # fields of a configuration that weights bring with them
 ENOUGH = 0.5  # share of the model, classifiers aside, that --finetune's weights have to hold
 RUNTIME_FLAGS = (  # flags that say how a run is carried out, not what it is: its state does not hold them
@@ -121,6 +123,8 @@ def main(args: Namespace) -> None:
 
     if args.resume and args.finetune:
         raise ValueError("--resume goes on with a run's own weights, --finetune starts from others: give one of them")
+    if args.allow_partial and not args.finetune:
+        raise ValueError("--allow-partial is about the weights of --finetune: give those too, or leave it out")
     if args.eval:
         return evaluate.main(_evaluation(args))
     device = find_device(local_device(args.device))
@@ -166,13 +170,12 @@ def train_model(args: Namespace, device, processes: Processes) -> None:
         print(announcement(config, sets, recipe, device, processes) + loaded, flush=True)
 
     folder = folder or Path(processes.broadcast_object(new_folder))
-    with exclusive(folder, processes):
-        result = train.fit(
-            model, sets, recipe, folder, resume=saved_card is not None, device=str(device), workers=args.workers,
-            progress=processes.is_main and not args.quiet, checkpoint_every=args.checkpoint_every,
-            tensorboard=args.tensorboard, compiled=args.compile, max_corrupt=args.max_corrupt, processes=processes,
-            shard=args.shard, card={"command": args.line, "run": {"data": _absolute(images), "launch": launch_name()}},
-        )  # fmt: skip
+    result = train.fit(
+        model, sets, recipe, folder, resume=saved_card is not None, device=str(device), workers=args.workers,
+        progress=processes.is_main and not args.quiet, checkpoint_every=args.checkpoint_every,
+        tensorboard=args.tensorboard, compiled=args.compile, max_corrupt=args.max_corrupt, processes=processes,
+        shard=args.shard, card={"command": args.line, "run": {"data": _absolute(images), "launch": launch_name()}},
+    )  # fmt: skip
     if processes.is_main:
         report(result, device)
         if args.record:
@@ -187,6 +190,7 @@ def _images(args: Namespace, saved_card: dict | None) -> dict:
         names = ", ".join(name for name, row in SOURCES.items() if row.in_files)
         raise ValueError(f"say what lies in {args.data_path}: --data NAME, such as {names}")
     defaults = {"name": "shapes", "path": None, "level": 1, "samples": None}
+    check_level(args, args.data or saved.get("name", "shapes"))
     asked = {"name": args.data, "path": args.data_path, "level": args.level, "samples": args.samples}
     return {name: saved.get(name, defaults[name]) if value is None else value for name, value in asked.items()}
 
@@ -212,6 +216,10 @@ def _recipe(args: Namespace, images: str, saved_card: dict | None) -> Recipe:
     if changed.keys() & {"warmup_steps", "warmup_epochs"} and not saved_card:
         changed = {"warmup_steps": 0, "warmup_epochs": 0.0, **changed}
     recipe = replace(base, **changed)
+    for name, other in NEEDED.items():
+        if name in changed and not getattr(recipe, other):
+            name, other = (word.replace("_", "-") for word in (name, other))
+            raise ValueError(f"--{name} does nothing without --{other}: give that too, or leave it out")
     if saved_card and recipe.distill_from and "distill_from" not in changed and not is_here(recipe.distill_from):
         raise ValueError(
             f"the saved state names the teacher {recipe.distill_from}, which would be fetched: if you want that, "
@@ -268,7 +276,7 @@ def _evaluation(args: Namespace) -> Namespace:
     if folder is None and not args.finetune:
         raise ValueError("--eval evaluates weights: give --resume DIR, or --finetune with a timm name, zoo/… or a path")
     path = folder and (folder if Path(folder).suffix == SUFFIX else str(Path(folder) / BEST))
-    model = {"model_path": path, "model": None if path else args.finetune, "pretrained": True}
+    model = {"model_path": path, "model": None if path else args.finetune, "pretrained": not path}
     return Namespace(**{**_defaults(evaluate.flags), **vars(args), **model})
 
 

@@ -8,14 +8,15 @@ from contextlib import contextmanager
 from functools import lru_cache
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import EpsImagePlugin, Image, ImageOps, UnidentifiedImageError
 
 from ..paths import kind
 from .images import CorruptImage
 
 # Pillow's names of what photos and data sets are stored in. Of its others some start a program (EPS: Ghostscript), some
 # open anything inside them (IPTC), and many are no pictures (HDF5, MPEG). TGA comes last: it has no mark to know it by.
-FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP", "DIB", "AVIF", "JPEG2000", "MPO", "PPM", "TGA")
+# Where a sample of a shard holds several, the first of these counts.
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "DIB", "AVIF", "JPEG2000", "MPO", "PPM", "TGA")
 EIGHT_BIT = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB"}
 PREMULTIPLIED = {"La": "LA", "RGBa": "RGBA"}
 SIXTEEN_BIT = {"I;16", "I;16B", "I;16L", "I;16N"}
@@ -28,18 +29,23 @@ _PILLOW = r"PIL\."
 
 
 @lru_cache
-def endings() -> frozenset[str]:
-    """The endings of files that may be pictures of one of `FORMATS`, in lower case, such as `.jpg`."""
-    return frozenset(ending for ending, name in Image.registered_extensions().items() if name in FORMATS)
+def endings() -> tuple[str, ...]:
+    """The endings of files that may be pictures of one of `FORMATS`, in their order, in lower case, such as `.jpg`."""
+    pictures = [(name, ending) for ending, name in Image.registered_extensions().items() if name in FORMATS]
+    return tuple(ending for _, ending in sorted(pictures, key=lambda each: FORMATS.index(each[0])))
 
 
-def only_pictures() -> None:
-    """From here on Pillow opens `FORMATS` alone in this process, also where another library's reader calls it."""
-    Image.init()
-    for name in set(Image.OPEN) - set(FORMATS):
-        Image.OPEN.pop(name, None)
-        if name in Image.ID:
-            Image.ID.remove(name)
+def start_nothing() -> None:
+    """From here on Pillow starts no program in this process, also where another library's reader opens pictures.
+
+    The one that it would start is Ghostscript, for what is EPS inside, whatever the file is called. Its other formats
+    stay as they are, for whoever else uses Pillow here.
+    """
+    EpsImagePlugin.Ghostscript = _refuse  # what asks for the program's name differs between versions; this does not
+
+
+def _refuse(*_, **__):
+    raise UnidentifiedImageError("an EPS is drawn by Ghostscript, which is not started")
 
 
 def decode(file, name, upright: bool = False) -> Image.Image:

@@ -185,7 +185,8 @@ class Images:
         if present is not None and 0 < len(present) < len(self.classes):
             classes = f"{len(present):,} of {len(self.classes):,}"
         origin = f", from {self.origin}" if self.origin and len(self) else ""
-        return f"{self.name}: {len(self):,} images, {height}×{width}, {classes} classes, {self.fingerprint()}{origin}"
+        size = f"{height}×{width}" + ", grey" * (self.channels == 1)
+        return f"{self.name}: {len(self):,} images, {size}, {classes} classes, {self.fingerprint()}{origin}"
 
 
 class InMemory(Images):
@@ -278,7 +279,12 @@ def with_channels(images: Images, channels: int) -> Images:
     """The same images with so many channels; a ValueError where that is neither 1 (grey) nor 3."""
     if images.channels == channels:
         return images
-    if channels not in (1, 3) or images.channels == 1:
+    if images.channels == 1:
+        raise ValueError(
+            f"{images.name} was loaded in grey, and the model takes {channels} channels: load it for this model "
+            "(config=model.config)"
+        )
+    if channels not in (1, 3):
         raise ValueError(f"{images.name} has {images.channels} channels or 1, grey, and the model takes {channels}")
     images = copy.copy(images)
     images.channels = channels

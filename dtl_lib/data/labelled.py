@@ -1,6 +1,7 @@
 """Pictures whose classes are known before any is opened: those of class folders and of shards."""
 
 import hashlib
+import logging
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +13,8 @@ from .files import ImageFiles
 from .images import Sets
 from .splits import cut, origins
 
+log = logging.getLogger("dtl_lib")
+NOTHING = hashlib.sha256().digest()  # of a picture that cannot be read
 HASHED = 1_000  # pictures whose bytes the fingerprint reads
 SIZED = 10_000  # pictures whose length in bytes it knows
 
@@ -19,8 +22,8 @@ SIZED = 10_000  # pictures whose length in bytes it knows
 class LabelledFiles(ImageFiles):
     """`ImageFiles` whose classes are known before any image is opened.
 
-    The source has `targets`; `listing(numbers)`, what the samples are called; and `sizes(numbers)`, their lengths in
-    bytes.
+    The source has `targets`; `listing(numbers)`, what the samples are called; `sizes(numbers)`, their lengths in
+    bytes; and `locations()`, the folders or files that it reads, by device and inode.
     """
 
     def __init__(self, name, classes, source, members, config=None, image_size=None):
@@ -41,11 +44,16 @@ class LabelledFiles(ImageFiles):
 
     @cached_property
     def _contents(self) -> bytes:
-        numbers, digest = self.members.tolist(), hashlib.sha256()
-        digest.update(repr(self.source.sizes(_spread(numbers, SIZED))).encode())
-        for number in _spread(numbers, HASHED):
-            digest.update(hashlib.sha256(self._bytes(number)).digest())
+        digest = hashlib.sha256(repr(self.source.sizes(_spread(self.members.tolist(), SIZED))).encode())
+        digest.update(b"".join(self.hashes.values()))
         return digest.digest()
+
+    @cached_property
+    def hashes(self) -> dict[int, bytes]:
+        """Of up to 1,000 pictures at even distances, by their number in the source."""
+        return {
+            number: hashlib.sha256(self._bytes(number)).digest() for number in _spread(self.members.tolist(), HASHED)
+        }
 
     def _bytes(self, number: int) -> bytes:
         """A picture's bytes; none where it cannot be read, which is for whoever needs the picture to say."""
@@ -80,6 +88,27 @@ def labelled_sets(
         images.origin, images.identities = where.get(part, ""), identities and tuple(identities)
         sets[part] = images
     return Sets(**sets)
+
+
+def warn_of_shared(sets: Sets) -> None:
+    """Warn where pictures to train on are also among those that say how good the model is, by a link or as copies.
+
+    All are known by the folders and shards they lie in, and up to 1,000 of a part by their bytes.
+    """
+    train = sets.train
+    for part in (sets.held_out, sets.test):
+        if not (isinstance(train, LabelledFiles) and isinstance(part, LabelledFiles)):
+            continue
+        if part.source is not train.source and part.source.locations() & train.source.locations():
+            what = "pictures lie in folders or shards that are"
+        else:
+            known = {*train.hashes.values()} - {NOTHING}
+            shared = [number for number, digest in part.hashes.items() if digest in known]
+            if not shared:
+                continue
+            name = part.source(shared[0])[1]
+            what = f"{len(shared):,} of {len(part.hashes):,} pictures looked at, such as {name}, are"
+        log.warning("%s: %s also in %s: accuracy there says nothing of pictures not seen", part.name, what, train.name)
 
 
 def _spread(numbers: Sequence[int], most: int) -> Sequence[int]:

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from ..checks import typed
-from ..config import IMAGENET_MEAN, IMAGENET_STD
+from ..config import IMAGENET_MEAN, IMAGENET_STD, grey_values
 from ..paths import require, user_path
 from .decoding import decode, named, rgb
 from .images import grey, size_of
@@ -138,9 +138,12 @@ def prepare(picture, size=None, crop=None, mean=None, std=None, interpolation=No
     """
     settings = preprocessing(config, image_size=size, crop=crop, mean=mean, std=std, interpolation=interpolation)
     pixels = centre(picture, settings["image_size"], settings["crop"], settings["interpolation"])
-    if getattr(config, "channels", 3) == 1:
+    if (channels := getattr(config, "channels", 3)) == 1:
         pixels = grey(pixels)
-    mean, std = (torch.tensor(settings[key], dtype=torch.float32).view(-1, 1, 1) for key in ("mean", "std"))
+        settings |= {name: grey_values(settings[name]) for name in ("mean", "std")}
+    if channels not in (1, 3):
+        raise ValueError(f"a picture is prepared with 3 channels, or with 1, grey; the model takes {channels}")
+    mean, std = (_columns(name, settings[name], channels, pixels.device) for name in ("mean", "std"))
     return ((pixels.float() / 255 - mean) / std)[None]
 
 
@@ -162,10 +165,21 @@ def centre(picture, size, crop: float, interpolation: str) -> torch.Tensor:
 
 
 def undo(x: torch.Tensor, mean=IMAGENET_MEAN, std=IMAGENET_STD) -> np.ndarray:
-    """Normalised images back to pixels: (…, 3, height, width) to uint8 (…, height, width, 3)."""
-    mean, std = (torch.tensor(v, device=x.device).view(3, 1, 1) for v in (mean, std))
+    """Normalised images back to pixels: (…, 3, height, width) to uint8 (…, height, width, 3); grey stays 1 channel."""
+    named_values = {"mean": mean, "std": std}
+    if x.shape[-3] == 1:
+        named_values = {name: grey_values(values) for name, values in named_values.items()}
+    mean, std = (_columns(name, values, x.shape[-3], x.device) for name, values in named_values.items())
     pixels = ((x.detach().float() * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
     return pixels.movedim(-3, -1).cpu().numpy()
+
+
+def _columns(name: str, values, channels: int, device) -> torch.Tensor:
+    """One number a channel, or one of every channel, `(channels or 1, 1, 1)`."""
+    values = torch.as_tensor(values, dtype=torch.float32, device=device).reshape(-1, 1, 1)
+    if len(values) not in (1, channels):
+        raise ValueError(f"{name} has {len(values)} numbers, and the images {channels} channels: give one a channel")
+    return values
 
 
 def resampling(interpolation: str) -> Image.Resampling:

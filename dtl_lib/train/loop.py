@@ -14,6 +14,7 @@ from .distributed.processes import Processes, gradient_sync
 from .distributed.signals import between_steps
 from .learner import Learner, check_given
 from .recipe import Recipe
+from .resuming import exclusive
 from .run import FitResult, Run
 
 
@@ -22,8 +23,9 @@ class StepResult(NamedTuple):
 
     Attributes:
         loss: on this process's images, before the step; a scalar on the device.
-        skipped: whether the guard skipped the step, as its gradients are non-finite. A float16 step that the scaler
-            leaves out is not skipped: the scaler tries a smaller scale next.
+        skipped: whether the guard skipped the step, as its gradients are non-finite. Whether the scaler leaves out a
+            float16 step, to try a smaller scale next, the device alone knows here: `Guard.left_out` counts those. As
+            steps count batches, the learning rate is that of the next step after either.
     """
 
     loss: Tensor
@@ -73,7 +75,7 @@ def train_step(learner: Learner, images: Tensor, labels: Tensor, step: int) -> S
         if should_step:
             learner.scaler.step(learner.optimizer)
             if learner.ema:
-                learner.ema.update(step)
+                learner.ema.update(step, grad_norm.isfinite() if learner.scaler.is_enabled() else None)
         learner.scaler.update()
         learner.optimizer.zero_grad()
     return StepResult(total, not should_step)
@@ -121,38 +123,41 @@ def fit(
         max_corrupt: share of the training images that may be unreadable before it stops; others stand in for them.
 
     Raises:
-        ValueError: where model, data, recipe and state do not fit together, or the loss becomes non-finite.
+        ValueError: where model, data, recipe and state do not fit together, another process trains in `output_dir`, or
+            the loss becomes non-finite.
         Stopped: after Ctrl-C or SIGTERM with an `output_dir`: the state is saved.
     """
     check_given(model, sets, recipe, output_dir, checkpoint_every, workers)
-    run = Run(
-        model, sets, recipe, output_dir, device=device, resume=resume, card=card or {}, tensorboard=tensorboard,
-        progress=progress, processes=processes, shard=shard, compiled=compiled, workers=workers,
-        max_corrupt=max_corrupt, checkpoint_every=checkpoint_every,
-    )  # fmt: skip
-    schedule, state = run.learner.schedule, run.train_state
-    model.train()
+    folder, processes = Path(output_dir) if output_dir else None, processes or Processes()
+    with exclusive(folder, processes):
+        run = Run(
+            model, sets, recipe, folder, device=device, resume=resume, card=card or {}, tensorboard=tensorboard,
+            progress=progress, processes=processes, shard=shard, compiled=compiled, workers=workers,
+            max_corrupt=max_corrupt, checkpoint_every=checkpoint_every,
+        )  # fmt: skip
+        schedule, state = run.learner.schedule, run.train_state
+        model.train()
 
-    with between_steps(enabled=run.folder is not None) as stop_request, run:
-        if state.unevaluated:  # the run was stopped inside an evaluation, which is made up for
-            if not run.evaluate(stop_request):
-                raise run.stopped(stop_request)
-            run.save()
-        for images, labels in run.batches():
-            result = train_step(run.learner, images, labels, state.step)
-            run.count(result)
-            if on_step:
-                on_step(state.step, result.loss, model)
-                model.train()  # whoever looks at a model often leaves it in eval mode
-
-            # What follows are collectives: every rank has to take the same branch, or the others wait for it.
-            last, stop = state.step == schedule.total, run.processes.any_rank(stop_request.stop)
-            if evaluated := (last or state.step % schedule.eval_every == 0):
-                stop |= not run.evaluate(stop_request)
-            elif state.step % recipe.log_every == 0:
-                run.report()
-            if last or stop or (state.step % checkpoint_every == 0 if checkpoint_every else evaluated):
+        with between_steps(enabled=run.folder is not None) as stop_request, run:
+            if state.unevaluated:  # the run was stopped inside an evaluation, which is made up for
+                if not run.evaluate(stop_request):
+                    raise run.stopped(stop_request)
                 run.save()
-            if stop and (not last or state.unevaluated):
-                raise run.stopped(stop_request)
-        return run.end(stop_request)
+            for images, labels in run.batches():
+                result = train_step(run.learner, images, labels, state.step)
+                run.count(result)
+                if on_step:
+                    on_step(state.step, result.loss, model)
+                    model.train()  # whoever looks at a model often leaves it in eval mode
+
+                # What follows are collectives: every rank has to take the same branch, or the others wait for it.
+                last, stop = state.step == schedule.total, run.processes.any_rank(stop_request.stop)
+                if evaluated := (last or state.step % schedule.eval_every == 0):
+                    stop |= not run.evaluate(stop_request)
+                elif state.step % recipe.log_every == 0:
+                    run.report()
+                if last or stop or (state.step % checkpoint_every == 0 if checkpoint_every else evaluated):
+                    run.save()
+                if stop and (not last or state.unevaluated):
+                    raise run.stopped(stop_request)
+            return run.end(stop_request)

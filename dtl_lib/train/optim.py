@@ -173,6 +173,7 @@ class Guard:
     def __init__(self, recipe: Recipe, device: torch.device, folder: Path | None = None):
         self.recipe, self.folder, self._skipped_in_a_row = recipe, folder, 0
         self._first_bad = torch.full((), NO_STEP, device=device)  # read now and then: asking a GPU makes it wait
+        self._left_out = torch.zeros((), dtype=torch.int64, device=device)
 
     def clip_grad_norm(self, parameters: Sequence[nn.Parameter]) -> Tensor:
         """Limit the gradient's norm as the recipe says; the norm before, a scalar."""
@@ -199,10 +200,18 @@ class Guard:
             if self._skipped_in_a_row == MAX_SKIPS_IN_A_ROW:
                 raise self._error(f"{MAX_SKIPS_IN_A_ROW} steps in a row had nan or infinite gradients", step)
             return finite
-        if not scaled:
+        if scaled:
+            self._left_out += ~grad_norm.isfinite()
+        else:
             seen = grad_norm.isfinite() | (self._first_bad < NO_STEP)
             self._first_bad = torch.where(seen, self._first_bad, step)
         return True
+
+    def left_out(self) -> int:
+        """How many steps the scaler has left out since this was last asked; a GPU has to be waited for."""
+        count = int(self._left_out)
+        self._left_out.zero_()
+        return count
 
     def check(self, step: int, loss: float = 0.0) -> None:
         """A ValueError where a step until now, or this loss, was non-finite."""
@@ -237,10 +246,20 @@ class EMA:
         self.values = {name: value.detach().clone() for name, value in self._weights.items()}
 
     @torch.no_grad()
-    def update(self, step: int) -> None:
-        """Move the average towards the weights after step `step`."""
+    def update(self, step: int, moved: Tensor | None = None) -> None:
+        """Move the average towards the weights after step `step`.
+
+        Args:
+            moved: a scalar: whether the step has moved them, where the device alone knows; otherwise it has.
+        """
         decay = min(self.decay, (1 + step) / (10 + step))
-        get_ema_multi_avg_fn(decay)(list(self.values.values()), list(self._weights.values()), None)
+        values, weights = list(self.values.values()), list(self._weights.values())
+        if moved is None:
+            get_ema_multi_avg_fn(decay)(values, weights, None)
+            return
+        way = torch._foreach_sub(weights, values)
+        torch._foreach_mul_(way, moved * (1 - decay))
+        torch._foreach_add_(values, way)
 
     @contextmanager
     def in_place(self, model: nn.Module) -> Iterator[nn.Module]:

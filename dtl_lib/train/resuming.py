@@ -1,13 +1,14 @@
 """A run that goes on: what it takes over from its folder, and what has to be as it was."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import torch
 
 from .. import __version__, checkpoint
-from ..atomic import remove_leftovers
+from ..atomic import lock, remove_leftovers
 from ..checkpoint import BEST, BEST_CARD
 from ..checks import shortened
 from ..config import ViTConfig
@@ -23,7 +24,27 @@ from .state import TrainState
 
 log = logging.getLogger("dtl_lib")
 MAY_CHANGE = "on_nan", "epochs", "max_steps"  # of a recipe: the first has not mattered so far, see `_check_length`
+LOCK = ".lock"
 FILES = state.NAME, state.PREVIOUS, LOG, BEST, BEST_CARD
+
+
+@contextmanager
+def exclusive(folder: Path | None, processes: Processes) -> Iterator[None]:
+    """Inside, no other run can use the folder; a ValueError where one does already."""
+    if folder is None:
+        yield
+        return
+    busy = f"another process is training in {folder}: let it end, or choose another --output-dir (output_dir)"
+    with ExitStack() as held:
+        held.callback(_remove_if_empty, folder)  # after the lock's file is gone
+        processes.broadcast_object(lambda: held.enter_context(lock(folder / LOCK, busy)))
+        yield
+
+
+def _remove_if_empty(folder: Path) -> None:
+    """Remove a folder in which nothing was written."""
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def begin(folder: Path | None, processes: Processes) -> TrainState:

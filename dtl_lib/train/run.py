@@ -14,6 +14,7 @@ from ..checkpoint import BEST
 from ..data import loader
 from ..data.corrupt import CorruptImages
 from ..data.images import Sets, sets_with_channels
+from ..data.labelled import warn_of_shared
 from ..host import find_device
 from ..progress import progress_bar
 from . import resuming, state
@@ -85,8 +86,8 @@ class Run:
     """
 
     def __init__(
-        self, model, sets, recipe: Recipe, output_dir, *, device, resume, card, tensorboard, progress, processes,
-        shard, compiled, workers, max_corrupt, checkpoint_every=None,
+        self, model, sets, recipe: Recipe, folder: Path | None, *, device, resume, card, tensorboard, progress,
+        processes, shard, compiled, workers, max_corrupt, checkpoint_every=None,
     ):  # fmt: skip
         self.processes, device = processes or Processes(), find_device(device)
         self.processes.settle()
@@ -98,8 +99,10 @@ class Run:
             check_ranks_agree(self.processes, {**config, **recipe.to_dict(), **more, **data_settings(self.sets)})
         check_classes(model, sets.train)
         _check_batch(recipe, self.processes.world_size)
+        if self.processes.is_main:
+            warn_of_shared(sets)
         model.config = replace(model.config, mean=sets.train.mean, std=sets.train.std)
-        self.folder, self.workers = Path(output_dir) if output_dir else None, workers
+        self.folder, self.workers = folder, workers
         self.learner = make_learner(
             model, recipe, Schedule.of(recipe, len(sets.train)), device, self.processes, shard=shard,
             compiled=compiled, folder=self.folder,
@@ -168,6 +171,7 @@ class Run:
         loss = self._losses.mean(self.processes)
         self._clock.finish()
         self.learner.guard.check(step, loss or 0.0)
+        train_state.skipped += self.learner.guard.left_out()
         self.processes.merge_corrupt(self.corrupt, self.sets.train)
         self._losses = Losses()
         row = {
@@ -215,6 +219,7 @@ class Run:
         if self.folder:
             self._clock.finish()
             self.learner.guard.check(self.train_state.step)  # what is saved last is good
+            self.train_state.skipped += self.learner.guard.left_out()
             self.train_state.losses, self.train_state.counted = (
                 self._losses.gathered(self.processes),
                 self._losses.steps,

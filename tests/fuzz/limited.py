@@ -1,9 +1,11 @@
 """What every fuzzed call has to keep to: one clear line at worst, within seconds, and in less than 2 GB."""
 
+import faulthandler
 import json
 import os
 import resource
 import signal
+import sys
 from contextlib import contextmanager
 
 from hypothesis import HealthCheck, settings
@@ -13,6 +15,7 @@ from dtl_lib.cli.main import failure_of
 
 FACTOR = int(os.environ.get("DTL_FUZZ", "1"))  # 1 is about a minute in all, 60 an hour
 SECONDS, MEMORY = 30, 2 * 2**30  # of one example, however busy the machine; of the process, beyond what it had before
+STUCK = 4 * SECONDS  # after which the process is ended: code in C, or a thread that is waited for, hears no signal
 
 NASTY_TEXT = (
     "", " ", "nan", "inf", "-1", "1e999", "../..", "~nosuchuser/x", "/dev/zero", "pipe:touch fuzzed", "hfds/x",
@@ -37,15 +40,20 @@ def examples(count: int):
     )  # fmt: skip
 
 
+class Late(BaseException):
+    """No Exception: what is tried may catch those, and hypothesis would take minutes to make the example smaller."""
+
+
 @contextmanager
 def limited():
     """Fails where the body raises anything but what the command line says in a line, takes too long, or too much."""
 
     def late(*_):
-        raise AssertionError(f"not done after {SECONDS} s")
+        raise Late(f"not done after {SECONDS} s")
 
     before, handler = _peak(), signal.signal(signal.SIGALRM, late)
     signal.alarm(SECONDS)
+    faulthandler.dump_traceback_later(STUCK, exit=True, file=sys.__stderr__)
     try:
         yield
     except Exception as error:
@@ -54,6 +62,7 @@ def limited():
             raise
         assert failure.status == 2 and failure.message.strip() and len(failure.message) < 2_000, failure
     finally:
+        faulthandler.cancel_dump_traceback_later()
         signal.alarm(0)
         signal.signal(signal.SIGALRM, handler)
     assert _peak() - before < MEMORY, f"{_peak() - before:,} bytes"

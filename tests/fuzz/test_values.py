@@ -15,6 +15,7 @@ from dtl_lib.__main__ import main
 from dtl_lib.cli.commands import COMMANDS
 from dtl_lib.cli.parser import Parser
 from dtl_lib.config import ViTConfig
+from dtl_lib.hashing import plain
 from dtl_lib.tokens import TokenPlan
 from dtl_lib.train import Recipe, fit, state
 from tests.fuzz.limited import LEAVES, NASTY_TEXT, changed, examples, limited
@@ -83,7 +84,17 @@ def test_values_of_recipes_configurations_and_plans(data, kind):
         made = TokenPlan.from_json(values) if kind is TokenPlan else kind.from_dict(values)
         if kind is ViTConfig:
             made.cost()
-        assert made == (TokenPlan.from_json(made.to_json()) if kind is TokenPlan else kind.from_dict(made.to_dict()))
+        written = made.to_json() if kind is TokenPlan else made.to_dict()
+        assert made == (TokenPlan.from_json(written) if kind is TokenPlan else kind.from_dict(written))
+        written = json.loads(written) if kind is TokenPlan else plain(written)
+        for name, value in values.items():  # nothing is taken for something else
+            if name == "groups":
+                by_name = {group["name"]: group for group in written[name]}
+                assert isinstance(value, list) and len(value) == len(by_name)
+                assert all(group.items() <= by_name[group["name"]].items() for group in value)
+            elif name != "plan":
+                square = name == "image_size" and isinstance(value, int)
+                assert written[name] == ([value] * 2 if square else value), name
 
 
 @examples(200)

@@ -157,6 +157,31 @@ def test_a_process_alone_has_the_cores_it_may_use(monkeypatch, known):
     assert batches._default_workers(2) == 2
 
 
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        ({}, 4),
+        ({"cpu.max": "max 100000\n"}, 4),
+        ({"cpu.max": "200000 100000\n"}, 2),
+        ({"cpu.max": "150000 100000\n"}, 2),
+        ({"cpu.max": "5000 100000\n"}, 1),
+        ({"cpu.max": "900000 100000\n"}, 4),
+        ({"cpu.max": "nonsense"}, 4),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 4),
+        ({"cpu/cpu.cfs_quota_us": "300000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 3),
+        ({"cpu/cpu.cfs_quota_us": "300000\n"}, 4),
+    ],
+)
+def test_a_container_has_the_cores_that_its_quota_pays_for(monkeypatch, tmp_path, files, cores):
+    monkeypatch.setattr(host.os, "sched_getaffinity", lambda _: {2, 3, 5, 7}, raising=False)
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    found = host.usable_cores(tmp_path)
+    assert sorted(found) == [2, 3, 5, 7][:cores]
+    assert host.share_of_cores(found, [found, found]) == max(1, cores // 2), "two processes of it share them"
+
+
 def test_processes_share_the_cores_that_they_may_all_use_and_have_the_others_to_themselves():
     every, bound = frozenset(range(96)), [frozenset(range(12 * task, 12 * task + 12)) for task in range(8)]
     assert host.share_of_cores(every, [every] * 8) == 12  # torchrun's

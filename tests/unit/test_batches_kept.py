@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import multiprocessing
 import os
 import types
 
@@ -43,6 +44,24 @@ def test_a_run_starts_them_once_for_each_part(tmp_path):
     for name, value in tensors(tmp_path / "none").items():
         assert torch.equal(value, tensors(tmp_path / "kept")[name]), name
     assert rows(tmp_path / "none") == rows(tmp_path / "kept")
+
+
+def test_spawned_ones_are_started_once_too(tmp_path, monkeypatch):
+    """There each takes seconds."""
+    start, started = multiprocessing.process.BaseProcess.start, []
+
+    def counted(self):
+        started.append(self)
+        start(self)
+
+    monkeypatch.setattr(multiprocessing.process.BaseProcess, "start", counted)
+    method = multiprocessing.get_start_method(allow_none=True)
+    multiprocessing.set_start_method("spawn", force=True)
+    try:
+        fit(tiny(), small_sets(), dataclasses.replace(OFTEN, max_steps=3), progress=False, workers=1)
+    finally:
+        multiprocessing.set_start_method(method, force=True)
+    assert len(started) == 3, "one to train, one to choose and one to test"
 
 
 def test_they_end_with_the_run_also_where_it_fails(tmp_path):

@@ -175,7 +175,7 @@ def test_classes_that_are_not_imagenets_are_refused_with_the_way_out(own):
 
 def test_a_test_class_that_training_lacks_is_refused(own):
     write(own / "val" / "dog", 1)
-    with pytest.raises(ValueError, match="has a class 'dog' that .*train lacks"):
+    with pytest.raises(ValueError, match="has a class folder 'dog', which .*train lacks"):
         data.load("folder", own)
 
 

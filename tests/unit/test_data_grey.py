@@ -10,7 +10,7 @@ from dtl_lib.__main__ import main
 from dtl_lib.checkpoint import load_model
 from dtl_lib.config import IMAGENET_MEAN, ViTConfig
 from dtl_lib.data.images import grey
-from dtl_lib.data.photos import prepare
+from dtl_lib.data.photos import prepare, undo
 from dtl_lib.models import ViT
 from dtl_lib.train import Recipe, evaluate, fit
 
@@ -84,3 +84,30 @@ def test_sets_that_were_loaded_in_colour_follow_the_model():
 def test_other_numbers_of_channels_are_refused(channels):
     with pytest.raises(ValueError, match=f"has 3 channels or 1, grey, and the model takes {channels}"):
         data.load("shapes", config=ViTConfig(16, 8, channels=channels, dim=16, heads=2))
+
+
+def test_a_set_that_was_loaded_in_grey_is_no_colour_again():
+    sets = data.load("shapes", samples=32, config=GREY)
+    assert "32×32, grey, 10 classes" in sets.train.describe()
+    with pytest.raises(ValueError, match="level 1 test was loaded in grey, and the model takes 3 channels: load"):
+        evaluate(ViT(ViTConfig(32, 8, dim=16, depth=1, heads=2, classes=10)), sets.test)
+
+
+def test_values_of_three_channels_are_those_of_grey_in_one_picture_too():
+    """Broadcast, they would make three channels of one."""
+    picture = Image.new("RGB", (20, 20), (10, 200, 30))
+    plain, given = prepare(picture, config=GREY), prepare(picture, mean=IMAGENET_MEAN, config=GREY)
+    assert given.shape == (1, 1, 16, 16) and torch.equal(plain, given)
+    with pytest.raises(ValueError, match="mean has 2 numbers, and the images 3 channels"):
+        prepare(picture, mean=(0.5, 0.5))
+    with pytest.raises(ValueError, match="with 3 channels, or with 1, grey; the model takes 4"):
+        prepare(picture, config=ViTConfig(16, 8, channels=4, dim=16, heads=2))
+
+
+def test_pixels_come_back_in_grey():
+    picture = Image.new("RGB", (20, 20), (10, 200, 30))
+    for mean, std in ((GREY.mean, GREY.std), (IMAGENET_MEAN, (0.229, 0.224, 0.225))):
+        pixels = undo(prepare(picture, config=GREY), mean, std)
+        assert pixels.shape == (1, 16, 16, 1) and (pixels == picture.convert("L").getpixel((0, 0))).all()
+    with pytest.raises(ValueError, match="mean has 2 numbers"):
+        undo(torch.zeros(3, 4, 4), (0.5, 0.5))

@@ -177,7 +177,7 @@ class TestTraining:
         def enter(x, now, then, tokens):
             return torch.cat([x[:, now[n]] if n in now else tokens[n].cpu().expand(len(x), -1, -1) for n in then], 1)
 
-        def ema(self, step):
+        def ema(self, step, moved=None):
             torch._foreach_lerp_([value.cpu() for value in self.values.values()], list(self._weights.values()), 0.1)
 
         plants = {
@@ -282,6 +282,21 @@ class TestHalfOnTheCpu:
         moved = [not all(torch.equal(*pair) for pair in zip(*pairs)) for pairs in zip(seen, seen[1:])]
         assert moved == [False, True, True] and found.history[-1]["loss"] < 3
         assert scales[1] == scales[0] / 2 == scales[2] == scales[3]
+        assert found.skipped == 1 and found.history[-1]["skipped"] == 1, "the log says so"
+
+    def test_a_step_that_the_scaler_leaves_out_does_not_move_the_average(self):
+        """It is that of the steps taken, as float32's is; its decay counts all steps, as the learning rate does."""
+        weights = ViT(CONFIG)
+        average, usual = schedule.EMA(weights, 0.9), schedule.EMA(weights, 0.9)
+        for step, moved in enumerate((True, False, True)):
+            with torch.no_grad():
+                for value in weights.parameters():
+                    value.add_(1.0 + step)
+            average.update(step, torch.tensor(moved))
+            if moved:
+                usual.update(step)
+            for name, value in average.values.items():
+                torch.testing.assert_close(value, usual.values[name], rtol=1e-6, atol=1e-6)
 
 
 def test_no_augmentation_is_left_out():

@@ -1,5 +1,6 @@
 """Every depth and mode of a picture looks as it was saved, or is refused by name; no program is started for one."""
 
+import importlib.util
 import io
 import os
 import struct
@@ -12,7 +13,7 @@ import torch
 from PIL import EpsImagePlugin, Image
 
 from dtl_lib import data
-from dtl_lib.data.decoding import decode
+from dtl_lib.data.decoding import decode, start_nothing
 from dtl_lib.data.files import ImageFiles
 from dtl_lib.data.sources.timm_readers import IndexedDataset
 
@@ -177,10 +178,10 @@ def ghostscript(tmp_path, monkeypatch):
     program.write_text(f"#!/bin/sh\ntouch {mark}\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
-    monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)
-    monkeypatch.setattr(Image, "OPEN", dict(Image.OPEN))  # which a reader of timm's shortens
-    monkeypatch.setattr(Image, "ID", list(Image.ID))
-    Image.register_open("EPS", EpsImagePlugin.EpsImageFile, EpsImagePlugin._accept)  # an earlier test may remove it
+    spec = importlib.util.find_spec("PIL.EpsImagePlugin")
+    spec.loader.exec_module(fresh := importlib.util.module_from_spec(spec))
+    Image.register_open("EPS", EpsImagePlugin.EpsImageFile, EpsImagePlugin._accept)  # instead of the fresh one
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", fresh.Ghostscript)  # an earlier test has had it refused
     for part in ("train/a", "train/b", "val/a", "val/b"):
         (tmp_path / "pictures" / part).mkdir(parents=True)
         for name in ("1.png", "2.jpg", "3.tif"):
@@ -212,8 +213,22 @@ def test_no_way_to_a_picture_starts_a_program(ghostscript):
         def __getitem__(self, number):
             return Image.open(file).convert("RGB"), 0
 
-    with pytest.raises(data.CorruptImage, match="own, sample 0"):
+    with pytest.raises(data.CorruptImage, match="own, sample 0 is not an image that can be read"):
         IndexedDataset(Own(), "own")(0)
+
+
+def test_readers_of_others_leave_pillow_its_formats(ghostscript):
+    """Whoever else is in this process opens what Pillow opens; an EPS can be looked at, and is not drawn."""
+    Image.init()
+    before, file = (dict(Image.OPEN), list(Image.ID)), io.BytesIO()
+    start_nothing()
+    assert (Image.OPEN, Image.ID) == before and {"PCX", "EPS", "ICO"} <= set(Image.ID)
+    Image.new("RGB", (3, 2), (7, 8, 9)).save(file, "PCX")
+    assert Image.open(file).getpixel((0, 0)) == (7, 8, 9)
+    eps = Image.open(io.BytesIO(EPS))
+    assert eps.size == (16, 16)
+    with pytest.raises(OSError, match="Ghostscript, which is not started"):
+        eps.load()
 
 
 @pytest.mark.parametrize(

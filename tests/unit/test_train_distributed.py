@@ -6,6 +6,7 @@ import os
 import pytest
 import torch
 
+import dtl_lib.train.distributed.environment as environment_module
 from dtl_lib.checkpoint import write
 from dtl_lib.cli.run_folder import resume_point, saved_by_this_launch
 from dtl_lib.data.corrupt import CorruptImages
@@ -136,6 +137,45 @@ def test_torchrun_s_counts_are_whole_numbers(environment, name, value):
     environment(name, value)
     with pytest.raises(ValueError, match=f"{name} is '{value}' in the environment"):
         resume_point(argparse.Namespace(resume=None, output_dir=None), Processes())
+
+
+@pytest.mark.parametrize("address", ["nosuchhost.invalid", "127.0.0.1:29500", "[::1]", "a b", "http://x", "x" * 300])
+def test_an_address_of_no_host_is_one_line_before_torch_is_asked(environment, monkeypatch, capfd, address):
+    monkeypatch.setattr("torch.distributed.rendezvous", lambda *_, **__: pytest.fail("torch was asked"))
+    for rank in "01":
+        place = {"RANK": rank, "WORLD_SIZE": "2", "MASTER_ADDR": address, "MASTER_PORT": "29500"}
+        for each, value in place.items():
+            environment(each, value)
+        right = "without brackets or a port .MASTER_PORT has that"
+        with pytest.raises(ValueError, match=f"MASTER_ADDR is .*which is no host .*{right}"):
+            joined(torch.device("cpu"), 0.1).__enter__()
+    assert capfd.readouterr().err == ""
+
+
+def test_a_name_that_is_known_late_is_waited_for(monkeypatch):
+    """Not by the first process, whose own it is."""
+    asked = []
+
+    def late(*address):
+        asked.append(address)
+        if len(asked) < 3:
+            raise OSError(-2, "Name or service not known")
+
+    monkeypatch.setattr(environment_module.socket, "getaddrinfo", late)
+    monkeypatch.setattr(environment_module.time, "sleep", lambda seconds: None)
+    environment_module.check_address("node-0.job", rank=1, timeout=600)
+    assert len(asked) == 3
+    asked.clear()
+    with pytest.raises(ValueError, match="no host that can be found .Name or service not known"):
+        environment_module.check_address("node-0.job", rank=0, timeout=600)
+
+
+@pytest.mark.parametrize("port", ["0", "70000", "-1", "x", "9" * 5000])
+def test_a_port_that_is_none_is_named(environment, port):
+    for each, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}.items():
+        environment(each, value)
+    with pytest.raises(ValueError, match="MASTER_PORT is '.* a whole number from 1 to 65535"):
+        joined(torch.device("cpu"), 1.0).__enter__()
 
 
 @pytest.mark.parametrize("name", ["MASTER_ADDR", "MASTER_PORT"])

@@ -1,5 +1,6 @@
 """What users and their machines do to `dtl train` and `dtl evaluate`: one line that names the place and the way on."""
 
+import dataclasses
 import errno
 import io
 import json
@@ -19,12 +20,12 @@ from PIL import Image
 
 from dtl_lib import atomic, checkpoint, data
 from dtl_lib.__main__ import main
-from dtl_lib.cli import run_folder
 from dtl_lib.data import loader as batches
-from dtl_lib.train import Recipe
+from dtl_lib.train import Recipe, fit, resuming
 from dtl_lib.train.distributed.processes import Processes
 from dtl_lib.train.log import Log
 from tests.processes import launch
+from tests.unit.disturbed import RECIPE, small_sets, tiny
 
 TRAIN = (
     "train --data folder --image-size 16 --patch-size 8 --dim 16 --depth 1 --heads 2 --device cpu --quiet --workers 0 "
@@ -175,9 +176,10 @@ def test_the_best_weights_of_another_run_are_not_taken_for_this_one_s(pictures, 
 def test_two_runs_in_one_folder_at_a_time_are_refused(pictures, tmp_path, capsys):
     line = [*map(str, TRAIN), "--data-path", "pictures", "--output-dir", "run"]
     assert main(line) == 0
-    hold = "import sys; from dtl_lib.cli import run_folder; from dtl_lib.train.distributed.processes import Processes\n"
+    hold = "import sys; from pathlib import Path; from dtl_lib.train import resuming\n"
+    hold += "from dtl_lib.train.distributed.processes import Processes\n"
     folder = str(tmp_path / "run")
-    hold += f"with run_folder.exclusive({folder!r}, Processes()): print('held', flush=True); sys.stdin.read()"
+    hold += f"with resuming.exclusive(Path({folder!r}), Processes()): print('held', flush=True); sys.stdin.read()"
     other = subprocess.Popen([sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         assert other.stdout.readline() == "held\n"
@@ -190,10 +192,38 @@ def test_two_runs_in_one_folder_at_a_time_are_refused(pictures, tmp_path, capsys
     assert main(["train", "--resume", "run", "--quiet"]) == 0
 
 
+def test_fit_refuses_a_folder_in_which_another_is_training(tmp_path):
+    """Also within a process, whose locks the kernel gives it twice; afterwards nothing is in the way."""
+    sets, recipe, refused = small_sets(), dataclasses.replace(RECIPE, max_steps=2), []
+
+    def again(step, loss, model):
+        for folder in (tmp_path / "run", tmp_path / "link"):
+            with pytest.raises(ValueError, match="another process is training in .*: let it end, or choose another"):
+                fit(tiny(1), sets, recipe, folder, progress=False, resume=True)
+            refused.append(
+                subprocess.run([sys.executable, "-c", TAKE, folder / ".lock"], stdout=subprocess.PIPE).stdout
+            )
+
+    (tmp_path / "link").symlink_to(tmp_path / "run")
+    fit(tiny(), sets, recipe, tmp_path / "run", progress=False, on_step=again)
+    assert refused == [b"busy\n"] * 4, "the refusals have not given the lock away"
+    assert not (tmp_path / "run/.lock").exists()
+    fit(tiny(1), sets, recipe, tmp_path / "run", progress=False, resume=True)
+    fit(tiny(), sets, recipe, progress=False)
+
+
+TAKE = """import sys, pathlib
+from dtl_lib import atomic
+try:
+    with atomic.lock(pathlib.Path(sys.argv[1]), "busy"): print("taken")
+except ValueError as error: print(error)
+"""
+
+
 def test_a_file_system_without_locks_will_do(tmp_path, monkeypatch):
     def lockf(*_):
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     monkeypatch.setattr(atomic.fcntl, "lockf", lockf)
-    with run_folder.exclusive(tmp_path / "run", Processes()):
+    with resuming.exclusive(tmp_path / "run", Processes()):
         pass

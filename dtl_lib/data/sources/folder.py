@@ -44,6 +44,11 @@ class Folder:
         """The pictures' lengths in bytes; -1 for one that is not there."""
         return [_length(self.files[number]) for number in numbers]
 
+    def locations(self) -> set[tuple[int, int]]:
+        """The folders that pictures lie in."""
+        folders = {os.path.dirname(file) for file in self.files}
+        return {_identity(folder) for folder in folders if os.path.exists(folder)}
+
 
 def load(name: str, path=None, image_size=None, samples: int | None = None, config=None) -> Sets:
     """Pictures in class folders: `train/CLASS/…`, `val/CLASS/…` and `test/CLASS/…`, or `CLASS/…` alone.
@@ -195,25 +200,25 @@ def _check_depth(root: Path, folder: Path, by_class: dict[str, list[str]]) -> No
 def _imagenet_classes(folders: dict[str, Path], pictures: dict[str, dict]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """WordNet ids and names of all 1,000 classes."""
     ids, names = wordnet_classes()
-    for part, by_class in pictures.items():
-        if stray := sorted(set(by_class) - set(ids)):
-            raise ValueError(
-                f"{folders[part]} has a class folder {stray[0]!r}, which is no WordNet id of ImageNet-1k "
-                "(such as n01440764); for classes of your own use the data set `folder`"
-            )
+    right = "which is no WordNet id of ImageNet-1k (such as n01440764); for your own classes use the data set `folder`"
+    _refuse_stray(folders, pictures, ids, right)
     return ids, names
 
 
 def _folder_classes(folders: dict[str, Path], pictures: dict[str, dict]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The names of the folders, twice; the other parts may lack classes of the training folder, not have others."""
     names = tuple(pictures.get("train") or sorted(set().union(*pictures.values())))
+    if "train" in folders:  # otherwise the names are those of all parts
+        right = f"which {folders['train']} lacks; both need the same class folders"
+        _refuse_stray(folders, pictures, names, right)
+    return names, names
+
+
+def _refuse_stray(folders: dict[str, Path], pictures: dict[str, dict], names: Iterable[str], right: str) -> None:
+    """A ValueError for the first class folder that is none of the names."""
     for part, by_class in pictures.items():
         if stray := sorted(set(by_class) - set(names)):
-            raise ValueError(
-                f"{folders[part]} has a class {stray[0]!r} that {folders['train']} lacks; "
-                "both need the same class folders"
-            )
-    return names, names
+            raise ValueError(f"{folders[part]} has a class folder {stray[0]!r}, {right}")
 
 
 def _folders_in(root: Path) -> list[str]:

@@ -12,6 +12,7 @@ import numpy as np
 
 from ...host import data_folder
 from ...paths import kind, require, user_path
+from ..decoding import endings
 from ..images import CorruptImage, Sets
 from ..labelled import labelled_sets
 from ..splits import assigned, like_parts, part_of
@@ -19,7 +20,6 @@ from ..tar import members
 from .folder import ignored, listed
 
 log = logging.getLogger("dtl_lib")
-PICTURES = ("jpg", "jpeg", "png", "webp", "bmp", "tiff", "tif")  # of several in a sample, the first of these
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 LARGEST_CLASS = 10**6
 LONGEST_CLASS, LONGEST_JSON = 64, 2**24  # bytes
@@ -72,6 +72,10 @@ class Shards:
         """The pictures' lengths in bytes."""
         return self.places[numbers, 2].tolist()
 
+    def locations(self) -> set[tuple[int, int]]:
+        """The shards."""
+        return {(status.st_dev, status.st_ino) for status in map(os.stat, filter(os.path.exists, self.paths))}
+
 
 def load(path=None, image_size=None, samples: int | None = None, config=None) -> Sets:
     """WebDataset shards: `train/*.tar`, `val/*.tar` and `test/*.tar`, or tar files with these words in their names.
@@ -116,9 +120,9 @@ def _samples(path: str) -> Iterator[tuple[str, tuple[int, int], int]]:
                 raise ValueError(f"{path} holds {name} twice: which of the two counts? Pack it again with one of them")
         with open(path, "rb") as shard:
             for key, parts in parts_by_key.items():
-                picture = next((parts[ending] for ending in PICTURES if ending in parts), None)
+                picture = next((parts[ending[1:]] for ending in endings() if ending[1:] in parts), None)
                 if picture is None:
-                    raise ValueError(f"{path}: {key} has no picture ({', '.join('.' + name for name in PICTURES)})")
+                    raise ValueError(f"{path}: {key} has no picture ({listed(endings())})")
                 yield key, picture, _target(shard, parts, f"{path}: {key}")
     except OSError as error:
         raise ValueError(f"{path} cannot be read ({error.strerror}); put the shard back") from None

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 
 from ...paths import user_path
-from ..decoding import named, only_pictures
+from ..decoding import named, start_nothing
 from ..files import ImageFiles
 from ..images import Sets
 from ..splits import held_out_of, split, subset
@@ -34,7 +34,7 @@ class IndexedDataset:
 
     def __call__(self, number: int):
         sample_name = f"{self.name}, sample {number}"
-        only_pictures()  # here too: a worker process has not opened the data set
+        start_nothing()  # here too: a worker process has not opened the data set
         with named(sample_name):  # some of torchvision's data sets decode their pictures here
             image, target = self.reader[number][:2]
         return image, image if isinstance(image, str) else sample_name, int(target)
@@ -95,7 +95,7 @@ def _open(name: str, path, part: str, samples: int | None):
     path = None if path is None else str(user_path(path).absolute())  # absolute: it cannot begin with a scheme
     if path is None and prefix == "torch":
         raise ValueError(f"say in which folder the files of {name} are: path (--data-path DIR)")
-    only_pictures()
+    start_nothing()
     try:
         options = _hub_options(name, path, part) if prefix in ("hfds", "hfids") else {"split": part}
         options |= {"input_img_mode": ""} if prefix == "hfids" else {}  # as stored: to RGB it would clip 16 bits

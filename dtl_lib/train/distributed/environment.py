@@ -1,12 +1,15 @@
 """What torchrun and Slurm's srun tell a process through its environment, and which GPU and interface follow from it."""
 
 import os
+import re
 import socket
 import struct
+import time
 from contextlib import suppress
 
 import torch
 
+from ...checks import first_line, shortened
 from .errors import SilentExit
 
 SIOCGIFADDR = 0x8915  # Linux's name for asking an interface's address
@@ -19,13 +22,37 @@ def launched() -> bool:
     return number("WORLD_SIZE", "1") > 1
 
 
-def number(name: str, default: str = "", most: float = float("inf")) -> int:
-    """A variable of the environment that holds a whole number from 0 on."""
+def number(name: str, default: str = "", most: float = float("inf"), least: int = 0) -> int:
+    """A variable of the environment that holds a whole number from `least` on."""
     text = os.environ.get(name, default)
-    if not (text.isascii() and text.isdecimal() and int(text) <= most):
+    if not (text.isascii() and text.isdecimal() and least <= int(text[:20]) <= most):
         limit = f" to {most}" if most < float("inf") else " on"
-        raise ValueError(f"{name} is {text!r} in the environment; torchrun and srun set a whole number from 0{limit}")
+        raise ValueError(
+            f"{name} is {shortened(text)} in the environment; torchrun and srun set a whole number from {least}{limit}"
+        )
     return int(text)
+
+
+def check_address(address: str, rank: int, timeout: float) -> None:
+    """A ValueError where no host is called `address`: torch would say so in many lines, its own and C++'s.
+
+    A name may come to be known late, as a cluster starts its hosts: all but the first process, whose own it is, ask
+    again until the timeout.
+    """
+    end = time.monotonic() + timeout * (rank > 0)
+    while True:
+        try:
+            socket.getaddrinfo(address, None)
+            return
+        except (OSError, UnicodeError) as error:
+            why = first_line(error)
+        if time.monotonic() >= end or not re.fullmatch(r"[\w.:%-]+", address):
+            break
+        time.sleep(min(1.0, timeout))
+    raise ValueError(
+        f"MASTER_ADDR is {shortened(address)}, which is no host that can be found ({why}): it is the name or the "
+        "address of the first process's host, without brackets or a port (MASTER_PORT has that)"
+    )
 
 
 def local_device(name: str | None) -> str | None:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ...checks import first_line
 from ...host import share_of_cores, usable_cores
-from .environment import interface_to, launched, number
+from .environment import check_address, interface_to, launched, number
 from .errors import PeerLost, RankError, SilentExit
 from .heartbeat import Heartbeat
 from .sharding import shard
@@ -211,7 +211,8 @@ def _connected(
     attempt, by_agent = (os.environ.get(f"TORCHELASTIC_{name}", "0") for name in ("RESTART_COUNT", "USE_AGENT_STORE"))
     if not (os.environ.get("MASTER_ADDR") and os.environ.get("MASTER_PORT")):
         raise ValueError("WORLD_SIZE is set and MASTER_ADDR or MASTER_PORT is not: start with torchrun, or set all")
-    address, port = os.environ["MASTER_ADDR"], number("MASTER_PORT", most=2**16 - 1)
+    address, port = os.environ["MASTER_ADDR"], number("MASTER_PORT", most=2**16 - 1, least=1)
+    check_address(address, rank, timeout)
     if interface := interface_to(address):
         os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
     attempt_name = f"attempt {attempt} of {world_size}"  # torchrun keeps its store when it starts the processes again
