@@ -5,6 +5,7 @@ import os
 import struct
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -135,8 +136,11 @@ RED = (200, 30, 60)
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV", "LAB", "P", "PA"])
 def test_colours_survive_every_mode(mode):
     picture = Image.new("RGB", (4, 3), RED)
-    picture = picture.convert("RGBA") if mode in ("RGBa", "PA") else picture
-    image = picture.convert(mode, palette=Image.Palette.ADAPTIVE if mode == "P" else Image.Palette.WEB)
+    if mode in ("P", "PA"):  # converting would dither, in some versions
+        image = Image.new(mode, (4, 3), (1, 255) if mode == "PA" else 1)
+        image.putpalette([0, 0, 0, *RED])
+    else:
+        image = (picture.convert("RGBA") if mode == "RGBa" else picture).convert(mode)
     for upright in (True, False):
         pixels = np.asarray(decode(image.copy(), mode, upright), int)
         assert abs(pixels - RED).max() <= (4 if mode == "LAB" else 2 if mode in ("YCbCr", "HSV") else 0), pixels[0, 0]
@@ -176,7 +180,9 @@ def test_what_is_transparent_is_white_for_open_image_and_prepare_alike(tmp_path,
 
 
 def test_a_transparent_grey_of_16_bits_is_white():
-    file = saved(Image.fromarray(RAMP), "PNG", transparency=257 * 7)
+    png = saved(Image.fromarray(RAMP), "PNG").getvalue()
+    chunk, at = b"tRNS" + (257 * 7).to_bytes(2, "big"), png.index(b"IDAT") - 4  # written by hand: not every Pillow can
+    file = io.BytesIO(png[:at] + (2).to_bytes(4, "big") + chunk + zlib.crc32(chunk).to_bytes(4, "big") + png[at:])
     picture = np.asarray(decode(file, "grey", upright=True))
     assert (picture[:, 7] == 255).all() and (picture[:, 6] == 6).all()
 
@@ -200,6 +206,7 @@ touch "$TRAP"
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n10 10 scale\nshowpage\n%%EOF\n"
 OPEN = """
 import sys
+import zlib
 from pathlib import Path
 from PIL import Image
 trap, folder = Path(sys.argv[1]), Path(sys.argv[2])
