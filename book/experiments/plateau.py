@@ -81,7 +81,7 @@ class Looks:
 
     def look(self, model: ViT) -> None:
         """Measure once more."""
-        with record(model.eval(), all_rows=False, tokens=False) as tape, torch.no_grad():
+        with record(model.eval(), all_queries=False, stream=False) as tape, torch.no_grad():
             model(self.images)
         maps = torch.stack([tape.maps(block).mean(dim=1) for block in range(model.plan.blocks)]).mean(dim=0)
         pointing, on_object = self.score(maps)

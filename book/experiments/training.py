@@ -1,4 +1,4 @@
-"""The runs behind chapter 04: what ends the plateau, and what each ingredient of a recipe does.
+"""The runs behind chapter 04: how soon runs leave chance, and what each ingredient of a recipe does.
 
     python -m book.experiments.training plateau
     python -m book.experiments.training ingredients
