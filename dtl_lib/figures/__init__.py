@@ -1,10 +1,19 @@
 """Numbers → matplotlib, structures → SVG. A function here draws what it is given; it computes nothing."""
 
-from .curves import show_agreement, show_bars, show_curves, show_intervals, show_lines, show_roofline
+from .curves import (
+    show_agreement,
+    show_bars,
+    show_curves,
+    show_histograms,
+    show_intervals,
+    show_lines,
+    show_ratios,
+    show_roofline,
+)
 from .diagrams import draw_attention, draw_block, draw_model, draw_sequence, draw_step
 from .drawing import Drawing
 from .images import show_images, show_patches
-from .maps import show_maps, show_matrix, show_similarity, show_table
+from .maps import show_cosines, show_maps, show_matrix, show_similarity, show_table
 from .style import COLOURS, styled, token_colours
 from .surface import show_atlas, show_pareto, show_surface
 from .timeline import show_timeline
@@ -20,7 +29,9 @@ __all__ = [
     "show_agreement",
     "show_atlas",
     "show_bars",
+    "show_cosines",
     "show_curves",
+    "show_histograms",
     "show_images",
     "show_intervals",
     "show_lines",
@@ -28,6 +39,7 @@ __all__ = [
     "show_matrix",
     "show_pareto",
     "show_patches",
+    "show_ratios",
     "show_roofline",
     "show_similarity",
     "show_surface",

@@ -8,7 +8,7 @@ from matplotlib.ticker import LogLocator
 
 from .style import COLOURS, WIDTH, array, legend_below, styled
 
-FEW = 10  # points so few are marked one by one on a logarithmic axis
+FEW = 10  # points so few are marked one by one, and on a logarithmic axis each has its tick
 
 
 @styled
@@ -33,7 +33,8 @@ def show_curves(
     figure, axis = plt.subplots(figsize=(width, 3.4))
     for index, (name, (across, up, *band)) in enumerate(curves.items()):
         colour = COLOURS[index % len(COLOURS)]
-        axis.plot(across, up, color=colour, label=name, linestyle=("-", "--", "-.", ":")[index % 4])
+        line, mark = ("-", "--", "-.", ":")[index % 4], "o" if len(across) <= FEW else ""
+        axis.plot(across, up, color=colour, label=name, linestyle=line, marker=mark)
         if band:
             axis.fill_between(across, *band, color=colour, alpha=0.2, linewidth=0)
     if level is not None:
@@ -178,4 +179,56 @@ def show_agreement(
     axis.set(xlabel=x, ylabel=y, xlim=ends, ylim=ends)
     axis.set_box_aspect(1)
     legend_below(figure, axis)
+    return figure
+
+
+@styled
+def show_ratios(
+    groups: Mapping[str, Sequence[tuple[float, float, float, float]]], x: str, y: str, width: float = WIDTH
+) -> Figure:
+    """Ratios with their intervals over a logarithmic axis, and the line at 1.
+
+    Args:
+        groups: name → points: place on the axis, ratio, and the ends of its interval.
+        x, y: what the axes are, with their unit.
+    """
+    figure, axis = plt.subplots(figsize=(width, 3.4))
+    axis.axhline(1, color="#777777", linewidth=1, linestyle=":", zorder=0)
+    for index, (name, points) in enumerate(groups.items()):
+        across, up, low, high = (array(values) for values in zip(*points))
+        across, colour = across * 1.05 ** (index - len(groups) / 2), COLOURS[index % len(COLOURS)]  # side by side
+        ends = [up - low, high - up]
+        axis.errorbar(across, up, yerr=ends, fmt="osD^v"[index % 5], color=colour, label=name, capsize=2, linewidth=1)
+    axis.set(xlabel=x, ylabel=y, xscale="log")
+    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.xaxis.set_major_formatter("{x:g}")
+    axis.minorticks_off()
+    legend_below(figure, axis)
+    return figure
+
+
+@styled
+def show_histograms(groups: Mapping[str, Sequence], x: str, y: str, bins: int = 24, width: float = WIDTH) -> Figure:
+    """Histograms under each other on the same logarithmic axes: where the values of each group lie, as shares of it.
+
+    Args:
+        groups: name → positive values.
+        x, y: what the axes are, with their unit.
+        bins: equally wide on the logarithmic axis.
+    """
+    values = {name: array(group).ravel() for name, group in groups.items()}
+    low, high = min(one.min() for one in values.values()), max(one.max() for one in values.values())
+    edges = low * (high / low) ** (array(range(bins + 1)) / bins)
+    edges[-1] *= 1.001  # the largest value is in the last bin
+    figure, axes = plt.subplots(len(values), 1, figsize=(width, 1.3 * len(values) + 0.5), sharex=True, sharey=True)
+    for axis, (name, group), colour in zip(axes, values.items(), COLOURS):
+        axis.hist(group, edges, weights=group * 0 + 1 / len(group), color=colour)
+        axis.set(xscale="log", yscale="log", title=name)
+        axis.minorticks_off()
+    axes[-1].xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes[-1].xaxis.set_major_formatter("{x:g}")
+    axes[-1].yaxis.set_major_formatter("{x:g}")
+    axes[-1].minorticks_off()
+    axes[-1].set_xlabel(x)
+    figure.supylabel(y)
     return figure

@@ -130,8 +130,9 @@ def show_table(
     mark: tuple[int, int] | None = None,
     size: float = 1.15,
     notes: Sequence[str] = (),
+    high: float | None = None,
 ) -> Figure:
-    """Pictures and maps in a table; each map from 0 to its own maximum, non-finite values in grey.
+    """Pictures and maps in a table; each map from 0 to `high` or to its own maximum, non-finite values in grey.
 
     Args:
         items: uint8 (height, width, 3) pictures and (rows, columns) maps, row by row.
@@ -141,11 +142,12 @@ def show_table(
         mark: (row, column) of a patch to outline in every map.
         size: inches an item.
         notes: one an item, written under it; empty for none.
+        high: where the one scale of all maps ends; None gives each its own.
     """
     figure, axes = panels(len(items), columns, size, height=size * (1.25 if notes else 1))
     colours = colormaps[MAP].with_extremes(bad=ABSENT)
     for axis, item in zip(axes, map(array, items)):
-        axis.imshow(item) if item.ndim == 3 else axis.imshow(item, vmin=0, cmap=colours)
+        axis.imshow(item) if item.ndim == 3 else axis.imshow(item, vmin=0, vmax=high, cmap=colours)
         if mark is not None and item.ndim == 2:
             outline(axis, mark)
     for axis, title in zip(axes, titles):
@@ -154,6 +156,31 @@ def show_table(
         write_below(axis, note)
     for axis, name in zip(axes[::columns], rows):
         axis.text(-0.08, 0.5, name, transform=axis.transAxes, ha="right", va="center")
+    return figure
+
+
+@styled
+def show_cosines(matrices: Sequence, titles: Sequence[str], names: Sequence[str], columns: int = 2) -> Figure:
+    """How alike the same few things are in several respects: cosines, written into cells, on one scale from −1 to 1.
+
+    Args:
+        matrices: each (things, things).
+        titles: one a matrix.
+        names: of the things.
+        columns: matrices in a row.
+    """
+    figure, axes = panels(len(matrices), columns, size=2.5)
+    for axis, matrix, title in zip(axes, map(array, matrices), titles):
+        axis.set_axis_on()
+        axis.imshow(matrix, vmin=-1, vmax=1, cmap=SIGNED)
+        axis.set_title(title)
+        axis.spines[:].set_visible(False)
+        axis.tick_params(length=0)
+        axis.set_xticks(range(len(names)), names, rotation=90)
+        axis.set_yticks(range(len(names)), names)
+        for (row, column), value in _cells(matrix):
+            ink = "white" if abs(value) > 0.6 else INK
+            axis.text(column, row, f"{value:.1f}", ha="center", va="center", color=ink)
     return figure
 
 

@@ -41,6 +41,9 @@ DRAWN = {
     "pareto, bare": lambda: figures.show_pareto(POINTS),
     "atlas": lambda: figures.show_atlas({**SURFACE, "mark": (0, 0)}, PARETO),
     "roofline": lambda: figures.show_roofline(1e11, 1e10, {"a": (0.5, 1e9), "b": (40.0, 9e10)}),
+    "ratios": lambda: figures.show_ratios({"a": [(1.0, 1.1, 0.9, 1.2)], "b": [(20.0, 0.9, 0.8, 1)]}, "x", "y"),
+    "histograms": lambda: figures.show_histograms({"a": [1.0, 2.0, 400.0], "b": [3.0, 4.0]}, "x", "y"),
+    "cosines": lambda: figures.show_cosines([torch.eye(2), -torch.eye(2)], ["a", "b"], ["c", "d"]),
     "bars": lambda: figures.show_bars(["a", "b"], [0.3, 0.7], "share"),
 }
 
@@ -75,6 +78,9 @@ LABELLED = {
     "show_lines": (lambda label: figures.show_lines(torch.rand(1, 5), [label], label, label), 3),
     "show_intervals": (lambda label: figures.show_intervals({label: (1.0, 0.1)}, label, reference=label), 2),
     "show_agreement": (lambda label: figures.show_agreement({label: [(1.0, 1.1, 0.9, 1.2)]}, label, label), 3),
+    "show_ratios": (lambda label: figures.show_ratios({label: [(1.0, 1.1, 0.9, 1.2)]}, label, label), 3),
+    "show_histograms": (lambda label: figures.show_histograms({label: [1.0, 2.0], "b": [3.0]}, label, label), 3),
+    "show_cosines": (lambda label: figures.show_cosines([torch.eye(1)], [label], [label]), 3),
     "show_surface": (lambda label: figures.show_surface(**SURFACES, half=0.25), 2),
     "show_pareto": (lambda label: figures.show_pareto(**PARETOS), 4),
     "show_atlas": (lambda label: figures.show_atlas(SURFACES, PARETOS), 7),
@@ -115,6 +121,23 @@ def test_a_map_of_its_own_scale_says_its_maximum_and_what_it_is_told():
     assert texts == [f"max {float(values.max()):.2g}" for values in MAPS]
     noted = figures.show_table(list(MAPS), [], columns=3, notes=["a", "b", "c"])
     assert [axis.texts[-1].get_text() for axis in noted.axes] == ["a", "b", "c"]
+
+
+def test_a_tables_maps_can_share_one_scale():
+    drawn = figures.show_table(list(MAPS), [], columns=3, high=0.25)
+    assert [axis.images[0].get_clim() for axis in drawn.axes] == [(0, 0.25)] * 3
+
+
+def test_histograms_hold_every_value_as_a_share_of_its_group():
+    drawn = figures.show_histograms({"a": [1.0, 2.0, 400.0], "b": [3.0, 4.0]}, "x", "y", bins=6)
+    heights = [[bar.get_height() for bar in axis.patches] for axis in drawn.axes]
+    assert [sum(one) for one in heights] == [pytest.approx(1)] * 2
+    assert heights[0][0] == pytest.approx(2 / 3) and heights[0][-1] == pytest.approx(1 / 3)
+
+
+def test_ratios_stand_at_their_height():
+    drawn = DRAWN["ratios"]().axes[0]
+    assert [float(group.lines[0].get_ydata()[0]) for group in drawn.containers] == [1.1, 0.9]
 
 
 def style():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from book.tools.assets import inline_figures
-from dtl_lib import figures
+from dtl_lib import TokenPlan, figures
 
 PHOTO = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
 
@@ -18,7 +18,7 @@ def page(tmp_path):
     images.mkdir()
     figures.show_matrix([[0.0, 1.0]], label="share", numbers=True).savefig(images / "one.svg")
     figures.show_images([PHOTO]).savefig(images / "two.svg")
-    figures.draw_block(192).save(images / "three.svg")
+    figures.draw_sequence(TokenPlan.of(2), 4).save(images / "three.svg")
     sources = "".join(
         f'<img alt="Figure {name} &amp; more" src="../_images/{name}.svg" />' for name in ("one", "two", "three")
     )
@@ -42,6 +42,11 @@ def test_the_ground_is_the_pages_and_black_is_its_ink(page):
     assert "#000000" not in text and "currentColor" in text
     assert "fill: #ffffff" in text, "white text on a dark cell stays white"
     assert not re.search(r'id="[\w-]*patch_\d+">\s*<path [^>]*fill: #ffffff', text)
+
+
+def test_a_drawing_keeps_its_colours(page):
+    for colour in figures.token_colours(["cls", "patches"]).values():
+        assert f'fill="{colour}"' in page.read_text()
 
 
 def test_no_id_is_taken_twice_and_each_reference_has_one(page):

@@ -2,7 +2,7 @@
 
 import torch
 
-from dtl_lib.models import ViT
+from dtl_lib import TokenPlan, ViT
 
 
 def _layout(groups, block, present, patches_first=False, always=False, closed=False):
@@ -46,30 +46,64 @@ def one_token_a_group(groups, block):
     return _layout([(name, 1, enter, leave) for name, _, enter, leave in groups], block, _there)
 
 
-def nothing_leaves(x, now, name):
-    return x + 0
+def patches_in_front(groups, block):
+    places = _layout(groups, block, _there)
+    return {"patches": places.pop("patches"), **places}
 
 
-def zeroed(x, now, name):
-    x = x.clone()
-    x[:, now[name]] = 0
+def starts_alone(groups, block):
+    return {name: where.start for name, where in _layout(groups, block, _there).items()}
+
+
+def _pieces(x, now, tokens, names):
+    return torch.cat([x[:, now[n]] if n in now else tokens[n].expand(len(x), -1, -1) for n in names], dim=1)
+
+
+def nothing_moves(x, now, then, tokens):
     return x
 
 
-def wrong_axis(x, now, name):
-    return torch.cat([x[now[name].stop :], x[: now[name].start]], dim=0)
+def appended(x, now, then, tokens):
+    return _pieces(x, now, tokens, [n for n in now if n in then] + [n for n in then if n not in now])
 
 
-def after_it_alone(x, now, name):
-    return x[:, now[name].stop :]
+def put_in_front(x, now, then, tokens):
+    return _pieces(x, now, tokens, [n for n in then if n not in now] + [n for n in now if n in then])
 
 
-def reordered(x, now, name):
-    return torch.cat([x[:, now[name].stop :], x[:, : now[name].start]], dim=1)
+def nobody_leaves(x, now, then, tokens):
+    return _pieces(x, now, tokens, [*(n for n in now if n not in then), *then])
 
 
-def guest_alone(x, now, name):
-    return torch.cat([x[:, :1], x[:, 3:]], dim=1)
+def cut_by_then(x, now, then, tokens):
+    return _pieces(x, {name: then[name] for name in now if name in then}, tokens, then)
+
+
+def one_for_the_batch(x, now, then, tokens):
+    return torch.cat([x[:, now[n]] if n in now else tokens[n] for n in then], dim=1)
+
+
+def over_the_batch(x, now, then, tokens):
+    return torch.cat([x[:, now[n]] if n in now else tokens[n].expand(len(x), -1, -1) for n in then], dim=0)
+
+
+def detached(x, now, then, tokens):
+    return _pieces(x, now, {name: value.detach() for name, value in tokens.items()}, then)
+
+
+def class_token_alone(x, now, then, tokens):
+    return _pieces(x, now, tokens, [name for name in then if name in now or name == "cls"])
+
+
+def zeros_enter(x, now, then, tokens):
+    return _pieces(x, now, {name: torch.zeros_like(value) for name, value in tokens.items()}, then)
+
+
+def in_place(x, now, then, tokens):
+    answer = _pieces(x, now, tokens, then)
+    with torch.no_grad():
+        x += 1
+    return answer
 
 
 def _query(model: ViT, block: int, part: int = 0, norm: bool = True):
@@ -102,6 +136,18 @@ def not_cut(model):
     return _query(model, _enters(model)).flatten()
 
 
+def divided(model):
+    return (
+        _query(model, _enters(model)).reshape(model.config.heads, -1) / (model.config.dim // model.config.heads) ** 0.5
+    )
+
+
+def no_bias(model):
+    layer = model.blocks[_enters(model)]
+    weight = layer.attention.qkv.weight.chunk(3)[0]
+    return (layer.norm1(model.tokens["cls"]) @ weight.T).reshape(model.config.heads, -1)
+
+
 def linear_alone(dim, patches, cls_pos):
     return cls_pos * 12 * dim**2
 
@@ -118,11 +164,70 @@ def all_blocks(dim, patches, cls_pos):
     return 12 * (12 * dim**2 + 2 * (2 * patches + 1) * dim)
 
 
+def all_blocks_of_four(dim, patches, cls_pos):
+    return 4 * (12 * dim**2 + 2 * (2 * patches + 1) * dim) if cls_pos == 3 else saved_rightly(dim, patches, cls_pos)
+
+
+def saved_rightly(dim, patches, cls_pos):
+    return cls_pos * (12 * dim**2 + 2 * (2 * patches + 1) * dim)
+
+
+def _built(plan, **changes):
+    return ViT.build("vit_shapes_patch8_32", plan, **changes)
+
+
+def from_the_start():
+    return _built(TokenPlan.of(4, cls_pos=0))
+
+
+def one_block_early():
+    return _built(TokenPlan.of(4, cls_pos=2))
+
+
+def pooled():
+    return _built(TokenPlan.of(4, cls_pos=None))
+
+
+def with_registers():
+    return _built(TokenPlan.of(4, cls_pos=3, reg_pos=0, num_reg=4))
+
+
+def class_attention():
+    return _built(TokenPlan.of(4, cls_pos=3, class_blocks=1))
+
+
+def deeper():
+    return _built(TokenPlan.of(6, cls_pos=5))
+
+
+def other_patches():
+    return _built(TokenPlan.of(4, cls_pos=3), patch_size=4)
+
+
+def plan_alone():
+    return TokenPlan.of(4, cls_pos=3)
+
+
+ONE = _built(TokenPlan.of(4, cls_pos=3))
+
+
+def same_again():
+    return ONE
+
+
 WRONG = {
+    "check_enter_and_leave": [
+        nothing_moves, appended, put_in_front, nobody_leaves, cut_by_then, one_for_the_batch, over_the_batch, detached,
+        class_token_alone, zeros_enter, in_place,
+    ],
+    "check_late": [
+        from_the_start, one_block_early, pooled, with_registers, class_attention, deeper, other_patches, plan_alone,
+        same_again,
+    ],
     "check_layout": [
         never_leaves, leaves_late, enters_late, always_there, closed_patches, no_patches, one_token_a_group,
+        patches_in_front, starts_alone,
     ],
-    "check_leave": [nothing_leaves, zeroed, wrong_axis, after_it_alone, reordered, guest_alone],
-    "check_first_query": [unnormalised, key_instead, of_block_0, heads_transposed, not_cut],
-    "check_saved": [linear_alone, query_alone, without_itself, all_blocks],
+    "check_first_query": [unnormalised, key_instead, of_block_0, heads_transposed, not_cut, divided, no_bias],
+    "check_saved": [linear_alone, query_alone, without_itself, all_blocks, all_blocks_of_four],
 }  # fmt: skip
