@@ -51,7 +51,10 @@ def _check_entered(answer, x, now, then, tokens) -> None:
     first = torch.cat([pieces[name] for name in [*entering, *now] if name in then], dim=1)
     right = torch.equal(answer, expected)
     for order, where in ((behind, "behind those that were there"), (first, "in front of all others")):
-        expect(right or not torch.equal(answer, order), case + f"the order is that of next_layout; yours puts groups {where}")
+        expect(
+            right or not torch.equal(answer, order),
+            case + f"the order is that of next_layout; yours puts groups {where}",
+        )
     for name, where in then.items():
         hint = "is copied from x[:, layout[name]]" if name in now else "gets its learned tokens, unchanged"
         expect_close(answer[:, where], pieces[name], f"{case}{name} {hint}")
