@@ -123,7 +123,7 @@ def _inlined(match: re.Match, figures: dict[str, Path]) -> str:
         svg = _themed(svg)
     svg = re.sub(r' (?:role|aria-label)="[^"]*"', "", svg, count=2)
     name = match[1].partition(".")[0][:8]
-    svg = re.sub(r'(\bid="|"#|url\(#)', lambda mark: f"{mark[1]}f{name}-", svg)
+    svg = re.sub(r'(\bid="|\bhref="#|url\(#)', lambda mark: f"{mark[1]}f{name}-", svg)
     return svg.replace("<svg", f'<svg class="figure" role="img" aria-label="{alt[1] if alt else ""}"', 1)
 
 

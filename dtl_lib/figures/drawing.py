@@ -35,7 +35,6 @@ class Drawing:
         self._add(
             f'<rect x="{x:g}" y="{y:g}" width="{width:g}" height="{height:g}" rx="4" '
             f'fill="{fill}" stroke="{stroke}"{line}/>'
-            f'stroke="{stroke}"{line}/>'
         )
         if label:
             self.text(x + width / 2, y + height / 2, label, ink=ink)
