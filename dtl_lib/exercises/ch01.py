@@ -1,10 +1,125 @@
 """Checkers of chapter 01, Pictures to tokens."""
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange
+from torch import Tensor, nn
 
-from ..layers import interpolate_positions
-from . import exercise, expect, expect_close, expect_shape
+from ..layers import PatchEmbed, interpolate_positions, sincos_positions
+from . import exercise, expect, expect_close, expect_shape, give_weights
+
+
+def _random(*shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
+
+
+def _refuse(answer: Tensor, mistakes: dict[str, Tensor]) -> None:
+    """Refuse an answer that is what a known mistake gives; the hints are the keys."""
+    for hint, wrong in mistakes.items():
+        same = answer.shape == wrong.shape and torch.allclose(answer, wrong, rtol=1e-5, atol=1e-5)
+        expect(not same, hint)
+
+
+@exercise
+def check_my_patch_embed(my_patch_embed) -> None:
+    """The library's layer with the same random weights, on images that are not square, of two channels."""
+    answer, library = my_patch_embed(4, 6, channels=2), PatchEmbed(4, 6, channels=2)
+    give_weights(answer, library)
+    images = _random(3, 2, 8, 12)
+    with torch.no_grad():
+        tokens, expected = answer(images), library(images)
+        expect(isinstance(tokens, Tensor), f"return a tensor, not {type(tokens).__name__}")
+        grid = "keep the grid: (batch, rows, columns, dim), not one axis for all patches"
+        expect(tuple(tokens.shape) != (3, 6, 6), grid)
+        last = "the convolution puts dim second: move it to the end, (batch, rows, columns, dim)"
+        expect(tuple(tokens.shape) != (3, 6, 2, 3), last)
+        overlapping = "the windows overlap: the stride is as long as the patch"
+        expect(tokens.numel() == expected.numel(), f"{overlapping}; the shape is {tuple(tokens.shape)}")
+        expect_shape(tokens, (3, 2, 3, 6), "(batch, rows, columns, dim): height gives the rows, width the columns")
+        expect_close(tokens, expected, "right shape, wrong numbers: move axes with rearrange or permute, not reshape")
+
+
+@exercise
+def check_my_positions(my_positions) -> None:
+    """A grid that is not square, each place by itself."""
+    expected = sincos_positions((3, 5), 16)
+    positions = my_positions((3, 5), 16)
+    expect_shape(positions, (3, 5, 16), "(rows, columns, dim)")
+    row, column = expected[..., :8], expected[..., 8:]
+    swapped = "the first half of the channels is for the row, the second for the column: yours are swapped"
+    scale = {
+        "row": torch.arange(3)[:, None, None] * torch.ones(1, 5, 1),
+        "column": torch.arange(5)[:, None].expand(3, 5, 1),
+    }
+    slow = [place * 10_000.0 ** (-torch.arange(4) / 8) for place in scale.values()]
+    mistakes = {
+        swapped: torch.cat([column, row], dim=-1),
+        "row and column are added: each has channels of its own, so join them": torch.cat([row + column] * 2, dim=-1),
+        "sines of both come first here: all of the row's channels come before the column's": torch.cat(
+            [row[..., :4], column[..., :4], row[..., 4:], column[..., 4:]], dim=-1
+        ),
+        "sine and cosine alternate here: the sines of a line come first, then its cosines": torch.cat(
+            [torch.stack(part.chunk(2, -1), -1).flatten(-2) for part in (row, column)], dim=-1
+        ),
+        "the frequencies fall too slowly: a line of dim / 2 channels has dim / 4 of them": torch.cat(
+            [wave for angle in slow for wave in (angle.sin(), angle.cos())], dim=-1
+        ),
+    }
+    _refuse(positions, mistakes)
+    expect_close(positions, expected, "not the sines and cosines of row and column: compare one place with the line's")
+
+
+@exercise
+def check_my_interpolate(my_interpolate) -> None:
+    """Shrunk and stretched, to grids that are not square."""
+    positions = _random(8, 6, 5)
+    image = positions.permute(2, 0, 1)[None]
+    for grid, word in (((3, 4), "shrunk"), ((10, 9), "stretched")):
+        new = my_interpolate(positions, grid)
+        expect_shape(new, (*grid, 5), f"(rows, columns, dim) of the new grid, {word} from (8, 6, 5)")
+        ways = {
+            "bilinear, not bicubic": {"mode": "bilinear", "antialias": True},
+            "bilinear and not antialiased: mode='bicubic', antialias=True": {"mode": "bilinear"},
+            "the nearest places: mode='bicubic', antialias=True": {"mode": "nearest"},
+            "bicubic, but corners are aligned: leave align_corners alone": {
+                "mode": "bicubic",
+                "align_corners": True,
+                "antialias": True,
+            },
+        }
+        mistakes = {f"these are {hint}": F.interpolate(image, size=grid, **way) for hint, way in ways.items()}
+        if word == "shrunk":
+            mistakes["shrinking needs smoothing: antialias=True"] = F.interpolate(image, size=grid, mode="bicubic")
+        _refuse(new, {hint: wrong[0].permute(1, 2, 0) for hint, wrong in mistakes.items()})
+        expect_close(new, interpolate_positions(positions, grid), "dim has to be the channels, and rows the height")
+
+
+@exercise
+def check_without_positions(without_positions) -> None:
+    """Whatever its weights become, the model does not see the patches change places."""
+    model = without_positions()
+    expect(isinstance(model, nn.Module), f"return the model, not {type(model).__name__}")
+    images = _random(2, 3, 32, 32)
+    size = 8
+    patches = rearrange(images, "b c (r p) (s q) -> b (r s) c p q", p=size, q=size)
+    order = torch.randperm(16, generator=torch.Generator().manual_seed(1))
+    mixed = rearrange(patches[:, order], "b (r s) c p q -> b c (r p) (s q)", r=4)
+    generator = torch.Generator().manual_seed(0)
+
+    def sees() -> bool:
+        return not torch.allclose(model(images), model(mixed), atol=1e-4)
+
+    with torch.no_grad():
+        expect(not sees(), "the logits change when patches change places: the model still has positions")
+        kept = [parameter.clone() for parameter in model.parameters()]
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter += 0.2 * torch.randn(parameter.shape, generator=generator)
+        learns = "the positions are zero now, but training would move them: model.positions.requires_grad_(False)"
+        expect(not sees(), learns)
+        expect(not torch.allclose(model(images[:1]), model(images[1:]), atol=1e-4), "the model no longer sees images")
+        for parameter, value in zip(model.parameters(), kept):
+            parameter.copy_(value)
 
 
 @exercise
@@ -20,6 +135,8 @@ def check_patchify(patchify) -> None:
     expect(not torch.equal(patches, colours_first), "inside a patch the colours come last: pixel row, column, colour")
     by_column = rearrange(images, "b c (r p) (s q) -> b (s r) (p q c)", p=2, q=2)
     expect(not torch.equal(patches, by_column), "the patches run down the columns: row by row is the order")
+    sideways = rearrange(images, "b c (r p) (s q) -> b (r s) (q p c)", p=2, q=2)
+    expect(not torch.equal(patches, sideways), "each patch is transposed: its pixels run row by row")
     expect_close(patches, expected, "right numbers in wrong places: print a small image and its patches")
 
 
@@ -30,13 +147,21 @@ def check_unpatchify(unpatchify) -> None:
     patches = rearrange(images, "b c (r p) (s q) -> b (r s) (p q c)", p=4, q=4)
     back = unpatchify(patches, 4, 2)
     expect_shape(back, (2, 3, 8, 12), "(batch, channels, height, width); there are `rows` rows of patches")
+    by_column = rearrange(patches, "b (s r) (p q c) -> b c (r p) (s q)", r=2, p=4, q=4)
+    colours_first = rearrange(patches, "b (r s) (c p q) -> b c (r p) (s q)", r=2, p=4, q=4)
+    mistakes = {
+        "the patches are laid down the columns: they run row by row": by_column,
+        "inside a patch the colours come last: pixel row, pixel column, colour": colours_first,
+    }
+    _refuse(back, mistakes)
     expect_close(back, images, "the pixels are shuffled: split each axis as it was merged, in the same order")
 
 
 @exercise
 def check_token_of_pixel(token_of_pixel) -> None:
     """The index of a pixel's token, in pictures that are not square and behind tokens that are not patches."""
-    expect(token_of_pixel(0, 0, 16, 224, 0) == 0, "the first pixel belongs to token 0")
+    expect(token_of_pixel(0, 0, 16, 224, 0) == 0, "the first pixel belongs to token 0 where nothing stands in front")
+    expect(token_of_pixel(17, 0, 16, 224, 0) != 1, "y counts rows and x columns: one patch down is a whole row on")
     expect(token_of_pixel(17, 0, 16, 224, 0) == 14, "a row of 224 pixels has 14 patches of 16: row 1 begins at 14")
     expect(token_of_pixel(0, 17, 16, 320, 0) == 1, "one patch to the right is the next token")
     expect(token_of_pixel(20, 20, 16, 320, 0) == 21, "a row of 320 pixels has 20 patches: the width matters")

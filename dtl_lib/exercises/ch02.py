@@ -3,66 +3,233 @@
 import torch
 import torch.nn.functional as F
 from einops import rearrange
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
-from . import exercise, expect, expect_close, expect_shape
+from ..layers import Attention, DotProduct, sincos_positions
+from . import exercise, expect, expect_close, expect_shape, give_weights
 
 
-def _random(*shape: int) -> torch.Tensor:
+def _random(*shape: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
 
 
+def _refuse(answer: Tensor, mistakes: dict[str, Tensor]) -> None:
+    """Refuse an answer that is what a known mistake gives; the hints are the keys."""
+    for hint, wrong in mistakes.items():
+        same = answer.shape == wrong.shape and torch.allclose(answer, wrong, rtol=1e-5, atol=1e-5)
+        expect(not same, hint)
+
+
+class _Shapes(TorchFunctionMode):
+    """Remembers the last two axes of every tensor that is computed inside it."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen: set[tuple[int, ...]] = set()
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for value in result if isinstance(result, tuple | list) else (result,):
+            if isinstance(value, Tensor):
+                self.seen.add(tuple(value.shape[-2:]))
+        return result
+
+
 @exercise
-def check_attend_with_map(attend_with_map) -> None:
+def check_my_attend(my_attend) -> None:
     """Fewer queries than keys, against the fused call."""
     q, k, v = _random(2, 3, 4, 8), _random(2, 3, 6, 8).flip(-1), _random(2, 3, 6, 8).flip(-2)
-    answer = attend_with_map(q, k, v)
-    expect(isinstance(answer, tuple) and len(answer) == 2, "return two things: the output and the map")
-    out, attention = answer
-    expect_shape(attention, (2, 3, 4, 6), "a row for each query, a column for each key")
-    expect_close(attention.sum(-1), torch.ones(2, 3, 4), "a row sums to 1: the softmax runs over the keys")
-    unscaled = (q @ k.transpose(-2, -1)).softmax(-1)
-    expect(not torch.allclose(attention, unscaled, atol=1e-5), "divide the scores by √dim before the softmax")
-    expect_close(out, F.scaled_dot_product_attention(q, k, v), "the output is not the map times the values")
-    expect_close(attention @ v, out, "the map is not the one the output was made with")
+    out = my_attend(q, k, v)
+    expect_shape(out, (2, 3, 4, 8), "one output for each query: (batch, heads, queries, dim)")
+    products = q @ k.mT
+    scores = products / 8**0.5
+    mistakes = {
+        "the shares sum to 1 over the queries: the softmax runs over the keys, the last axis": scores.softmax(-2) @ v,
+        "the scores are not divided: divide by √dim before the softmax": products.softmax(-1) @ v,
+        "the scores are divided by dim: divide by its square root": (products / 8).softmax(-1) @ v,
+        "divide by √dim before the softmax, not after it": products.softmax(-1) @ v / 8**0.5,
+        "the scores are divided by √keys: divide by √dim": (products / 6**0.5).softmax(-1) @ v,
+        "the scores themselves weight the values: the softmax is missing": scores @ v,
+        "these are mixtures of the keys: the shares mix the values": scores.softmax(-1) @ k,
+    }
+    _refuse(out, mistakes)
+    expect_close(out, F.scaled_dot_product_attention(q, k, v), "not the mixture: compare a small case with the loop")
+
+
+def _by_hand(layer: Attention, x: Tensor, how: str) -> Tensor:
+    """`layer` of x, with the mistake that `how` names."""
+    heads = layer.heads
+    parts = layer.qkv(x).chunk(3, -1)
+    run, apart = "(heads dim)", "(dim heads)"
+    cut = f"batch tokens {apart if how.startswith('interleaved') else run} -> batch heads tokens dim"
+    q, k, v = (rearrange(part, cut, heads=heads) for part in parts)
+    if how == "reshaped":
+        q, k, v = (part.reshape(q.shape) for part in parts)
+    if how == "one head":
+        q, k, v = (part[:, None] for part in parts)
+    if how == "keys first":
+        q, k = k, q
+    if how == "values first":
+        q, v = v, q
+    scale = x.shape[-1] ** -0.5 if how == "wide scale" else 1.0 if how == "no scale" else None
+    out = F.scaled_dot_product_attention(q, k, v, scale=scale)
+    if how == "joined as it lies":
+        out = out.reshape(x.shape)
+    else:
+        join = apart if how in ("joined interleaved", "interleaved twice") else run
+        out = rearrange(out, f"batch heads tokens dim -> batch tokens {join}")
+    return out if how == "not projected" else layer.project(out)
 
 
 @exercise
-def check_split_heads(split_heads) -> None:
-    """Head 1 of a token is the second run of its channels."""
-    tokens = torch.arange(2 * 5 * 12, dtype=torch.float32).reshape(2, 5, 12)
-    heads = split_heads(tokens, 3)
-    expect_shape(heads, (2, 3, 5, 4), "(batch, heads, tokens, dim)")
+def check_my_attention(my_attention) -> None:
+    """The library's layer with the same random weights."""
+    answer, library, x = my_attention(12, 3), Attention(12, 3), _random(2, 5, 12)
+    give_weights(answer, library)
+    with torch.no_grad():
+        out = answer(x)
+        expect_shape(out, (2, 5, 12), "a token in, a token out: (batch, tokens, dim)")
+        run = "head 0 has channels 0 to dim / heads − 1: a head is a run of neighbours, not every third"
+        hints = {
+            "interleaved": run,
+            "interleaved twice": f"{run}, in the cut and in the join",
+            "reshaped": "the cut has mixed tokens and channels: split the channels into heads, then move that axis",
+            "one head": "this is one head as wide as the token: cut q, k and v into heads first",
+            "keys first": "queries and keys are swapped: qkv gives queries, keys, values, in this order",
+            "values first": "queries and values are swapped: qkv gives queries, keys, values, in this order",
+            "wide scale": "divide by the root of a head's width, dim / heads, not of the token's",
+            "no scale": "the scores are not divided by the root of a head's width",
+            "joined as it lies": "joining the heads has mixed tokens and channels: move the heads' axis back first",
+            "joined interleaved": "the heads are joined in another order than they were cut: head 0 comes first",
+            "not projected": "the heads' outputs are joined, but `project` is missing",
+        }
+        _refuse(out, {hint: _by_hand(library, x, how) for how, hint in hints.items()})
+        expect_close(out, library(x), "not the library's output: check q, k and v, then the cut, then the join")
+
+
+@exercise
+def check_unscaled(unscaled) -> None:
+    """Every block's core leaves the scores undivided, and nothing else has changed."""
+    model = unscaled()
+    blocks = getattr(model, "blocks", None)
+    expect(blocks is not None, f"return the model, not {type(model).__name__}")
+    q, k, v = _random(2, 3, 5, 16), _random(2, 3, 5, 16).flip(-1), _random(2, 3, 5, 16).flip(-2)
+    for number, block in enumerate(blocks):
+        core = block.attention.core
+        expect(not isinstance(core, DotProduct), f"block {number} still has the library's core: change every block")
+        out = core(q, k, v)
+        expect_shape(out, (2, 3, 5, 16), "a core returns an output for each query")
+        fused = F.scaled_dot_product_attention
+        _refuse(
+            out,
+            {
+                "the scores are still divided by √dim": fused(q, k, v),
+                "the scores are multiplied by √dim: leave them as they are, scale=1": fused(q, k, v, scale=16**0.5),
+            },
+        )
+        expect_close(out, fused(q, k, v, scale=1.0), "not softmax(q kᵀ) v: the scores stay as they are")
+
+
+@exercise
+def check_look_left(look_left) -> None:
+    """On a grid that is not square, every patch that has a left neighbour gives most of its attention to it."""
+    positions = sincos_positions((4, 6), 16)
+    weight = look_left(positions)
+    expect_shape(weight, (16, 16), "(dim, dim): it maps a position to a query")
+    flat = positions.flatten(0, 1)
+    attention = (flat @ weight @ flat.T / 16**0.5).softmax(dim=-1).reshape(4, 6, 4, 6)
+    looks = {(r, c): divmod(int(attention[r, c].argmax()), 6) for r in range(4) for c in range(1, 6)}
+    for hint, (down, right) in {
+        "most patches look at themselves: the query has to be the position of the patch on the left": (0, 0),
+        "most patches look at their right neighbour: turn the other way": (0, 1),
+        "most patches look up: rows have the first half of the channels, columns the second": (-1, 0),
+        "most patches look down: rows have the first half of the channels, columns the second": (1, 0),
+    }.items():
+        found = sum(looked == (r + down, c + right) for (r, c), looked in looks.items())
+        expect(found <= len(looks) / 2, hint)
+    wrong = [place for place, looked in looks.items() if looked != (place[0], place[1] - 1)]
     expect(
-        torch.equal(heads[0, 0, 1], tokens[0, 1, :4]),
-        "head 0 of token 1 is not the first channels of token 1: split the channels first, then move the axis",
+        not wrong, f"patch {wrong[:1]} does not look most at its left neighbour; {len(wrong)} of {len(looks)} do not"
     )
-    expected = rearrange(tokens, "b n (h d) -> b h n d", h=3)
-    expect_close(heads, expected, "a head is a run of neighbouring channels, not every third one")
+    least = min(float(attention[r, c, r, c - 1]) for r, c in looks)
+    expect(
+        least > 0.5, f"the left neighbour has the largest share, but only {least:.2f}: multiply the weight, up to 1000"
+    )
 
 
 @exercise
 def check_map_of(map_of) -> None:
-    """A patch's view on a grid that is not square, behind two tokens."""
+    """A patch's view on a grid that is not square, behind two tokens, and no other token's scores."""
     q, k = _random(2, 3, 8, 4), _random(2, 3, 8, 4).flip(-1)
-    attention = (q @ k.transpose(-2, -1) / 2).softmax(-1)
-    view = map_of(q, k, 4, (2, 3), 2)
+    attention = (q @ k.mT / 2).softmax(-1)
+    with _Shapes() as shapes:
+        view = map_of(q, k, 4, (2, 3), 2)
     expect_shape(view, (2, 3, 2, 3), "(batch, heads, rows, columns)")
-    expected = attention[:, :, 4, 2:].reshape(2, 3, 2, 3)
-    before = (q[:, :, 4:5] @ k[:, :, 2:].transpose(-2, -1) / 2).softmax(-1).reshape(2, 3, 2, 3)
-    expect(not torch.allclose(view, before), "the tokens in front take their share too: drop them after the softmax")
-    column = attention[:, :, 2:, 4].reshape(2, 3, 2, 3)
-    expect(not torch.allclose(view, column), "this is a column, who looks at the token: its own view is the row")
-    expect_close(view, expected, "not the row of this token over the patches")
+    products = q[:, :, 4:5] @ k.mT
+    before = (q[:, :, 4:5] @ k[:, :, 2:].mT / 2).softmax(-1)
+    mistakes = {
+        "the tokens in front take their share too: drop them after the softmax": before,
+        "this is who attends to the token: its own attention is the row, not the column": attention[:, :, 2:, 4],
+        "the scores are not divided by √dim": products.softmax(-1)[..., 2:],
+        "the scores are divided by dim: divide by its square root": (products / 4).softmax(-1)[..., 2:],
+        "this is another token's row: `token` counts from the start of the sequence": attention[:, :, 6, 2:],
+        "the softmax is missing": products[..., 2:] / 2,
+        "these are the last tokens dropped: `in_front` tokens stand before the patches": attention[:, :, 4, :6],
+    }
+    _refuse(view, {hint: wrong.reshape(2, 3, 2, 3) for hint, wrong in mistakes.items()})
+    right = attention[:, :, 4, 2:]
+    transposed = right.reshape(2, 3, 3, 2).mT
+    _refuse(view, {"the patches are laid out column by column: they run row by row": transposed})
+    expect_close(view, right.reshape(2, 3, 2, 3), "not the row of this token over the patches")
+    whole = {(8, 8), (8, 6), (6, 8), (6, 6)} & shapes.seen
+    expect(not whole, "right, but the scores of every token are computed: take the one query before the product")
+
+
+@exercise
+def check_in_tiles(in_tiles) -> None:
+    """Keys in tiles of which the last is not full, scores too large for a bare exponential, no score of all keys."""
+    q, k, v = _random(2, 3, 5, 4), _random(2, 3, 14, 4).flip(-1), _random(2, 3, 14, 4).flip(-2)
+    with _Shapes() as shapes:
+        out = in_tiles(q, k, v, 4)
+    expect_shape(out, (2, 3, 5, 4), "one output for each query: (batch, heads, queries, dim)")
+    tiles = list(zip(k.split(4, dim=-2), v.split(4, dim=-2)))
+    each = [F.scaled_dot_product_attention(q, *tile) for tile in tiles]
+    last = F.scaled_dot_product_attention(q, k[:, :, :12], v[:, :, :12])
+    mistakes = {
+        "these are the tiles' outputs, averaged: a tile counts by the sum of its exponentials": sum(each) / len(each),
+        "these are the tiles' outputs, added: divide by the sum of the exponentials of all tiles": sum(each),
+        "the last tile is missing: it may be smaller than the others": last,
+        "this is the last tile alone: earlier tiles have to be kept": each[-1],
+    }
+    _refuse(out, mistakes)
+    expected = F.scaled_dot_product_attention(q, k, v)
+    expect_close(out, expected, "not the attention over all keys: does what is kept shrink when the maximum grows?")
+    expect(not {(5, 14), (14, 5)} & shapes.seen, "right, but all scores of a query are held at once: go tile by tile")
+    large = in_tiles(q * 300, k, v, 4)
+    expect(bool(large.isfinite().all()), "large scores overflow: subtract the maximum so far before the exponential")
+    grown = "with large scores the output is off: when the maximum grows, what is kept has to shrink with it"
+    expect_close(large, F.scaled_dot_product_attention(q * 300, k, v), grown, 1e-4)
 
 
 @exercise
 def check_looks_at(looks_at) -> None:
     """One token, all tokens, and zeros."""
-    one, all_of_them = torch.eye(4)[:2], torch.full((2, 4), 0.25)
-    numbers = looks_at(torch.stack([one, all_of_them]))
-    expect_shape(numbers, (2, 2), "(…, queries): one number a row")
+    shares = torch.tensor([[0.5, 0.25, 0.25, 0.0], [1.0, 0.0, 0.0, 0.0], [0.25] * 4]).expand(2, 3, 4)
+    numbers = looks_at(shares)
+    expect_shape(numbers, (2, 3), "(…, queries): one number for each query, so sum over the keys")
     expect(not numbers.isnan().any(), "a share of 0 gives 0 · log 0 = nan: use torch.special.entr")
-    expect_close(numbers[0], torch.ones(2), "a row that picks one token looks at 1")
-    expect_close(numbers[1], torch.full((2,), 4.0), "a uniform row over 4 tokens looks at 4: e to the entropy")
-    shares = torch.tensor([[0.5, 0.25, 0.25]])
-    expect_close(looks_at(shares), torch.tensor([2.8284271]), "use the natural logarithm, and e to the power of it")
+    entropy = torch.special.entr(shares).sum(-1)
+    mistakes = {
+        "this is the entropy itself: take e to the power of it": entropy,
+        "the entropy has the wrong sign: there is a minus in H": (-entropy).exp(),
+        "the entropy is in bits, so that e is the wrong base: use the natural logarithm": (
+            entropy / torch.tensor(2.0).log()
+        ).exp(),
+        "this counts the shares that are not 0: weigh them by the entropy": (shares > 0).sum(-1).float(),
+        "this is 1 over the sum of squares, another such count: take e to the power of the entropy": (
+            1 / shares.square().sum(-1)
+        ),
+    }
+    _refuse(numbers, mistakes)
+    expect_close(numbers, entropy.exp(), "not e to the entropy: by hand, shares of 1/2, 1/4 and 1/4 give 2.83")

@@ -7,17 +7,23 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..data import load
+from ..data.images import Images
 from ..exercises import WrongAnswer, is_stub
 from ..models import ViT
 from .optim import learning_rate
 from .recipe import Recipe
 
 PLAIN = "vit_shapes_patch8_32"
+CHANCE = {"what": 10, "where": 25}  # percent
 RECIPE = Recipe(max_steps=300, batch_size=32, lr=3e-3, warmup_steps=50, clip=1.0)
 
 
 def compare(
-    changed: Callable[[], nn.Module], plain: str | Callable[[], nn.Module] = PLAIN, steps: int = 300, level: int = 1
+    changed: Callable[[], nn.Module],
+    plain: str | Callable[[], nn.Module] = PLAIN,
+    steps: int = 300,
+    level: int = 1,
+    ask: str = "what",
 ) -> None:
     """Train the plain model and the changed one on the same pictures from the same seed, and print how each fares.
 
@@ -29,20 +35,25 @@ def compare(
         plain: what to compare it with: a named configuration, or a function like `changed`.
         steps: of 32 pictures each.
         level: of `shapes`, 1 to 3.
+        ask: "what" is shown, one of ten kinds; or "where": pictures are rolled by half their width, their height, both
+            or neither, and which of the four is asked. The patches are the same, their places are not.
 
     Raises:
         WrongAnswer: if `changed` does not return such a model.
+        ValueError: for another `ask`.
     """
+    if ask not in CHANCE:
+        raise ValueError(f"ask is {ask!r}: it is 'what' or 'where'")
     if is_stub(changed):
         print("not attempted")
         return
     make = plain if callable(plain) else lambda: ViT.build(plain)
     marks = sorted({max(1, round(steps * part)) for part in (0.25, 0.5, 0.75, 1)})
-    plain_curve, changed_curve = (_learn(_fresh(model), marks, level) for model in (make, changed))
+    plain_curve, changed_curve = (_learn(_fresh(model), marks, level, ask) for model in (make, changed))
     print(" step   plain   changed")
     for step, first, second in zip(marks, plain_curve, changed_curve):
         print(f"{step:5}   {first:5.0%}   {second:7.0%}")
-    print("held-out accuracy on 500 pictures; chance is 10 %")
+    print(f"held-out accuracy on 500 pictures; chance is {CHANCE[ask]} %")
 
 
 def _fresh(make: Callable[[], nn.Module]) -> nn.Module:
@@ -57,10 +68,24 @@ def _fresh(make: Callable[[], nn.Module]) -> nn.Module:
     return model
 
 
-def _learn(model: nn.Module, marks: list[int], level: int) -> list[float]:
+def _batch(images: Images, indices: torch.Tensor, ask: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pictures and what is asked about them."""
+    pictures, labels = images.batch(indices)
+    if ask == "what":
+        return pictures, labels
+    moves = indices % 4  # neither, right, down, both: as often as one another
+    half = pictures.shape[-1] // 2
+    moved = [
+        picture.roll((half * (move // 2), half * (move % 2)), dims=(1, 2))
+        for picture, move in zip(pictures, moves.tolist())
+    ]
+    return torch.stack(moved), moves
+
+
+def _learn(model: nn.Module, marks: list[int], level: int, ask: str) -> list[float]:
     """Held-out accuracy at each of the steps in `marks`, the last of which ends the training."""
     sets, total = load("shapes", level=level), marks[-1]
-    seen = sets.held_out.batch(torch.arange(500))
+    seen = _batch(sets.held_out, torch.arange(500), ask)
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=RECIPE.weight_decay)
     curve = []
     torch.manual_seed(0)
@@ -68,7 +93,7 @@ def _learn(model: nn.Module, marks: list[int], level: int) -> list[float]:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(RECIPE, step, total, min(RECIPE.warmup_steps, total // 6))
         first = step * RECIPE.batch_size
-        images, labels = sets.train.batch(torch.arange(first, first + RECIPE.batch_size))
+        images, labels = _batch(sets.train, torch.arange(first, first + RECIPE.batch_size), ask)
         loss = F.cross_entropy(model.train()(images), labels)
         optimizer.zero_grad()
         loss.backward()

@@ -56,6 +56,17 @@ def test_no_id_is_taken_twice_and_each_reference_has_one(page):
     assert set(re.findall(r'(?:href="#|url\(#)([\w-]+)', text)) <= set(ids)
 
 
+def test_a_drawing_keeps_its_colours(tmp_path):
+    drawing = figures.draw_attention(197, 64)
+    (tmp_path / "_images").mkdir()
+    drawing.save(tmp_path / "_images" / "one.svg")
+    (tmp_path / "page.html").write_text('<img alt="q, k and v" src="_images/one.svg" />')
+    inline_figures(tmp_path)
+    fills = re.compile(r'<rect [^>]*fill="(#[^"]*)"')
+    shown = fills.findall((tmp_path / "page.html").read_text())
+    assert len(shown) == 3 and shown == fills.findall(str(drawing))
+
+
 def test_photos_are_packed_well(page):
     kinds = re.findall(r"data:image/(\w+);base64", page.read_text())
     assert "webp" in kinds

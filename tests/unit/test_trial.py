@@ -1,9 +1,12 @@
 """Change, run, explain: both models see the same pictures from the same seed, so that what differs is the change."""
 
 import pytest
+import torch
+from einops import rearrange
 from torch import nn
 
 from dtl_lib import ViT
+from dtl_lib.data import load
 from dtl_lib.exercises import WrongAnswer
 from dtl_lib.train import trial
 
@@ -41,6 +44,21 @@ def test_a_model_that_cannot_learn_stays_where_it_was(capsys):
 def test_a_stub_trains_nothing(capsys):
     trial.compare(stub)
     assert capsys.readouterr().out == "not attempted\n"
+
+
+def test_where_moves_the_patches_and_leaves_them_as_they_are():
+    pictures, moves = trial._batch(load("shapes").train, torch.arange(8), "where")
+    before, _ = trial._batch(load("shapes").train, torch.arange(8), "what")
+    assert moves.tolist() == [0, 1, 2, 3] * 2
+    assert torch.equal(pictures[3, :, :16, :16], before[3, :, 16:, 16:])
+    for after, then in zip(pictures, before):
+        cut = [rearrange(picture, "c (r p) (s q) -> (r s) (c p q)", p=8, q=8) for picture in (after, then)]
+        assert torch.equal(*(patches.sort(dim=0).values for patches in cut))
+
+
+def test_another_question_is_refused():
+    with pytest.raises(ValueError, match="what"):
+        trial.compare(plain, ask="when")
 
 
 @pytest.mark.parametrize("answer", [lambda: 3, lambda: nn.Sequential(nn.Flatten(), nn.Linear(3072, 7))])

@@ -1,9 +1,136 @@
 """Wrong answers that the checkers of chapter 01 have to refuse."""
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange
+from torch import nn
 
-from dtl_lib.layers import interpolate_positions
+from dtl_lib import ViT
+from dtl_lib.layers import interpolate_positions, sincos_positions
+
+
+class DimSecond(nn.Module):
+    stride = None
+
+    def __init__(self, patch_size, dim, channels=3):
+        super().__init__()
+        self.project = nn.Conv2d(channels, dim, patch_size, stride=self.stride or patch_size)
+
+    def forward(self, images):
+        return self.project(images)
+
+
+class OneAxis(DimSecond):
+    def forward(self, images):
+        return rearrange(self.project(images), "b d r s -> b (r s) d")
+
+
+class Transposed(DimSecond):
+    def forward(self, images):
+        return rearrange(self.project(images), "b d r s -> b s r d")
+
+
+class Reshaped(DimSecond):
+    def forward(self, images):
+        out = self.project(images)
+        return out.reshape(len(out), *out.shape[2:], -1)
+
+
+class Overlapping(DimSecond):
+    stride = 1
+
+    def forward(self, images):
+        return rearrange(self.project(images), "b d r s -> b r s d")
+
+
+class OtherName(nn.Module):
+    def __init__(self, patch_size, dim, channels=3):
+        super().__init__()
+        self.conv = nn.Conv2d(channels, dim, patch_size, stride=patch_size)
+
+    def forward(self, images):
+        return self.conv(images)
+
+
+def _halves(grid, dim):
+    return sincos_positions(grid, dim).chunk(2, dim=-1)
+
+
+def columns_before_rows(grid, dim):
+    return torch.cat(_halves(grid, dim)[::-1], dim=-1)
+
+
+def added(grid, dim):
+    row, column = _halves(grid, dim)
+    return torch.cat([row + column] * 2, dim=-1)
+
+
+def sines_of_both_first(grid, dim):
+    a, b, c, d = sincos_positions(grid, dim).chunk(4, dim=-1)
+    return torch.cat([a, c, b, d], dim=-1)
+
+
+def alternating(grid, dim):
+    parts = _halves(grid, dim)
+    return torch.cat([rearrange(part, "r s (two f) -> r s (f two)", two=2) for part in parts], dim=-1)
+
+
+def too_slow(grid, dim):
+    frequency = 10_000.0 ** (-torch.arange(dim // 4) / (dim // 2))
+    row, column = (torch.arange(length)[:, None] * frequency for length in grid)
+    row, column = row[:, None].expand(*grid, -1), column[None].expand(*grid, -1)
+    return torch.cat([row.sin(), row.cos(), column.sin(), column.cos()], dim=-1)
+
+
+def flattened(grid, dim):
+    return sincos_positions(grid, dim).flatten(0, 1)
+
+
+def resized(**way):
+    """Positions for another grid, in a way that is not the library's."""
+
+    def wrong(positions, grid):
+        return F.interpolate(positions.permute(2, 0, 1)[None], size=grid, **way)[0].permute(1, 2, 0)
+
+    return wrong
+
+
+aliased = resized(mode="bicubic")
+bilinear = resized(mode="bilinear", antialias=True)
+nearest = resized(mode="nearest")
+aligned = resized(mode="bicubic", align_corners=True, antialias=True)
+
+
+def rows_as_channels(positions, grid):
+    return F.interpolate(positions[None], size=(grid[1], positions.shape[2]), mode="bicubic", antialias=True)[0]
+
+
+def grid_swapped(positions, grid):
+    return interpolate_positions(positions, grid[::-1])
+
+
+def untouched():
+    return ViT.build("vit_shapes_patch8_32")
+
+
+def zero_but_learned():
+    model = untouched()
+    model.positions.data.zero_()
+    return model
+
+
+def fixed_instead():
+    return ViT(untouched().config.__class__(32, 8, dim=64, depth=4, heads=4, classes=10, positions="sincos"))
+
+
+def frozen_alone():
+    model = untouched()
+    model.positions.requires_grad_(False)
+    return model
+
+
+def blind():
+    return nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 10).requires_grad_(False), nn.Threshold(1e9, 0.0))
 
 
 def strips(images, patch_size):
@@ -79,6 +206,10 @@ def cut_off(positions, images, patch_size):
 
 
 WRONG = {
+    "check_my_patch_embed": [DimSecond, OneAxis, Transposed, Reshaped, Overlapping, OtherName],
+    "check_my_positions": [columns_before_rows, added, sines_of_both_first, alternating, too_slow, flattened],
+    "check_my_interpolate": [aliased, bilinear, nearest, aligned, rows_as_channels, grid_swapped],
+    "check_without_positions": [untouched, zero_but_learned, fixed_instead, frozen_alone, blind],
     "check_patchify": [strips, colours_first, down_the_columns, patch_transposed, a_grid],
     "check_unpatchify": [back_as_square, back_by_columns, back_colours_first],
     "check_token_of_pixel": [rows_and_columns_swapped, nothing_in_front, always_fourteen, one_off],
