@@ -44,11 +44,6 @@ def test_the_ground_is_the_pages_and_black_is_its_ink(page):
     assert not re.search(r'id="[\w-]*patch_\d+">\s*<path [^>]*fill: #ffffff', text)
 
 
-def test_a_drawing_keeps_its_colours(page):
-    for colour in figures.token_colours(["cls", "patches"]).values():
-        assert f'fill="{colour}"' in page.read_text()
-
-
 def test_no_id_is_taken_twice_and_each_reference_has_one(page):
     text = page.read_text()
     ids = re.findall(r'\bid="([^"]+)"', text)
