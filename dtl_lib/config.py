@@ -124,7 +124,7 @@ class ViTConfig:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width of an image, pixels: `image_size`, which an int may have been given for."""
+        """Height and width of an image in pixels, also where `image_size` was given as one number."""
         return cast(tuple[int, int], self.image_size)
 
     @property
@@ -152,7 +152,7 @@ class ViTConfig:
 
     @property
     def head_names(self) -> tuple[str, ...]:
-        """What has a classifier of its own: ("cls",), ("cls", "dist") or ("patches",)."""
+        """The names of what has a classifier of its own, ("cls",), ("cls", "dist") or ("patches",)."""
         if self.pool == "patches":
             return ("patches",)
         return tuple(name for name in READ_BY_HEAD if self.plan.group(name))
