@@ -28,7 +28,7 @@ GPUS, EPOCHS = (1, 8, 64), 300.0
 
 def flags(parser: Parser) -> None:
     """Which model, what is timed, and the GPUs that it is extrapolated to."""
-    add_model(parser)
+    add_model(parser, DEFAULT)
     timed = parser.add_argument_group("what is timed")
     timed.add_argument(
         "--batch-size", type=positive, metavar="N", help="images per step (default: 64 on a GPU, else 8)"

@@ -36,11 +36,14 @@ CONFIG = {
 }
 
 
-def add_model(parser: Parser) -> None:
+def add_model(parser: Parser, default: str) -> None:
     """`--model`, and a flag for each number of the plan and field of the configuration."""
-    names = ", ".join(sorted(configurations()))
-    parser.add_argument("--model", metavar="NAME", help=f"a named configuration: {names}")
-    tokens = parser.add_argument_group("tokens", "Where a flag is left out, the configuration decides.")
+    text = f"a named configuration (default: {default}): {', '.join(sorted(configurations()))}"
+    parser.add_argument("--model", metavar="NAME", help=text)
+    decides = (
+        "Without these flags, tokens are those of the configuration. For a group that leaves, build the plan in Python."
+    )
+    tokens = parser.add_argument_group("tokens", decides)
     for name, (kind, text) in PLAN.items():
         add_field(tokens, name, kind, text)
     configuration = parser.add_argument_group("configuration")
@@ -57,6 +60,12 @@ def configured(base: ViTConfig, args: Namespace) -> ViTConfig:
     depth = changed.get("depth", base.depth)
     tokens = given(args, PLAN)
     if tokens or depth != base.depth:
+        if base.plan != TokenPlan.of(base.depth, **_numbers(base.plan, base.depth)):
+            names = dict.fromkeys([*tokens, *given(args, ["depth"])])
+            raise ValueError(
+                "the plan of these weights has groups that flags cannot express: leave out "
+                f"{', '.join('--' + name.replace('_', '-') for name in names)}, or build the model in Python"
+            )
         plan = TokenPlan.of(depth, **{**_numbers(base.plan, depth), **tokens})
         changed |= {"plan": plan, "depth": depth}
         if plan.group("cls") is None:
@@ -107,7 +116,8 @@ def add_device(group) -> None:
 def add_machine(group) -> None:
     """Where to compute, and how images are read."""
     add_device(group)
-    group.add_argument("--workers", type=whole, metavar="N", help="worker processes that read images from files")
+    workers = "worker processes that read images from files (default: one for each core of the process, at most 16)"
+    group.add_argument("--workers", type=whole, metavar="N", help=workers)
     corrupt = "fraction of the images that may be unreadable before the command stops (default: 0.001)"
     group.add_argument("--max-corrupt", "--broken", type=fraction, default=0.001, metavar="X", help=corrupt)
     group.add_argument("--quiet", action="store_true", help="show no progress bar")
@@ -115,7 +125,9 @@ def add_machine(group) -> None:
 
 def add_record(group) -> None:
     """Whether a record is kept."""
-    group.add_argument("--record", type=identifier, metavar="EXPERIMENT", help="add the results to the ledger")
+    group.add_argument(
+        "--record", type=identifier, metavar="EXPERIMENT", help="add the results to the ledger, under this name"
+    )
 
 
 def add_processes(parser: Parser):

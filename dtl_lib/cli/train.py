@@ -66,7 +66,7 @@ PER_PROCESS_FLAGS = "data_path", "device", "line", "quiet", "workers"  # these m
 
 def flags(parser: Parser) -> None:
     """Which model, which data, where it is saved, on what machine, and the recipe."""
-    add_model(parser)
+    add_model(parser, "the data set's")
     add_data(parser, "what to train on (default: shapes)")
     parser.add_argument("--samples", type=positive, metavar="N", help="training images to use (default: all)")
     run = parser.add_argument_group("the run")

@@ -66,7 +66,7 @@ class Recipe:
     ema: float | None = _note(None, "decay of the moving average of the weights, which is then evaluated and saved")
     amp: str = _note("auto", "mixed precision: auto (on a GPU), off, bf16 or fp16")
     on_nan: str = _note("stop", "on a non-finite loss: stop, or skip the step")
-    seed: int = _note(0, "seed of initial weights, data order, augmentation, mixing and stochastic depth")
+    seed: int = _note(0, "sets everything random: initial weights, data order, augmentation, mixing, stochastic depth")
     eval_every: int | None = _note(None, "steps between evaluations on held-out images; none: once an epoch")
     log_every: int = _note(50, "steps between rows of the log")
 

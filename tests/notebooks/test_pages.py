@@ -6,10 +6,13 @@ import re
 
 import pytest
 
-from book.tools import command_line, records
+from book.tools import command_line, records, reference
+from book.tools.project import Project
 from dtl_lib import ledger
 from dtl_lib.checks import is_line
 from dtl_lib.cli.commands import COMMANDS
+from dtl_lib.config import configurations
+from dtl_lib.train.recipe import recipes
 
 
 def record(seed, accuracy, what="plain | ViT"):
@@ -134,10 +137,41 @@ def test_a_parser_becomes_a_page():
     train.add_argument("--ema", action="store_true", help="average the weights")
     page = command_line.describe(parser)
     assert "## `dtl train`\n\nTrain a model." in page
-    assert "`--lr RATE`\n: learning rate, 100% of it Default: `0.001`." in page
+    assert "`--lr RATE`\n: learning rate, 100% of it. Default: `0.001`." in page
     assert "One of `shapes`, `cifar10`." in page
-    assert "`--ema`\n: average the weights" in page
+    assert "`--ema`\n: average the weights. Default: off." in page
     assert "--help" not in page
+
+
+def test_every_flag_on_the_page_has_its_default():
+    flags = re.findall(r"^`--.*\n: (.*)$", command_line.reference(), re.MULTILINE)
+    assert len(flags) > 100
+    assert [text for text in flags if "efault: " not in text] == []
+    assert (
+        "`--batch-size N`\n: images in one optimiser step, over all processes. Default: `128`"
+        in command_line.reference()
+    )
+
+
+def test_the_tables_hold_every_model_and_recipe_as_they_are(monkeypatch):
+    table = reference.models()
+    for name, config in configurations().items():
+        (row,) = [line for line in table.splitlines() if line.startswith(f"| `{name}` |")]
+        assert f"| {config.cost().parameters / 1e6:.2f} |" in row and f"| {config.dim} |" in row
+    assert f"`{'`, `'.join(['deit', 'cait'])}`".replace(", ", " | ") in reference.recipe_tables()
+    known = recipes()
+    known["novel"] = dataclasses.replace(known["deit"], lr=0.0123)
+    monkeypatch.setattr(reference, "recipes", lambda: known)
+    assert "### Others\n\n| field | `novel` |" in reference.recipe_tables()
+    assert "| `lr` | 0.0123 |" in reference.recipe_tables()
+
+
+def test_a_citation_names_the_commit(project, monkeypatch):
+    monkeypatch.setattr(reference, "commit", lambda root: "abc123")
+    entry = reference.citation(Project())
+    assert "note    = {commit abc123}" in entry and Project().address in entry
+    monkeypatch.undo()
+    assert reference.commit(project.root) == "unknown"
 
 
 def test_the_command_line_page_has_every_command():
