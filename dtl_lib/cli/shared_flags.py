@@ -12,8 +12,8 @@ from .parser import Parser, add_field, fraction, given, identifier, positive, wh
 DATA = ", ".join(SOURCES)
 LONGEST_TIMEOUT = 10**6  # seconds, eleven days; torch's clocks overflow on what is much longer
 PLAN = {
-    "cls_pos": (int | None, "block before which the class token enters; none: no class token"),
-    "reg_pos": (int | None, "block before which the registers enter"),
+    "cls_pos": (int | None, "the class token enters before this block; none: no class token"),
+    "reg_pos": (int | None, "the registers enter before this block"),
     "num_reg": (int, "number of registers"),
     "dist": (bool, "add a distillation token, which enters with the class token"),
     "class_blocks": (int, "number of class-attention blocks after the trunk"),
@@ -21,8 +21,8 @@ PLAN = {
 CONFIG = {
     "depth": "number of blocks in the trunk",
     "dim": "width of a token",
-    "heads": "number of attention heads, which has to divide dim",
-    "mlp_ratio": "hidden width of the MLP over dim",
+    "heads": "number of attention heads; dim has to be divisible by it",
+    "mlp_ratio": "hidden width of the MLP, as a multiple of dim",
     "image_size": "image height and width in pixels; one number for a square",
     "patch_size": "side of a patch in pixels",
     "channels": "channels of an image: 3, or 1 for grey",
@@ -30,7 +30,7 @@ CONFIG = {
     "drop_path": "probability of dropping a residual branch (stochastic depth)",
     "drop_path_schedule": "linear: it rises to --drop-path over the blocks; uniform: it is the same in all",
     "talking_heads": "mix the heads before and after the softmax",
-    "pool": "what the head reads: cls or patches",
+    "pool": "what the classifier head reads: cls, or patches for their mean",
     "norm_after_pool": "normalise after pooling instead of before",
     "positions": "position embedding: learned or sincos",
 }
@@ -132,7 +132,7 @@ def add_record(group) -> None:
 
 def add_processes(parser: Parser):
     """How several processes work together; the group, for more flags."""
-    text = "Under torchrun, or Slurm's srun, the processes find each other; no flag is needed."
+    text = "The processes find each other under torchrun and Slurm's srun; no flag is needed."
     group = parser.add_argument_group("several processes", text)
     for ignored in ("--distributed", "--dist-eval"):
         group.add_argument(ignored, action="store_true", help="accepted for compatibility; ignored")

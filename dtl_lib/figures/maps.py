@@ -131,10 +131,10 @@ def show_table(
     size: float = 1.15,
     notes: Sequence[str] = (),
 ) -> Figure:
-    """Pictures and maps in a table; each map from 0 to its own maximum, non-finite values in grey.
+    """Images and maps in a table; each map from 0 to its own maximum, non-finite values in grey.
 
     Args:
-        items: uint8 (height, width, 3) pictures and (rows, columns) maps, row by row.
+        items: uint8 (height, width, 3) images and (rows, columns) maps, row by row.
         rows: the rows' names.
         columns: items in a row.
         titles: the columns' names.
