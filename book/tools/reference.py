@@ -97,9 +97,9 @@ def value(given) -> str:
 
 
 def table(head: Sequence, rows: Iterable[Sequence]) -> str:
-    """A Markdown table."""
+    """A Markdown table; cells are Markdown of one line."""
     lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(str(cell).replace("|", r"\|") for cell in line) + " |" for line in lines)
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 
 def citation(project: Project) -> str:
