@@ -108,7 +108,7 @@ def warn_of_shared(sets: Sets) -> None:
                 continue
             name = part.source(shared[0])[1]
             what = f"{len(shared):,} of {len(part.hashes):,} images looked at, such as {name}, are"
-        log.warning("%s: %s also in %s: accuracy there says nothing of images not seen", part.name, what, train.name)
+        log.warning("%s: %s also in %s: accuracy there says nothing about unseen images", part.name, what, train.name)
 
 
 def _spread(numbers: Sequence[int], most: int) -> Sequence[int]:

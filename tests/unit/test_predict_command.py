@@ -96,7 +96,7 @@ def test_one_bad_picture_does_not_stop_the_others(tmp_path, files, capsys):
     assert main(["predict", str(tmp_path / "bad.png"), str(tmp_path / "none.png"), files[2], "--model-path", path]) == 2
     out, error = capsys.readouterr()
     assert [name for name, _ in printed(out)] == [files[2]]
-    assert "bad.png is not an image" in error and error.endswith("none.png be read)\n")
+    assert "bad.png is not an image" in error and error.endswith("none.png cannot be read either)\n")
     assert error.strip().count("\n") == 0
 
 

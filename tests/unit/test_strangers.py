@@ -140,7 +140,7 @@ def test_a_saved_state_s_teacher_is_not_fetched(tmp_path, capsys, monkeypatch, n
     resumable(tmp_path / "run", {"data": {"name": "shapes"}}, {"distill": "hard", "distill_from": name})
     capsys.readouterr()
     assert main(["train", "--resume", str(tmp_path / "run"), "--device", "cpu"]) == 2
-    assert f"names the teacher {name}, which would be fetched: " in capsys.readouterr().err
+    assert f"names the teacher {name}, which would be downloaded: " in capsys.readouterr().err
 
 
 def test_a_user_may_name_what_a_card_may_not(said_of):
