@@ -31,16 +31,8 @@ ENTRY = """```bibtex
 def models() -> str:
     """Every named configuration: size, tokens, parameters and multiply–adds."""
     head = (
-        "model",
-        "image",
-        "patch",
-        "width",
-        "blocks",
-        "heads",
-        "tokens beside patches",
-        "parameters, M",
-        "multiply–adds, G",
-    )
+        "model", "width", "blocks", "heads", "parameters, M", "multiply–adds, G", "image", "patch", "other tokens",
+    )  # fmt: skip
     return table(head, (_model(name, config) for name, config in sorted(configurations().items())))
 
 
@@ -48,7 +40,8 @@ def _model(name: str, config: ViTConfig) -> Sequence:
     cost, blocks = config.cost(), f"{config.depth}"
     blocks += f" + {config.plan.class_blocks}" if config.plan.class_blocks else ""
     numbers = f"{cost.parameters / 1e6:.2f}", f"{cost.total / 1e9:.3g}"
-    return f"`{name}`", config.size[0], config.patch_size, config.dim, blocks, config.heads, _tokens(config), *numbers
+    size = config.size[0], config.patch_size
+    return f"`{name}`", config.dim, blocks, config.heads, *numbers, *size, _tokens(config)
 
 
 def _tokens(config: ViTConfig) -> str:

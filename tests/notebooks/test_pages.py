@@ -158,9 +158,14 @@ def test_every_flag_on_the_page_has_its_default():
 
 def test_the_tables_hold_every_model_and_recipe_as_they_are(monkeypatch):
     table = reference.models()
+    columns = [cell.strip() for cell in table.splitlines()[0].split("|")]
     for name, config in configurations().items():
         (row,) = [line for line in table.splitlines() if line.startswith(f"| `{name}` |")]
-        assert f"| {config.cost().parameters / 1e6:.2f} |" in row and f"| {config.dim} |" in row
+        shown = dict(zip(columns, (cell.strip() for cell in row.split("|")), strict=True))
+        assert shown["width"] == str(config.dim) and shown["heads"] == str(config.heads)
+        assert shown["parameters, M"] == f"{config.cost().parameters / 1e6:.2f}" and shown["patch"] == str(
+            config.patch_size
+        )
     assert f"`{'`, `'.join(['deit', 'cait'])}`".replace(", ", " | ") in reference.recipe_tables()
     known = recipes()
     known["novel"] = dataclasses.replace(known["deit"], lr=0.0123)

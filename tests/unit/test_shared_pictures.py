@@ -51,7 +51,7 @@ def test_copies_are_counted_and_one_is_named(root, caplog):
     shutil.rmtree(root / "test")
     shutil.copytree(root / "train", root / "test")
     (said,) = warned(data.load("folder", root, image_size=8), caplog)
-    assert said.startswith("folder test: 24 of 24 pictures")
+    assert said.startswith("folder test: 24 of 24 images")
 
 
 @pytest.mark.parametrize("what", ["val", "val/cat"])
