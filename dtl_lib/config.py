@@ -67,7 +67,7 @@ class ViTConfig:
         size = (self.image_size,) * 2 if is_whole(self.image_size) else self.image_size
         if not (isinstance(size, tuple | list) and len(size) == 2 and all(map(is_whole, size))):
             raise ValueError(
-                f"image_size is one whole number or (height, width) in pixels, not {shortened(self.image_size)}"
+                f"image_size is one whole number, or (height, width), in pixels, not {shortened(self.image_size)}"
             )
         object.__setattr__(self, "image_size", tuple(map(as_whole, size)))
         for name in ("mean", "std"):
@@ -97,7 +97,9 @@ class ViTConfig:
         if not 0 < self.norm_eps < 1:
             raise ValueError(f"norm_eps is a small number above 0, such as 1e-6, not {self.norm_eps}")
         if not 0 < self.crop <= 1:
-            raise ValueError(f"crop is the share of a picture's side that is looked at, above 0 to 1, not {self.crop}")
+            raise ValueError(
+                f"crop is the fraction of an image's side that is kept, above 0 and at most 1, not {self.crop}"
+            )
         if self.dim * self.mlp_ratio > _LIMITS["dim"][1] * 16:
             raise ValueError(f"mlp_ratio is the MLP's width over dim (4 is usual), not {self.mlp_ratio}")
         if self.dim * self.mlp_ratio < 1:
@@ -105,11 +107,13 @@ class ViTConfig:
         if self.dim % self.heads:
             fit = (heads for heads in range(1, self.dim + 1) if self.dim % heads == 0)
             best = min(fit, key=lambda heads: abs(heads - self.heads))
-            raise ValueError(f"heads has to divide dim: {self.heads} does not divide {self.dim}; {best} would")
+            raise ValueError(
+                f"dim has to be divisible by heads: {self.dim} is not divisible by {self.heads}; heads={best} would fit"
+            )
         if not 0 <= self.drop_path < 1:
             raise ValueError(f"drop_path is a probability from 0 to below 1, not {self.drop_path}")
         if self.positions == "sincos" and self.dim % 4:
-            raise ValueError(f"2-D sin–cos positions need a dim that 4 divides, not {self.dim}")
+            raise ValueError(f"2-D sin–cos positions need a dim divisible by 4, not {self.dim}")
         if not isinstance(self.plan, TokenPlan):
             raise ValueError(f"plan is a TokenPlan, such as TokenPlan.of({self.depth}), not {self.plan!r}")
         if self.plan.depth != self.depth:
@@ -124,7 +128,7 @@ class ViTConfig:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width of an image, pixels: `image_size`, which an int may have been given for."""
+        """Height and width of an image in pixels, also where `image_size` was given as one number."""
         return cast(tuple[int, int], self.image_size)
 
     @property
@@ -152,7 +156,7 @@ class ViTConfig:
 
     @property
     def head_names(self) -> tuple[str, ...]:
-        """What has a classifier of its own: ("cls",), ("cls", "dist") or ("patches",)."""
+        """The names of what has a classifier of its own, ("cls",), ("cls", "dist") or ("patches",)."""
         if self.pool == "patches":
             return ("patches",)
         return tuple(name for name in READ_BY_HEAD if self.plan.group(name))
@@ -203,12 +207,12 @@ _CHOICES = {"pool": ("cls", "patches"), "drop_path_schedule": ("linear", "unifor
 
 
 def grey_values(values: tuple[float, ...]) -> tuple[float, ...]:
-    """A mean (or, to first order, a standard deviation) of three channels as that of grey pictures; one stays."""
+    """A mean (or, to first order, a standard deviation) of three channels as that of grey images; one stays."""
     return (sum(share * value for share, value in zip(LUMA, values)),) if len(values) == 3 else tuple(values)
 
 
 def named(name: str) -> ViTConfig:
-    """The configuration of that name, timm's name where timm has it (a tag after a dot is not looked at).
+    """The configuration of that name, timm's name where timm has it (a tag after a dot is ignored).
 
     Raises:
         ValueError: for a name that is not here, with the nearest that are.

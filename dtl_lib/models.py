@@ -199,7 +199,7 @@ class ViT(nn.Module):
         if not isinstance(images, Tensor):
             raise ValueError(
                 f"images are a tensor (batch, {channels}, height, width), not a {type(images).__name__}: "
-                "data.prepare makes one of a picture, torch.from_numpy of an array"
+                "data.prepare makes one of an image, torch.from_numpy of an array"
             )
         if images.ndim != 4 or images.shape[1] != channels:
             raise ValueError(f"images are (batch, {channels}, height, width), not {tuple(images.shape)}")

@@ -107,7 +107,7 @@ class TokenPlan:
 
     @property
     def blocks(self) -> int:
-        """All blocks: the trunk and class attention."""
+        """How many blocks there are in all, in the trunk and in class attention."""
         return self.depth + self.class_blocks
 
     def group(self, name: str) -> Group | None:
@@ -124,7 +124,7 @@ class TokenPlan:
 
     @property
     def final(self) -> dict[str, slice]:
-        """The layout that the last block leaves to the head: without the groups that leave before it."""
+        """The layout after the last block, which the head reads from; groups that have left are not in it."""
         return _slices([group for group in self.groups if group.present(self.blocks)])
 
     def tokens(self, block: int) -> int:

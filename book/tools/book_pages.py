@@ -3,7 +3,7 @@
 - the measured cost under each chapter's title;
 - a look of their own for questions, predictions and what is the same as the library;
 - math and icons from local files, and no script from elsewhere;
-- `{ledger}` and `{command-line}`, pages made from the records and from the parser;
+- `{ledger}`, `{command-line}`, `{models}`, `{recipes}` and `{citation}`, made from records, parser and code;
 - references and records that a notebook can link to in plain Markdown.
 """
 
@@ -18,7 +18,7 @@ from sphinx.application import Sphinx  # noqa: E402
 from sphinx.errors import ExtensionError  # noqa: E402
 from sphinx.util.docutils import SphinxDirective  # noqa: E402
 
-from book.tools import assets, command_line, records  # noqa: E402
+from book.tools import assets, command_line, records, reference  # noqa: E402
 from book.tools.execute import Cache  # noqa: E402
 from book.tools.project import Project  # noqa: E402
 
@@ -85,6 +85,19 @@ class CommandLine(SphinxDirective):
         return self.parse_text_to_nodes(command_line.reference(), allow_section_headings=True)
 
 
+class Made(SphinxDirective):
+    """Markdown that is made from the code."""
+
+    def run(self) -> list[nodes.Node]:
+        for path in ("config.py", "cost.py", "train/recipe.py"):
+            self.env.note_dependency(str(ROOT / "dtl_lib" / path))
+        if self.name == "citation":
+            self.env.note_reread()  # a commit changes no file
+        text = {"models": reference.models, "recipes": reference.recipe_tables}
+        made = text[self.name]() if self.name in text else reference.citation(Project(ROOT))
+        return self.parse_text_to_nodes(made, allow_section_headings=True)
+
+
 def setup(app: Sphinx) -> dict:
     """Called by Sphinx."""
     app.connect("builder-inited", need_outputs)
@@ -95,4 +108,6 @@ def setup(app: Sphinx) -> dict:
     app.connect("build-finished", assets.install)
     app.add_directive("ledger", Ledger)
     app.add_directive("command-line", CommandLine)
+    for name in ("models", "recipes", "citation"):
+        app.add_directive(name, Made)
     return {"version": "1", "parallel_read_safe": False}

@@ -1,6 +1,9 @@
 """The command-line page, from the parser: what `dtl --help` knows, as Markdown."""
 
 import argparse
+from dataclasses import fields
+
+MODELS = "models_and_recipes.md"
 
 
 def reference() -> str:
@@ -48,9 +51,29 @@ def _flag(action: argparse.Action) -> str:
 
 
 def _explain(action: argparse.Action) -> str:
+    from dtl_lib.config import configurations
+
     text = (action.help or "").replace("%(default)s", str(action.default)).replace("%%", "%") or "no description"
-    if action.choices:
+    text = text.replace(
+        f": {', '.join(sorted(configurations()))}", f": [{len(configurations())} have a name]({MODELS})"
+    )
+    text = text.replace("one of those below", f"[what to begin with]({MODELS})")
+    text = text if text.endswith(".") else f"{text}."
+    if action.choices and not all(str(choice) in text for choice in action.choices):
         text += f" One of {', '.join(f'`{choice}`' for choice in action.choices)}."
-    if action.default not in (None, False, argparse.SUPPRESS) and "default" not in text:
-        text += f" Default: `{action.default}`."
+    if action.option_strings and "(default: " not in text:
+        text += f" Default: {_default(action)}."
     return text.replace("\n", " ")
+
+
+def _default(action: argparse.Action) -> str:
+    """What holds where a flag is not given."""
+    from book.tools.reference import value
+    from dtl_lib.train.recipe import Recipe
+
+    recipe = {field.name: field.default for field in fields(Recipe)}
+    if action.nargs == 0 and not isinstance(action, argparse.BooleanOptionalAction):
+        return "off"
+    if action.default is not argparse.SUPPRESS:
+        return f"`{value(action.default)}`"
+    return f"`{value(recipe[action.dest])}` unless the recipe sets it" if action.dest in recipe else "the model's"

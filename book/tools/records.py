@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from book.tools.reference import table
 from dtl_lib.checks import visible
 from dtl_lib.ledger import Record, aggregate, read
 
@@ -100,22 +101,23 @@ def _section(experiment: str, records: Sequence[Record]) -> str:
 
 
 def _table(kinds: dict, rows: dict, names: list[str]) -> str:
-    head = ["what", *map(_text, names), "runs", "each over"]
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    for what, row in rows.items():
-        kind = kinds[what]
-        cells = [_anchors(kind) + _text(what), *(row.get(name, "") for name in names), len(kind), f"{kind[-1].n:,}"]
-        lines.append("| " + " | ".join(map(str, cells)) + " |")
-    return "\n".join(lines)
+    cells = ([_what(what, kinds[what]), *(row.get(name, "") for name in names)] for what, row in rows.items())
+    return table(["what", *map(_text, names)], cells)
 
 
 def _list(kinds: dict, rows: dict) -> str:
-    lines = []
-    for what, row in rows.items():
-        kind, values = kinds[what], ", ".join(f"{_text(name)} **{value}**" for name, value in row.items())
-        runs = f"{len(kind)} run{'s' * (len(kind) > 1)}, each over {kind[-1].n:,}"
-        lines.append(f"- {_anchors(kind)}{_text(what)} ({runs}): {values}")
-    return "\n".join(lines)
+    """Many values: one under the other in one column, which a narrow page still shows."""
+    cells = (
+        [_what(what, kinds[what]), "<br>".join(f"{_text(name)} **{value}**" for name, value in row.items())]
+        for what, row in rows.items()
+    )
+    return table(["what", "values"], cells)
+
+
+def _what(what: str, kind: Sequence[Record]) -> str:
+    """What was measured, in how many runs, with the anchors of the records."""
+    runs = f"{len(kind)} run{'s' * (len(kind) > 1)}, each over {kind[-1].n:,}"
+    return f"{_anchors(kind)}{_text(what)} ({runs})"
 
 
 def _commands(commands: list[str]) -> str:

@@ -17,7 +17,7 @@ from .shared_flags import add_device
 if TYPE_CHECKING:
     from ..lab.atlas import Cell, Findings, Grid, TestedContrast
 
-SUMMARY = "Train a ViT for every place in a grid at which tokens can enter, and show the results."
+SUMMARY = "Train a ViT for each choice of entry blocks in a grid, and show the results."
 RUN, SHOW = ("weights", "jobs", "device", "quiet"), ("value", "figure")
 FORMATS = (".png", ".pdf", ".svg")
 PERCENTAGES = {
@@ -36,17 +36,19 @@ LABELS = {
 
 def flags(parser: Parser) -> None:
     """Run or show; which grid, and the flags of either."""
-    parser.add_argument("what", choices=("run", "show"), help="train what has no record yet, or print the records")
+    parser.add_argument(
+        "what", choices=("run", "show"), help="run: train every cell that has no record yet; show: print the results"
+    )
     parser.add_argument("--grid", choices=("cpu", "gpu"), default="cpu", help="which grid (default: cpu)")
     parser.add_argument("--records", metavar="DIR", help="folder of the records (default: the ledger's own)")
     training = parser.add_argument_group("dtl atlas run")
-    training.add_argument("--weights", metavar="DIR", help="save the weights of every run there")
-    training.add_argument("--jobs", type=positive, metavar="N", help="runs at a time (default: 1)")
+    training.add_argument("--weights", metavar="DIR", help="save the weights of every run in DIR")
+    training.add_argument("--jobs", type=positive, metavar="N", help="runs in parallel (default: 1)")
     add_device(training)
     training.add_argument("--quiet", action="store_true", help="print a line for each run instead of a progress bar")
     shown = parser.add_argument_group("dtl atlas show")
-    shown.add_argument("--value", metavar="NAME", help="which number of the records (default: accuracy)")
-    shown.add_argument("--figure", metavar="FILE", help="also draw it, as .png, .pdf or .svg")
+    shown.add_argument("--value", metavar="NAME", help="which recorded value to show (default: accuracy)")
+    shown.add_argument("--figure", metavar="FILE", help="also draw a figure, as .png, .pdf or .svg")
 
 
 def main(args: Namespace) -> None:
@@ -56,7 +58,7 @@ def main(args: Namespace) -> None:
     other, unused = ("show", SHOW) if args.what == "run" else ("run", RUN)
     for name in unused:
         if getattr(args, name):
-            raise ValueError(f"--{name} belongs to dtl atlas {other}: leave it out")
+            raise ValueError(f"--{name} is a flag of dtl atlas {other}: leave it out")
     (_run if args.what == "run" else _show)(args, atlas.grids()[args.grid])
 
 

@@ -28,7 +28,7 @@ GPUS, EPOCHS = (1, 8, 64), 300.0
 
 def flags(parser: Parser) -> None:
     """Which model, what is timed, and the GPUs that it is extrapolated to."""
-    add_model(parser)
+    add_model(parser, DEFAULT)
     timed = parser.add_argument_group("what is timed")
     timed.add_argument(
         "--batch-size", type=positive, metavar="N", help="images per step (default: 64 on a GPU, else 8)"
@@ -83,7 +83,7 @@ def main(args: Namespace) -> None:
 def _check(args: Namespace, batch_size: int, config: ViTConfig) -> None:
     """Raise a ValueError for what would otherwise fail after the measurement."""
     if args.profile and args.compiled:
-        raise ValueError("--profile times the parts of a step, and a compiled one has none: leave --compile out")
+        raise ValueError("--profile times the parts of a step, and a compiled step has none: leave out --compile")
     check_trainable(config)
     _extrapolated(args, 1.0, batch_size, config)
     if args.against:
@@ -122,8 +122,8 @@ def _timed(timings: Sequence[bench.Timing], rate: bench.Rate) -> str:
     lines = [f"{name:26}" + "".join(f"{cell:>22}" for cell in cells) for name, cells in rows.items()]
     kind = str(rate.dtype).removeprefix("torch.")
     notes = [
-        f"n = {len(timings[0].seconds)} steps after a warm-up; the first step, which includes compiling, is not among "
-        "them.",
+        f"n = {len(timings[0].seconds)} steps after a warm-up; the first step, which includes compiling, is not "
+        "counted.",
         "A multiply–add is two FLOP; a training step counts as three forward passes. Utilisation is of "
         f"{rate.flops / 1e9:,.1f} GFLOP/s,",
         f"measured here on products of two {kind} matrices of {rate.size}×{rate.size}.",

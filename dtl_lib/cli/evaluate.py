@@ -24,10 +24,12 @@ SUMMARY = "Evaluate a trained ViT."
 def flags(parser: Parser) -> None:
     """Which model, on which images, and how."""
     add_trained(parser)
-    add_data(parser, "what to evaluate on (default: what the model was trained on)")
+    add_data(parser, "data to evaluate on (default: the data set that the model was trained on)")
     parts = ("test", "held_out", "train")
-    parser.add_argument("--part", choices=parts, default="test", help="which of its images (default: test)")
-    parser.add_argument("--batch-size", type=positive, default=256, metavar="N", help="images at a time (default: 256)")
+    parser.add_argument("--part", choices=parts, default="test", help="which part of the data set (default: test)")
+    parser.add_argument(
+        "--batch-size", type=positive, default=256, metavar="N", help="images in a batch (default: 256)"
+    )
     parser.add_argument("--amp", choices=AMP, default="auto", help="mixed precision (default: auto)")
     add_record(parser)
     add_machine(parser)
@@ -37,7 +39,7 @@ def flags(parser: Parser) -> None:
 def add_trained(parser: Parser) -> None:
     """Which trained model."""
     parser.add_argument("--model-path", metavar="FILE", help="a checkpoint, such as best.safetensors")
-    parser.add_argument("--model", metavar="NAME", help="a timm name with --pretrained, or zoo/…")
+    parser.add_argument("--model", metavar="NAME", help="a name of timm's, with --pretrained, or zoo/…")
     parser.add_argument("--pretrained", action="store_true", help="use the published weights of --model")
 
 
@@ -85,7 +87,7 @@ def _evaluate(args: Namespace, device, processes: Processes) -> None:
 
 
 def unreadable(names: Sequence[str]) -> str:
-    """One line about pictures that could not be read, the first three by name."""
+    """One line about images that could not be read, the first three by name."""
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return f"{len(names)} image{'s' * (len(names) > 1)} could not be read: {', '.join(names[:3])}{more}"
 
@@ -96,7 +98,7 @@ def trained_model(args: Namespace) -> ViT:
     from ..pretrained import load_pretrained
 
     if args.model_path and args.model:
-        raise ValueError("--model-path and --model name two models: give one")
+        raise ValueError("give --model-path or --model, not both")
     if args.pretrained and not args.model:
         raise ValueError("--pretrained means the published weights of --model: give --model, or leave it out")
     if args.model_path:
@@ -115,7 +117,7 @@ def _sets(args: Namespace, model: ViT, said: bool) -> data.Sets:
     if name is None:
         raise ValueError(f"say which images: --data NAME, such as {DATA}")
     if said and path and not args.data_path:
-        print(f"{name} is read from {path}, as the model's card says")
+        print(f"{name} is read from {path}, the path on the model's card")
     download = bool(args.data) or (args.model or "").startswith(PREFIX)
     check_level(args, name)
     level = args.level or saved.get("level") or 1

@@ -14,7 +14,7 @@ DEFAULT = "vit_tiny_patch16_224"
 
 def flags(parser: Parser) -> None:
     """Which model."""
-    add_model(parser)
+    add_model(parser, DEFAULT)
 
 
 def main(args: Namespace) -> None:

@@ -1,4 +1,4 @@
-"""`dtl predict`: what a trained model takes pictures for."""
+"""`dtl predict`: the classes that a trained model predicts for images."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ if TYPE_CHECKING:
 
     from ..models import ViT
 
-SUMMARY = "Print what a trained ViT takes pictures for: the likeliest classes, and their probabilities."
+SUMMARY = "Print the most likely classes of an image, and their probabilities, as a trained ViT predicts them."
 
 
 def flags(parser: Parser) -> None:
-    """Which pictures, and which model."""
-    parser.add_argument("images", nargs="*", metavar="IMAGE", help="a picture, such as cat.jpg")
+    """The images, and the model."""
+    parser.add_argument("images", nargs="*", metavar="IMAGE", help="an image, such as cat.jpg")
     add_trained(parser)
     parser.add_argument("--top", type=positive, default=5, metavar="N", help="how many classes to print (default: 5)")
     add_device(parser)
 
 
 def main(args: Namespace) -> None:
-    """Print the likeliest classes of each picture; at the end, a ValueError that names those that cannot be read."""
+    """Print the most likely classes of each image; at the end, raise a ValueError that names the unreadable ones."""
     from ..train.classes import class_names, shown_names
 
     if not args.images:
-        raise ValueError("say which pictures: dtl predict cat.jpg dog.jpg --model-path best.safetensors")
+        raise ValueError("name the images: dtl predict cat.jpg dog.jpg --model-path best.safetensors")
     device = find_device(args.device)
     model = trained_model(args).to(device)
     if not model.config.classes:
-        raise ValueError(f"{args.model_path or args.model} has no classes: it gives features alone")
+        raise ValueError(f"{args.model_path or args.model} has no classes, only features")
     names = class_names(model)
     shown = shown_names(names) if names else [f"class {number}" for number in range(model.config.classes)]
     failures = {}
@@ -51,12 +51,12 @@ def main(args: Namespace) -> None:
             print(f"  {value:6.1%}  {shown[number]}")
     if failures:
         first, *others = failures
-        more = f" (nor can {', '.join(others)} be read)" if others else ""
+        more = f" ({', '.join(others)} cannot be read either)" if others else ""
         raise ValueError(failures[first] + more)
 
 
 def _probabilities(model: ViT, image: str, device) -> Tensor:
-    """The softmax of a picture's logits, `(classes,)`."""
+    """The softmax of an image's logits, `(classes,)`."""
     import torch
 
     from ..data import open_image, prepare

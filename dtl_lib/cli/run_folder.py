@@ -30,7 +30,7 @@ def resume_point(args: Namespace, processes: Processes) -> tuple[Path | None, di
             return folder and Path(folder), None
         resume = True
     if resume is not True and folder and Path(folder) != Path(resume):
-        raise ValueError("--resume goes on in the run's own folder: leave --output-dir out")
+        raise ValueError("--resume continues in the run's own folder: leave out --output-dir")
     folder = folder if resume is True else resume
     if folder is None:
         raise ValueError("say which run to resume: --resume DIR, or --output-dir DIR --resume")

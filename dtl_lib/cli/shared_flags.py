@@ -12,8 +12,8 @@ from .parser import Parser, add_field, fraction, given, identifier, positive, wh
 DATA = ", ".join(SOURCES)
 LONGEST_TIMEOUT = 10**6  # seconds, eleven days; torch's clocks overflow on what is much longer
 PLAN = {
-    "cls_pos": (int | None, "block before which the class token enters; none: no class token"),
-    "reg_pos": (int | None, "block before which the registers enter"),
+    "cls_pos": (int | None, "the class token enters before this block; none: no class token"),
+    "reg_pos": (int | None, "the registers enter before this block"),
     "num_reg": (int, "number of registers"),
     "dist": (bool, "add a distillation token, which enters with the class token"),
     "class_blocks": (int, "number of class-attention blocks after the trunk"),
@@ -21,8 +21,8 @@ PLAN = {
 CONFIG = {
     "depth": "number of blocks in the trunk",
     "dim": "width of a token",
-    "heads": "number of attention heads, which has to divide dim",
-    "mlp_ratio": "hidden width of the MLP over dim",
+    "heads": "number of attention heads; dim has to be divisible by it",
+    "mlp_ratio": "hidden width of the MLP, as a multiple of dim",
     "image_size": "image height and width in pixels; one number for a square",
     "patch_size": "side of a patch in pixels",
     "channels": "channels of an image: 3, or 1 for grey",
@@ -30,17 +30,20 @@ CONFIG = {
     "drop_path": "probability of dropping a residual branch (stochastic depth)",
     "drop_path_schedule": "linear: it rises to --drop-path over the blocks; uniform: it is the same in all",
     "talking_heads": "mix the heads before and after the softmax",
-    "pool": "what the head reads: cls or patches",
+    "pool": "what the classifier head reads: cls, or patches for their mean",
     "norm_after_pool": "normalise after pooling instead of before",
     "positions": "position embedding: learned or sincos",
 }
 
 
-def add_model(parser: Parser) -> None:
+def add_model(parser: Parser, default: str) -> None:
     """`--model`, and a flag for each number of the plan and field of the configuration."""
-    names = ", ".join(sorted(configurations()))
-    parser.add_argument("--model", metavar="NAME", help=f"a named configuration: {names}")
-    tokens = parser.add_argument_group("tokens", "Where a flag is left out, the configuration decides.")
+    text = f"a named configuration (default: {default}): {', '.join(sorted(configurations()))}"
+    parser.add_argument("--model", metavar="NAME", help=text)
+    decides = (
+        "Without these flags, tokens are those of the configuration. For a group that leaves, build the plan in Python."
+    )
+    tokens = parser.add_argument_group("tokens", decides)
     for name, (kind, text) in PLAN.items():
         add_field(tokens, name, kind, text)
     configuration = parser.add_argument_group("configuration")
@@ -57,6 +60,12 @@ def configured(base: ViTConfig, args: Namespace) -> ViTConfig:
     depth = changed.get("depth", base.depth)
     tokens = given(args, PLAN)
     if tokens or depth != base.depth:
+        if base.plan != TokenPlan.of(base.depth, **_numbers(base.plan, base.depth)):
+            names = dict.fromkeys([*tokens, *given(args, ["depth"])])
+            raise ValueError(
+                "the plan of these weights has groups that flags cannot express: leave out "
+                f"{', '.join('--' + name.replace('_', '-') for name in names)}, or build the model in Python"
+            )
         plan = TokenPlan.of(depth, **{**_numbers(base.plan, depth), **tokens})
         changed |= {"plan": plan, "depth": depth}
         if plan.group("cls") is None:
@@ -107,7 +116,8 @@ def add_device(group) -> None:
 def add_machine(group) -> None:
     """Where to compute, and how images are read."""
     add_device(group)
-    group.add_argument("--workers", type=whole, metavar="N", help="worker processes that read images from files")
+    workers = "worker processes that read images from files (default: one for each core of the process, at most 16)"
+    group.add_argument("--workers", type=whole, metavar="N", help=workers)
     corrupt = "fraction of the images that may be unreadable before the command stops (default: 0.001)"
     group.add_argument("--max-corrupt", "--broken", type=fraction, default=0.001, metavar="X", help=corrupt)
     group.add_argument("--quiet", action="store_true", help="show no progress bar")
@@ -115,12 +125,14 @@ def add_machine(group) -> None:
 
 def add_record(group) -> None:
     """Whether a record is kept."""
-    group.add_argument("--record", type=identifier, metavar="EXPERIMENT", help="add the results to the ledger")
+    group.add_argument(
+        "--record", type=identifier, metavar="EXPERIMENT", help="add the results to the ledger, under this name"
+    )
 
 
 def add_processes(parser: Parser):
     """How several processes work together; the group, for more flags."""
-    text = "Under torchrun, or Slurm's srun, the processes find each other; no flag is needed."
+    text = "The processes find each other under torchrun and Slurm's srun; no flag is needed."
     group = parser.add_argument_group("several processes", text)
     for ignored in ("--distributed", "--dist-eval"):
         group.add_argument(ignored, action="store_true", help="accepted for compatibility; ignored")

@@ -66,8 +66,8 @@ PER_PROCESS_FLAGS = "data_path", "device", "line", "quiet", "workers"  # these m
 
 def flags(parser: Parser) -> None:
     """Which model, which data, where it is saved, on what machine, and the recipe."""
-    add_model(parser)
-    add_data(parser, "what to train on (default: shapes)")
+    add_model(parser, "the data set's")
+    add_data(parser, "data to train on (default: shapes)")
     parser.add_argument("--samples", type=positive, metavar="N", help="training images to use (default: all)")
     run = parser.add_argument_group("the run")
     run.add_argument("--output-dir", metavar="DIR", help="where to save (default: a new folder in runs/)")
@@ -75,7 +75,7 @@ def flags(parser: Parser) -> None:
         "--resume", nargs="?", const=True, metavar="DIR", help="resume the run saved in DIR, or in --output-dir"
     )
     run.add_argument("--finetune", metavar="WEIGHTS", help="start from these weights: a timm name, zoo/… or a path")
-    partial = "accept --finetune's weights also where most of the model is not in them"
+    partial = "accept --finetune's weights even if they hold less than half of the model"
     run.add_argument("--allow-partial", action="store_true", help=partial)
     only = "only evaluate the weights of --resume or --finetune, as dtl evaluate does"
     run.add_argument("--eval", action="store_true", help=only)
@@ -92,7 +92,7 @@ def flags(parser: Parser) -> None:
 
 
 def _add_recipe(parser: Parser) -> None:
-    group = parser.add_argument_group("recipe", "Where a flag is left out, the recipe decides.")
+    group = parser.add_argument_group("recipe", "Without these flags, the recipe decides.")
     group.add_argument("--recipe", choices=recipes(), help="one of those below (default: the data set's)")
     for field in fields(Recipe):
         add_field(group, field.name, field.type, field.metadata["help"], ALIASES.get(field.name))
@@ -122,7 +122,7 @@ def main(args: Namespace) -> None:
     from ..train.distributed.processes import joined
 
     if args.resume and args.finetune:
-        raise ValueError("--resume goes on with a run's own weights, --finetune starts from others: give one of them")
+        raise ValueError("--resume continues with a run's own weights, --finetune starts from others: give one of them")
     if args.allow_partial and not args.finetune:
         raise ValueError("--allow-partial is about the weights of --finetune: give those too, or leave it out")
     if args.eval:
@@ -165,7 +165,7 @@ def train_model(args: Namespace, device, processes: Processes) -> None:
         model = ViT(config)
     loaded = "" if pretrained is None else f"\n{_load_shared(model, pretrained, args)}"
     if processes.is_main and saved_card and images["path"] and not args.data_path:
-        print(f"{images['name']} is read from {images['path']}, as the saved state says")
+        print(f"{images['name']} is read from {images['path']}, the path in the saved state")
     if processes.is_main:  # flushed, so that a log file says at once what is trained
         print(announcement(config, sets, recipe, device, processes) + loaded, flush=True)
 
@@ -188,7 +188,7 @@ def _images(args: Namespace, saved_card: dict | None) -> dict:
     saved = saved_images(saved_card or {}, args.data, args.data_path)
     if args.data_path and not (args.data or saved):
         names = ", ".join(name for name, row in SOURCES.items() if row.in_files)
-        raise ValueError(f"say what lies in {args.data_path}: --data NAME, such as {names}")
+        raise ValueError(f"say what {args.data_path} holds: --data NAME, such as {names}")
     defaults = {"name": "shapes", "path": None, "level": 1, "samples": None}
     check_level(args, args.data or saved.get("name", "shapes"))
     asked = {"name": args.data, "path": args.data_path, "level": args.level, "samples": args.samples}
@@ -222,7 +222,7 @@ def _recipe(args: Namespace, images: str, saved_card: dict | None) -> Recipe:
             raise ValueError(f"--{name} does nothing without --{other}: give that too, or leave it out")
     if saved_card and recipe.distill_from and "distill_from" not in changed and not is_here(recipe.distill_from):
         raise ValueError(
-            f"the saved state names the teacher {recipe.distill_from}, which would be fetched: if you want that, "
+            f"the saved state names the teacher {recipe.distill_from}, which would be downloaded: if you want that, "
             f"give --distill-from {recipe.distill_from} yourself"
         )
     return recipe
@@ -258,7 +258,7 @@ def _load_shared(model: ViT, pretrained: ViT, args: Namespace) -> str:
     share = sum(sizes.get(name, 0) for name in report.shared) / sum(sizes.values())
     if share < ENOUGH and not args.allow_partial:
         raise ValueError(
-            f"{args.finetune} has {share:.0%} of the weights that this model needs: leave the flags out that make it "
+            f"{args.finetune} has {share:.0%} of the weights that this model needs: leave out the flags that make it "
             "another model (--model, --dim, --depth, …), or train the rest from scratch with --allow-partial"
         )
     means = ", ".join(f"{name} {' '.join(f'{x:g}' for x in getattr(model.config, name))}" for name in ("mean", "std"))

@@ -49,8 +49,8 @@ def _show(name: str) -> None:
     sample, before, rows, columns = card["sample"], card["before_rounding"], *config.grid
     about = {
         "accuracy": f"{_accuracy(card)} on {card['test_data']['name']} ({card['test_data']['fingerprint']})",
-        "of the first": f"{sample['n']} test images {sample['right']} are classified right",
-        "float16": f"{before['accuracy']:.2%} before rounding, which moves a logit by {before['logits']:.2g} at most",
+        "of the first": f"{sample['n']} test images, {sample['right']} are classified correctly",
+        "float16": f"{before['accuracy']:.2%} before rounding, which changes a logit by at most {before['logits']:.2g}",
         "trained on": f"{card['data']['name']} ({card['data']['fingerprint']})",
         "trained with": card["command"],
         "": f"seed {card['seed']}, {card['minutes']:.1f} minutes on {card['device']}, {card['date'][:10]}",

@@ -1,4 +1,4 @@
-"""Picture files → 8-bit RGB. Every picture that the library opens is opened here."""
+"""Image files → 8-bit RGB. Every image that the library opens is opened here."""
 
 import os
 import struct
@@ -14,7 +14,7 @@ from ..paths import kind
 from .images import CorruptImage
 
 # Pillow's names of what photos and data sets are stored in. Of its others some start a program (EPS: Ghostscript), some
-# open anything inside them (IPTC), and many are no pictures (HDF5, MPEG). TGA comes last: it has no mark to know it by.
+# open anything inside them (IPTC), and many are no images (HDF5, MPEG). TGA comes last: it has no mark to know it by.
 # Where a sample of a shard holds several, the first of these counts.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "DIB", "AVIF", "JPEG2000", "MPO", "PPM", "TGA")
 EIGHT_BIT = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB"}
@@ -30,13 +30,13 @@ _PILLOW = r"PIL\."
 
 @lru_cache
 def endings() -> tuple[str, ...]:
-    """The endings of files that may be pictures of one of `FORMATS`, in their order, in lower case, such as `.jpg`."""
+    """The endings of files that may be images of one of `FORMATS`, in their order, in lower case, such as `.jpg`."""
     pictures = [(name, ending) for ending, name in Image.registered_extensions().items() if name in FORMATS]
     return tuple(ending for _, ending in sorted(pictures, key=lambda each: FORMATS.index(each[0])))
 
 
 def start_nothing() -> None:
-    """From here on Pillow starts no program in this process, also where another library's reader opens pictures.
+    """From here on Pillow starts no program in this process, also where another library's reader opens images.
 
     The one that it would start is Ghostscript, for what is EPS inside, whatever the file is called. Its other formats
     stay as they are, for whoever else uses Pillow here.
@@ -79,7 +79,7 @@ def named(name) -> Iterator[None]:
         raise CorruptImage(name, "is not an image that can be read; a .jpg, .png or .webp file is needed") from None
     except Image.DecompressionBombError:
         most = f"at most {2 * Image.MAX_IMAGE_PIXELS:,} pixels are read"
-        raise CorruptImage(name, f"is too large: pictures of {most}; make it smaller") from None
+        raise CorruptImage(name, f"is too large: images of {most}; make it smaller") from None
     except _DAMAGE as error:
         if getattr(error, "errno", None):
             raise CorruptImage(name, f"cannot be opened ({error.strerror}); put it back") from None
@@ -139,6 +139,6 @@ def _formats() -> tuple[str, ...]:
 
 
 def _keep_warnings_back() -> None:
-    """Pillow warns of large pictures, odd metadata and palettes, which concern nobody who has the pixels."""
+    """Pillow warns of large images, odd metadata and palettes, which concern nobody who has the pixels."""
     if not any(entry[0] == "ignore" and entry[3] and entry[3].pattern == _PILLOW for entry in warnings.filters):
         warnings.filterwarnings("ignore", module=_PILLOW)

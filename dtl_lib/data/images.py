@@ -94,7 +94,7 @@ class Images:
 
     @property
     def class_ids(self) -> tuple[str, ...]:
-        """What a model's card calls the classes, by which two folders' classes are matched: plain text, by index."""
+        """The classes' names on a model's card, by index, as plain text; two folders' classes are matched by them."""
         return tuple(map(plain_name, self.identities or self.classes))
 
     def batch(self, indices, augment: Augment | None = None, key: Sequence[int] | None = None):

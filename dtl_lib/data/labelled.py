@@ -1,4 +1,4 @@
-"""Pictures whose classes are known before any is opened: those of class folders and of shards."""
+"""Images whose classes are known before any is opened: those of class folders and of shards."""
 
 import hashlib
 import logging
@@ -14,9 +14,9 @@ from .images import Sets
 from .splits import cut, origins
 
 log = logging.getLogger("dtl_lib")
-NOTHING = hashlib.sha256().digest()  # of a picture that cannot be read
-HASHED = 1_000  # pictures whose bytes the fingerprint reads
-SIZED = 10_000  # pictures whose length in bytes it knows
+NOTHING = hashlib.sha256().digest()  # of an image that cannot be read
+HASHED = 1_000  # images whose bytes the fingerprint reads
+SIZED = 10_000  # images whose length in bytes it knows
 
 
 class LabelledFiles(ImageFiles):
@@ -36,8 +36,8 @@ class LabelledFiles(ImageFiles):
     def contents(self):
         """A hash of files' lengths and bytes, whatever their dates.
 
-        Of up to 1,000 pictures every byte is read, and of more than that those of 1,000 at even distances; lengths are
-        those of up to 10,000. A picture of a larger set that is changed without changing its length can so go unseen:
+        Of up to 1,000 images every byte is read, and of more than that those of 1,000 at even distances; lengths are
+        those of up to 10,000. In a larger set, a change to an image that keeps its length can therefore go unseen:
         reading all of ImageNet would take minutes at every start.
         """
         return (self._contents,)
@@ -50,18 +50,18 @@ class LabelledFiles(ImageFiles):
 
     @cached_property
     def hashes(self) -> dict[int, bytes]:
-        """Of up to 1,000 pictures at even distances, by their number in the source."""
+        """Of up to 1,000 images at even distances, by their number in the source."""
         return {
             number: hashlib.sha256(self._bytes(number)).digest() for number in _spread(self.members.tolist(), HASHED)
         }
 
     def _bytes(self, number: int) -> bytes:
-        """A picture's bytes; none where it cannot be read, which is for whoever needs the picture to say."""
+        """An image's bytes; none if it cannot be read, which is reported when the image is needed."""
         try:
             file = self.source(number)[0]
             if hasattr(file, "getvalue"):
                 return file.getvalue()
-            require(file, "a file", "a picture was expected")  # a pipe would be waited for
+            require(file, "a file", "an image was expected")  # a pipe would be waited for
             return Path(file).read_bytes()
         except (OSError, ValueError):
             return b""
@@ -91,7 +91,7 @@ def labelled_sets(
 
 
 def warn_of_shared(sets: Sets) -> None:
-    """Warn where pictures to train on are also among those that say how good the model is, by a link or as copies.
+    """Warn where images to train on are also among those that say how good the model is, by a link or as copies.
 
     All are known by the folders and shards they lie in, and up to 1,000 of a part by their bytes.
     """
@@ -100,15 +100,15 @@ def warn_of_shared(sets: Sets) -> None:
         if not (isinstance(train, LabelledFiles) and isinstance(part, LabelledFiles)):
             continue
         if part.source is not train.source and part.source.locations() & train.source.locations():
-            what = "pictures lie in folders or shards that are"
+            what = "images lie in folders or shards that are"
         else:
             known = {*train.hashes.values()} - {NOTHING}
             shared = [number for number, digest in part.hashes.items() if digest in known]
             if not shared:
                 continue
             name = part.source(shared[0])[1]
-            what = f"{len(shared):,} of {len(part.hashes):,} pictures looked at, such as {name}, are"
-        log.warning("%s: %s also in %s: accuracy there says nothing of pictures not seen", part.name, what, train.name)
+            what = f"{len(shared):,} of {len(part.hashes):,} images looked at, such as {name}, are"
+        log.warning("%s: %s also in %s: accuracy there says nothing about unseen images", part.name, what, train.name)
 
 
 def _spread(numbers: Sequence[int], most: int) -> Sequence[int]:

@@ -16,7 +16,7 @@ from ..paths import require, user_path
 from .decoding import decode, named, rgb
 from .images import grey, size_of
 
-ENOUGH = 2**24  # pixels that a picture is resized to without a thought; of longer ones the ends are cut off before
+ENOUGH = 2**24  # pixels that an image is resized to without a thought; of longer ones the ends are cut off before
 LONGEST = 8  # times what is needed of the long side is then kept
 LARGEST = 2**28  # pixels that any is resized to
 PUBLIC_DOMAIN = "public domain"
@@ -102,7 +102,7 @@ def photo(name: str) -> np.ndarray:
 
 
 def open_image(path) -> np.ndarray:
-    """Any picture file as uint8 (height, width, 3), turned upright as its camera noted; what is transparent is white.
+    """Any image file as uint8 (height, width, 3), turned upright as its camera noted; transparent parts become white.
 
     Raises:
         ValueError: where there is no such file, or it is not an image, or it is cut short.
@@ -119,12 +119,12 @@ def preprocessing(config=None, **given) -> dict:
 
 
 def prepare(picture, size=None, crop=None, mean=None, std=None, interpolation=None, config=None) -> torch.Tensor:
-    """A picture preprocessed for a model: timm's evaluation transform (shorter side to size/crop, centre, normalised).
+    """An image preprocessed for a model: timm's evaluation transform (shorter side to size/crop, centre, normalised).
 
     Args:
         picture: uint8 (height, width, 3) array, or a PIL image.
         size: pixels, an int or (height, width).
-        crop: share of the resized picture that the centre keeps.
+        crop: share of the resized image that the centre keeps.
         mean, std: a channel.
         interpolation: bilinear, bicubic, lanczos or nearest.
         config: anything with attributes image_size, crop, mean, std, interpolation; used for what is not given.
@@ -142,13 +142,13 @@ def prepare(picture, size=None, crop=None, mean=None, std=None, interpolation=No
         pixels = grey(pixels)
         settings |= {name: grey_values(settings[name]) for name in ("mean", "std")}
     if channels not in (1, 3):
-        raise ValueError(f"a picture is prepared with 3 channels, or with 1, grey; the model takes {channels}")
+        raise ValueError(f"an image is prepared with 3 channels, or with 1, grey; the model takes {channels}")
     mean, std = (_columns(name, settings[name], channels, pixels.device) for name in ("mean", "std"))
     return ((pixels.float() / 255 - mean) / std)[None]
 
 
 def centre(picture, size, crop: float, interpolation: str) -> torch.Tensor:
-    """The resized and cut picture before normalisation, uint8 (3, height, width); arguments as in `prepare`."""
+    """The resized and cut image before normalisation, uint8 (3, height, width); arguments as in `prepare`."""
     from timm.data import create_transform
     from torchvision.transforms.v2.functional import pil_to_tensor
 
@@ -192,23 +192,23 @@ def resampling(interpolation: str) -> Image.Resampling:
 
 def _as_image(picture) -> Image.Image:
     if isinstance(picture, str | PathLike):
-        raise ValueError(f"open the picture first: open_image({str(picture)!r})")
+        raise ValueError(f"open the image first: open_image({str(picture)!r})")
     if not isinstance(picture, Image.Image):
         try:
             picture = np.asarray(picture)
         except (TypeError, ValueError, RuntimeError):  # a ragged list; a tensor on a GPU, or with a gradient
-            raise ValueError(f"a picture is uint8 (height, width, 3), not such a {type(picture).__name__}") from None
+            raise ValueError(f"an image is uint8 (height, width, 3), not such a {type(picture).__name__}") from None
         if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or not picture.size:
-            raise ValueError(f"a picture is uint8 (height, width, 3); this is {picture.dtype} {picture.shape}")
+            raise ValueError(f"an image is uint8 (height, width, 3); this is {picture.dtype} {picture.shape}")
         return Image.fromarray(picture)
     if 0 in picture.size:
-        raise ValueError(f"a picture has pixels; this is {picture.height}×{picture.width}")
-    with named("the picture"):
-        return rgb(picture, "the picture")
+        raise ValueError(f"an image has pixels; this is {picture.height}×{picture.width}")
+    with named("the image"):
+        return rgb(picture, "the image")
 
 
 def _middle(image: Image.Image, size: tuple[int, int], crop: float) -> Image.Image:
-    """A picture without the far ends of a very long side, which would be resized only to be cut off.
+    """An image without the far ends of a very long side, which would be resized only to be cut off.
 
     torchvision and timm resize them: 50,000 × 1 pixels take 13.5 GB there.
     """
@@ -220,7 +220,7 @@ def _middle(image: Image.Image, size: tuple[int, int], crop: float) -> Image.Ima
     kept = [keep + (length - keep) % 2 for keep, length in zip(kept, lengths)]  # the middle stays where it was
     if math.prod(keep * scale for keep in kept) > LARGEST:
         raise ValueError(
-            f"a picture of {lengths[0]}×{lengths[1]} pixels would be resized to more than {LARGEST:,} for image_size "
+            f"an image of {lengths[0]}×{lengths[1]} pixels would be resized to more than {LARGEST:,} for image_size "
             f"{size[0]}×{size[1]} and crop {crop:g}: choose a smaller image_size or a larger crop"
         )
     top, left = ((length - keep) // 2 for length, keep in zip(lengths, kept))

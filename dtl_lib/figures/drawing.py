@@ -12,7 +12,7 @@ WIDTH = 440
 
 
 class Drawing:
-    """An SVG picture that a notebook shows; `str(drawing)` is its source.
+    """An SVG drawing that a notebook shows; `str(drawing)` is its source.
 
     Coordinates are in units of the view box, from the top left corner. `alt` says in words what is to be seen.
     """

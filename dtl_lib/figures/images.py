@@ -1,4 +1,4 @@
-"""Pictures, and pictures cut into patches."""
+"""Images, and images cut into patches."""
 
 from collections.abc import Sequence
 
@@ -10,13 +10,13 @@ from .style import MARK, panels, styled
 
 @styled
 def show_images(images: Sequence, titles: Sequence[str] | None = None, columns: int = 3, size: float = 1.6) -> Figure:
-    """Pictures side by side.
+    """Images side by side.
 
     Args:
         images: uint8 (height, width, 3) arrays, or (height, width) for grey.
-        titles: one a picture.
-        columns: pictures in a row, at most.
-        size: inches a picture.
+        titles: one for each image.
+        columns: how many images stand in a row, at most.
+        size: width of an image in inches.
     """
     figure, axes = panels(len(images), columns, size)
     for axis, image, title in zip(axes, images, titles or [""] * len(images)):
@@ -27,7 +27,7 @@ def show_images(images: Sequence, titles: Sequence[str] | None = None, columns: 
 
 @styled
 def show_patches(image, patch_size: int, mark: tuple[int, int] | None = None, size: float = 2.5) -> Figure:
-    """A picture with the grid that cuts it, one patch marked, and that patch alone beside it.
+    """An image with the grid that cuts it, one patch marked, and that patch alone beside it.
 
     Args:
         image: uint8 (height, width, 3).

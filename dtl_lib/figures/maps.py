@@ -132,10 +132,10 @@ def show_table(
     notes: Sequence[str] = (),
     high: float | None = None,
 ) -> Figure:
-    """Pictures and maps in a table; each map from 0 to `high` or to its own maximum, non-finite values in grey.
+    """Images and maps in a table; each map from 0 to `high` or to its own maximum, non-finite values in grey.
 
     Args:
-        items: uint8 (height, width, 3) pictures and (rows, columns) maps, row by row.
+        items: uint8 (height, width, 3) images and (rows, columns) maps, row by row.
         rows: the rows' names.
         columns: items in a row.
         titles: the columns' names.

@@ -84,7 +84,7 @@ def evaluate(
         workers: as in `fit`.
         progress: whether to show a bar.
         processes: those that share the work: each looks at some of the images, all get the result.
-        corrupt: counts pictures that cannot be read, which are then left out; None raises.
+        corrupt: counts images that cannot be read, which are then left out; None raises.
         stop_request: says whether to stop on the way.
         classes: what the model's classes are called, by index; as its card says where None. The data's are found among
             them by name.

@@ -67,7 +67,7 @@ class Schedule:
 
     @property
     def eval_every(self) -> int:
-        """Steps between evaluations on the held-out images: an epoch, unless the recipe says otherwise."""
+        """Steps between evaluations on the held-out images; an epoch unless the recipe says otherwise."""
         return self.recipe.eval_every or self.per_epoch
 
     def lr(self, step: int) -> float:

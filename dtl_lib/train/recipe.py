@@ -28,23 +28,25 @@ class Recipe:
     epochs: float | None = _note(None, "passes over the training images")
     max_steps: int | None = _note(None, "optimiser steps; with epochs, whichever ends first")
     batch_size: int = _note(128, "images in one optimiser step, over all processes")
-    accumulate: int = _note(1, "parts that a batch is split into, to save memory (gradient accumulation)")
+    accumulate: int = _note(1, "gradient accumulation: parts that a batch is split into, to save memory")
     optimizer: str = _note("adamw", "adamw or lamb")
     lr: float = _note(1e-3, "peak learning rate; it is not scaled by the batch size")
     min_lr: float = _note(0.0, "learning rate at the end of the cosine schedule")
     warmup_steps: int = _note(0, "steps of linear warm-up to lr")
-    warmup_epochs: float = _note(0.0, "the same in epochs")
-    weight_decay: float = _note(0.05, "on weight matrices only, not on tokens, positions, norms and biases")
+    warmup_epochs: float = _note(0.0, "epochs of linear warm-up, instead of warmup_steps")
+    weight_decay: float = _note(
+        0.05, "weight decay, on weight matrices only: not on tokens, positions, norms or biases"
+    )
     layer_decay: float | None = _note(
-        None, "factor of the learning rate from a block to the one before it, for fine-tuning (0.75 is usual)"
+        None, "layer-wise learning-rate decay for fine-tuning: factor from a block to the one before it (0.75 is usual)"
     )
     freeze: str | None = _note(
         None,
-        "what does not learn: backbone (all but the classifiers), or patterns of names, such as blocks.[0-5].*,norm.*",
+        "parameters to freeze: backbone (all but the classifiers), or patterns of names, such as blocks.[0-5].*,norm.*",
     )
     betas: tuple[float, float] = _note((0.9, 0.99), "decay rates of the averages of the gradient and of its square")
     clip: float | None = _note(1.0, "maximum norm of the gradient; none: no clipping")
-    loss: str = _note("ce", "ce: cross-entropy over the classes; bce: binary cross-entropy for each class")
+    loss: str = _note("ce", "ce: cross-entropy over the classes; bce: a binary cross-entropy for each class")
     smoothing: float = _note(0.0, "label smoothing")
     mixup: float = _note(0.0, "mixup's alpha; 0: off")
     cutmix: float = _note(0.0, "CutMix's alpha; 0: off; with mixup, each is used half of the time")
@@ -66,7 +68,7 @@ class Recipe:
     ema: float | None = _note(None, "decay of the moving average of the weights, which is then evaluated and saved")
     amp: str = _note("auto", "mixed precision: auto (on a GPU), off, bf16 or fp16")
     on_nan: str = _note("stop", "on a non-finite loss: stop, or skip the step")
-    seed: int = _note(0, "seed of initial weights, data order, augmentation, mixing and stochastic depth")
+    seed: int = _note(0, "sets everything random: initial weights, data order, augmentation, mixing, stochastic depth")
     eval_every: int | None = _note(None, "steps between evaluations on held-out images; none: once an epoch")
     log_every: int = _note(50, "steps between rows of the log")
 
@@ -86,14 +88,16 @@ class Recipe:
         if self.layer_decay is not None and not 0 < self.layer_decay <= 1:
             raise ValueError(f"layer_decay is above 0 and at most 1, such as 0.75, or none; not {self.layer_decay}")
         if self.freeze is not None and not self.freeze.strip(", "):
-            raise ValueError(f"freeze is backbone, or patterns of parameters' names with commas, not {self.freeze!r}")
+            raise ValueError(
+                f"freeze is backbone, or patterns of parameter names separated by commas, not {self.freeze!r}"
+            )
         if self.distill_from is not None and self.distill is None:
             object.__setattr__(self, "distill", "hard")
         self._choose()
         if self.batch_size % self.accumulate:
             raise ValueError(f"accumulate={self.accumulate} does not divide batch_size={self.batch_size}")
         if self.warmup_steps and self.warmup_epochs:
-            raise ValueError("warmup_steps and warmup_epochs say the same thing twice: give one")
+            raise ValueError("warmup_steps and warmup_epochs set the same thing: give one")
         if self.min_lr > self.lr:
             raise ValueError(f"min_lr={self.min_lr} is above lr={self.lr}: the learning rate falls from lr to min_lr")
 

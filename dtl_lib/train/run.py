@@ -188,10 +188,10 @@ class Run:
         return row
 
     def evaluate(self, stop_request: StopRequest | None = None) -> bool:
-        """Held-out accuracy and token norms; keep the weights where they are the best so far.
+        """Measure held-out accuracy and token norms, and keep the weights if they are the best so far.
 
         Returns:
-            Whether it was carried through: False where it was asked to stop, and is made up for when the run goes on.
+            True if it was completed, False if it was asked to stop; a resumed run then catches up on it.
         """
         self._clock.finish()
         self.learner.guard.check(self.train_state.step)  # says which step went wrong; weights alone do not

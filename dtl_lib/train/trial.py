@@ -25,17 +25,17 @@ def compare(
     level: int = 1,
     ask: str = "what",
 ) -> None:
-    """Train the plain model and the changed one on the same pictures from the same seed, and print how each fares.
+    """Train the plain model and the changed one on the same images from the same seed, and print how each fares.
 
-    A stub prints "not attempted" and trains nothing. The accuracies are of 500 held-out pictures, so that they are
+    A stub prints "not attempted" and trains nothing. The accuracies are of 500 held-out images, so that they are
     within 4 points of the truth; another seed can move them by more.
 
     Args:
         changed: returns a model that maps `(batch, 3, 32, 32)` to `(batch, 10)` logits, with fresh weights.
         plain: what to compare it with: a named configuration, or a function like `changed`.
-        steps: of 32 pictures each.
+        steps: of 32 images each.
         level: of `shapes`, 1 to 3.
-        ask: "what" is shown, one of ten kinds; or "where": pictures are rolled by half their width, their height, both
+        ask: "what" is shown, one of ten kinds; or "where": images are rolled by half their width, their height, both
             or neither, and which of the four is asked. The patches are the same, their places are not.
 
     Raises:
@@ -53,7 +53,7 @@ def compare(
     print(" step   plain   changed")
     for step, first, second in zip(marks, plain_curve, changed_curve):
         print(f"{step:5}   {first:5.0%}   {second:7.0%}")
-    print(f"held-out accuracy on 500 pictures; chance is {CHANCE[ask]} %")
+    print(f"held-out accuracy on 500 images; chance is {CHANCE[ask]} %")
 
 
 def _fresh(make: Callable[[], nn.Module]) -> nn.Module:
@@ -64,7 +64,7 @@ def _fresh(make: Callable[[], nn.Module]) -> nn.Module:
     with torch.no_grad():
         shape = tuple(model.eval()(torch.zeros(2, 3, 32, 32)).shape)
     if shape != (2, 10):
-        raise WrongAnswer(f"the model maps (2, 3, 32, 32) to {shape}: ten logits for each picture, (2, 10), are needed")
+        raise WrongAnswer(f"the model maps (2, 3, 32, 32) to {shape}: ten logits for each image, (2, 10), are needed")
     return model
 
 

@@ -6,10 +6,13 @@ import re
 
 import pytest
 
-from book.tools import command_line, records
+from book.tools import command_line, records, reference
+from book.tools.project import Project
 from dtl_lib import ledger
 from dtl_lib.checks import is_line
 from dtl_lib.cli.commands import COMMANDS
+from dtl_lib.config import configurations
+from dtl_lib.train.recipe import recipes
 
 
 def record(seed, accuracy, what="plain | ViT"):
@@ -34,9 +37,9 @@ def folder(project):
 def test_runs_of_one_kind_are_one_row(project, folder):
     table = records.tables(project.root)
     rows = [line for line in table.splitlines() if line.startswith("|")]
-    assert rows[0] == "| what | accuracy | curve | runs | each over |" and len(rows) == 4
-    assert rows[2].endswith("plain \\| ViT | 0.6 ± 0.25 |  | 3 | 500 |")
-    assert rows[3].endswith("with registers | 0.25 | 0.1, 0.25 | 1 | 500 |")
+    assert rows[0] == "| what | accuracy | curve |" and len(rows) == 4
+    assert rows[2].endswith("plain \\| ViT (3 runs, each over 500) | 0.6 ± 0.25 |  |")
+    assert rows[3].endswith("with registers (1 run, each over 500) | 0.25 | 0.1, 0.25 |")
     assert "`dtl train --seed 2`; `dtl train --seed 0`." in table
     targets = records.ledger(project.root)
     assert {"cifar", record(1, 0.6).id} <= set(targets)
@@ -54,7 +57,7 @@ def test_an_experiment_is_a_section_whose_anchors_lie_inside(project, folder):
         assert "id=" not in summary and rest.strip().endswith("</details>") and 'id="' in rest
 
 
-def test_many_values_are_a_list_and_those_that_never_differ_are_said_once(project):
+def test_many_values_are_one_column_and_those_that_never_differ_are_said_once(project):
     folder = project.root / "dtl_lib" / "ledger"
     for seed, what in enumerate("ab"):
         values = {name: seed + number for number, name in enumerate("uvwxy")} | {"threads": 2, "flops": 3.2e9 + seed}
@@ -62,8 +65,9 @@ def test_many_values_are_a_list_and_those_that_never_differ_are_said_once(projec
         ledger.append(dataclasses.replace(record(seed, 0.1, what), values=values, id=""), folder)
     lines = records.tables(project.root).splitlines()
     assert "In all: threads 2, rate 12,346, rate_high_quartile 20,000." in "\n".join(lines)
-    first = next(line for line in lines if line.startswith("- "))
-    assert first.endswith("w **2**, x **3**, y **4**, flops **3.2 G**, rate_low_quartile **10**")
+    head, _, first, _ = (line for line in lines if line.startswith("|"))
+    assert head == "| what | values |" and first.count("|") == 3
+    assert first.endswith("w **2**<br>x **3**<br>y **4**<br>flops **3.2 G**<br>rate_low_quartile **10** |")
 
 
 HOSTILE = [
@@ -95,11 +99,13 @@ def test_what_a_record_says_is_shown_and_not_run(project, text, many):
     tokens = parser.parse(records.tables(project.root))
     blocks = {token.type for token in tokens if token.type not in ("inline", "html_block")}
     assert {name.rsplit("_", 1)[0] for name in blocks} <= {
-        "paragraph", "table", "thead", "tbody", "tr", "th", "td", "bullet_list", "list_item",
+        "paragraph", "table", "thead", "tbody", "tr", "th", "td",
     }  # fmt: skip
     inside = [child for token in tokens if token.type == "inline" for child in token.children]
     assert {child.type for child in inside} <= {"text", "html_inline", "code_inline", "strong_open", "strong_close"}
-    assert all(re.fullmatch(r'<span id="\w+">|</span>', one.content) for one in inside if one.type == "html_inline")
+    assert all(
+        re.fullmatch(r'<span id="\w+">|</span>|<br>', one.content) for one in inside if one.type == "html_inline"
+    )
     raw = [token.content for token in tokens if token.type == "html_block"]
     assert len(raw) == 2 and re.fullmatch(r"<details>\n<summary><code>cifar</code> [^<>]*</summary>\n", raw[0])
     shown = "".join(child.content for child in inside if child.type == "text")
@@ -134,10 +140,46 @@ def test_a_parser_becomes_a_page():
     train.add_argument("--ema", action="store_true", help="average the weights")
     page = command_line.describe(parser)
     assert "## `dtl train`\n\nTrain a model." in page
-    assert "`--lr RATE`\n: learning rate, 100% of it Default: `0.001`." in page
+    assert "`--lr RATE`\n: learning rate, 100% of it. Default: `0.001`." in page
     assert "One of `shapes`, `cifar10`." in page
-    assert "`--ema`\n: average the weights" in page
+    assert "`--ema`\n: average the weights. Default: off." in page
     assert "--help" not in page
+
+
+def test_every_flag_on_the_page_has_its_default():
+    flags = re.findall(r"^`--.*\n: (.*)$", command_line.reference(), re.MULTILINE)
+    assert len(flags) > 100
+    assert [text for text in flags if "efault: " not in text] == []
+    assert (
+        "`--batch-size N`\n: images in one optimiser step, over all processes. Default: `128`"
+        in command_line.reference()
+    )
+
+
+def test_the_tables_hold_every_model_and_recipe_as_they_are(monkeypatch):
+    table = reference.models()
+    columns = [cell.strip() for cell in table.splitlines()[0].split("|")]
+    for name, config in configurations().items():
+        (row,) = [line for line in table.splitlines() if line.startswith(f"| `{name}` |")]
+        shown = dict(zip(columns, (cell.strip() for cell in row.split("|")), strict=True))
+        assert shown["width"] == str(config.dim) and shown["heads"] == str(config.heads)
+        assert shown["parameters, M"] == f"{config.cost().parameters / 1e6:.2f}" and shown["patch"] == str(
+            config.patch_size
+        )
+    assert f"`{'`, `'.join(['deit', 'cait'])}`".replace(", ", " | ") in reference.recipe_tables()
+    known = recipes()
+    known["novel"] = dataclasses.replace(known["deit"], lr=0.0123)
+    monkeypatch.setattr(reference, "recipes", lambda: known)
+    assert "### Others\n\n| field | `novel` |" in reference.recipe_tables()
+    assert "| `lr` | 0.0123 |" in reference.recipe_tables()
+
+
+def test_a_citation_names_the_commit(project, monkeypatch):
+    monkeypatch.setattr(reference, "commit", lambda root: "abc123")
+    entry = reference.citation(Project())
+    assert "note    = {commit abc123}" in entry and Project().address in entry
+    monkeypatch.undo()
+    assert reference.commit(project.root) == "unknown"
 
 
 def test_the_command_line_page_has_every_command():

@@ -119,8 +119,8 @@ class TestRun:
 
     @pytest.mark.parametrize("flags", [["--value", "loss"], ["--figure", "a.png"]])
     def test_a_flag_of_the_other(self, flags, capsys):
-        assert f"{flags[0]} belongs to dtl atlas show: leave it out" in refused(capsys, "run", *flags)
-        assert "--jobs belongs to dtl atlas run: leave it out" in refused(capsys, "show", "--jobs", 2)
+        assert f"{flags[0]} is a flag of dtl atlas show: leave it out" in refused(capsys, "run", *flags)
+        assert "--jobs is a flag of dtl atlas run: leave it out" in refused(capsys, "show", "--jobs", 2)
 
 
 class TestShow:

@@ -134,7 +134,7 @@ class TestCommand:
             ("--batch-size 0", "--batch-size: give a whole number, 1 or more"),
             ("--steps none", "--steps: give a whole number"),
             ("--device warp", "there is no device 'warp' here"),
-            ("--profile --compile", "leave --compile out"),
+            ("--profile --compile", "leave out --compile"),
             ("--amp fp8", "--amp: invalid choice"),
             ("--against torchvision", "--against: invalid choice"),
             ("--overlap 2", "overlap is a share from 0 to 1"),

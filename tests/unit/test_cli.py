@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from argparse import Namespace
 from dataclasses import fields
 from pathlib import Path
 from textwrap import dedent
@@ -16,11 +17,11 @@ from dtl_lib.__main__ import main, parser
 from dtl_lib.checkpoint import load_model, read, save_model
 from dtl_lib.cli.commands import COMMANDS
 from dtl_lib.cli.parser import hyphenated
-from dtl_lib.cli.shared_flags import CONFIG, PLAN
+from dtl_lib.cli.shared_flags import CONFIG, PLAN, configured
 from dtl_lib.config import ViTConfig, named
 from dtl_lib.data.shapes import generator as shapes
 from dtl_lib.models import ViT
-from dtl_lib.tokens import TokenPlan
+from dtl_lib.tokens import Group, TokenPlan
 from dtl_lib.train import Recipe, evaluate, recipes
 
 ROOT = Path(__file__).parents[2]
@@ -35,6 +36,15 @@ def trained(tmp_path, capsys):
     assert main(["train", *SHORT, "--output-dir", str(tmp_path / "run")]) == 0
     capsys.readouterr()
     return tmp_path / "run"
+
+
+def test_tokens_that_leave_are_not_dropped_by_a_flag():
+    leaving = TokenPlan(4, (Group("cls", 1), Group("reg", 4, enter=0, leave=2)))
+    base = named("vit_shapes_patch8_32").with_plan(leaving)
+    assert configured(base, Namespace(heads=2)).plan == leaving
+    for changed in ({"num_reg": 2, "reg_pos": 1}, {"depth": 6}):
+        with pytest.raises(ValueError, match="flags cannot express: leave out --.* in Python"):
+            configured(base, Namespace(**changed))
 
 
 def test_plan_prints_the_timeline_and_the_cost_beside_the_standard(capsys):

@@ -316,7 +316,7 @@ def test_a_class_without_a_picture_that_can_be_read_is_named(tmp_path, caplog):
     (tmp_path / "train" / "owl").mkdir()
     (tmp_path / "train" / "owl" / "1.heic").write_bytes(b"x")
     assert load(tmp_path).train.classes == ("cat", "dog")
-    assert "no pictures that can be read in owl" in caplog.text
+    assert "no readable images in owl" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -220,7 +220,7 @@ def test_a_shard_that_cannot_be_read_is_named(shards, tmp_path):
 @pytest.mark.parametrize(
     ("files", "says"),
     [
-        ({"7.cls": b"1"}, r"0.tar: 7 has no picture \(.jfif, .jpe, .jpg, .jpeg, .png and \d+ more\)"),
+        ({"7.cls": b"1"}, r"0.tar: 7 has no image \(.jfif, .jpe, .jpg, .jpeg, .png and \d+ more\)"),
         ({"7.jpg": b""}, "0.tar: 7 has no class: a number in .cls"),
         (
             {"7.jpg": b"", "7.cls": b"cat"},

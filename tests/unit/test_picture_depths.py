@@ -198,7 +198,7 @@ def test_no_way_to_a_picture_starts_a_program(ghostscript):
         data.open_image(file)
     with pytest.raises(ValueError, match="b is not an image"):
         decode(io.BytesIO(EPS), "b")
-    with pytest.raises(ValueError, match="the picture is of the format EPS"):
+    with pytest.raises(ValueError, match="the image is of the format EPS"):
         data.prepare(opened)
     for name in ("folder", "torch/image_folder"):
         with pytest.raises(ValueError, match="is not an image"):
@@ -248,7 +248,7 @@ def test_a_picture_beyond_the_limit_is_called_large_and_not_damaged(tmp_path, mo
     Image.new("L", (30, 50), 7).save(tmp_path / "a.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)
     with pytest.raises(
-        ValueError, match="a.png is too large: pictures of at most 1,000 pixels are read; make it smaller"
+        ValueError, match="a.png is too large: images of at most 1,000 pixels are read; make it smaller"
     ):
         data.open_image(tmp_path / "a.png")
 
@@ -271,5 +271,5 @@ def test_sixteen_bits_of_a_stream_are_not_clipped(monkeypatch):
 def test_a_picture_opened_and_cut_short_is_one_line(tmp_path):
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)).save(tmp_path / "a.png")
     (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes()[:5000])
-    with pytest.raises(ValueError, match="the picture is damaged or cut short"):
+    with pytest.raises(ValueError, match="the image is damaged or cut short"):
         data.prepare(Image.open(tmp_path / "a.png"))

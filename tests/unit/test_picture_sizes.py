@@ -87,7 +87,7 @@ def test_a_result_that_is_too_large_is_refused(settings):
 
 @pytest.mark.parametrize("picture", [None, [1, 2], [[1], [1, 2]], {}, 7, np.zeros((0, 3, 3), np.uint8), "cat.jpg"])
 def test_what_is_no_picture_is_one_line(picture):
-    with pytest.raises(ValueError, match=r"a picture is uint8 \(height, width, 3\)|open_image\('cat.jpg'\)"):
+    with pytest.raises(ValueError, match=r"an image is uint8 \(height, width, 3\)|open_image\('cat.jpg'\)"):
         data.prepare(picture)
 
 

@@ -96,7 +96,7 @@ def test_one_bad_picture_does_not_stop_the_others(tmp_path, files, capsys):
     assert main(["predict", str(tmp_path / "bad.png"), str(tmp_path / "none.png"), files[2], "--model-path", path]) == 2
     out, error = capsys.readouterr()
     assert [name for name, _ in printed(out)] == [files[2]]
-    assert "bad.png is not an image" in error and error.endswith("none.png be read)\n")
+    assert "bad.png is not an image" in error and error.endswith("none.png cannot be read either)\n")
     assert error.strip().count("\n") == 0
 
 
@@ -106,7 +106,7 @@ def test_one_bad_picture_does_not_stop_the_others(tmp_path, files, capsys):
         ({"classes": ["cat", "dog"]}, CONFIG, "card names 2 classes and the model has 3"),
         ({"classes": "owl"}, CONFIG, "no list of text"),
         ({"classes": ["cat", "dog", 3]}, CONFIG, "no list of text"),
-        ({}, replace(CONFIG, classes=0), "has no classes: it gives features alone"),
+        ({}, replace(CONFIG, classes=0), "has no classes, only features"),
     ],
 )
 def test_a_model_that_names_no_classes_is_refused(tmp_path, files, capsys, card, config, says):
@@ -117,7 +117,7 @@ def test_a_model_that_names_no_classes_is_refused(tmp_path, files, capsys, card,
 
 def test_a_model_and_a_picture_are_needed(files, capsys):
     assert main(["predict"]) == 2
-    assert "say which pictures" in capsys.readouterr().err
+    assert "name the images" in capsys.readouterr().err
     assert main(["predict", *files]) == 2
     assert "say which model" in capsys.readouterr().err
     assert main(["predict", files[0], "--model", "deit_tiny_patch16_224"]) == 2

@@ -47,11 +47,11 @@ def test_copies_are_counted_and_one_is_named(root, caplog):
     for number in range(3):
         shutil.copy(root / f"train/cat/0-{number}.png", root / f"test/cat/renamed-{number}.png")
     (said,) = warned(data.load("folder", root, image_size=8), caplog)
-    assert said.startswith("folder test: 3 of 11 pictures looked at, such as ") and "renamed-0.png, are also" in said
+    assert said.startswith("folder test: 3 of 11 images looked at, such as ") and "renamed-0.png, are also" in said
     shutil.rmtree(root / "test")
     shutil.copytree(root / "train", root / "test")
     (said,) = warned(data.load("folder", root, image_size=8), caplog)
-    assert said.startswith("folder test: 24 of 24 pictures")
+    assert said.startswith("folder test: 24 of 24 images")
 
 
 @pytest.mark.parametrize("what", ["val", "val/cat"])
@@ -60,7 +60,7 @@ def test_a_link_is_seen_however_many_pictures_there_are(root, caplog, monkeypatc
     shutil.rmtree(root / what)
     (root / what).symlink_to(root / what.replace("val", "train"))
     (said,) = warned(data.load("folder", root, image_size=8), caplog)
-    assert said.startswith("folder held_out: pictures lie in folders or shards that are also in folder train")
+    assert said.startswith("folder held_out: images lie in folders or shards that are also in folder train")
 
 
 def test_a_linked_shard(tmp_path, caplog):
@@ -78,7 +78,7 @@ def test_a_linked_shard(tmp_path, caplog):
     (tmp_path / "test/0.tar").unlink()
     (tmp_path / "test/0.tar").symlink_to(tmp_path / "train/0.tar")
     (said,) = warned(data.load("wds", tmp_path, image_size=8), caplog)
-    assert said.startswith("wds test: pictures lie in")
+    assert said.startswith("wds test: images lie in")
 
 
 def test_pictures_that_cannot_be_read_are_no_copies(root, caplog):
@@ -94,4 +94,4 @@ def test_fit_says_so(root, caplog):
     with caplog.at_level(logging.WARNING, "dtl_lib"):
         sets = data.load("folder", root, config=config)
         fit(ViT(config), sets, Recipe(max_steps=1, batch_size=8), progress=False, workers=0)
-    assert sum("says nothing of pictures not seen" in record.getMessage() for record in caplog.records) == 1
+    assert sum("says nothing about unseen images" in record.getMessage() for record in caplog.records) == 1

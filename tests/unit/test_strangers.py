@@ -140,7 +140,7 @@ def test_a_saved_state_s_teacher_is_not_fetched(tmp_path, capsys, monkeypatch, n
     resumable(tmp_path / "run", {"data": {"name": "shapes"}}, {"distill": "hard", "distill_from": name})
     capsys.readouterr()
     assert main(["train", "--resume", str(tmp_path / "run"), "--device", "cpu"]) == 2
-    assert f"names the teacher {name}, which would be fetched: " in capsys.readouterr().err
+    assert f"names the teacher {name}, which would be downloaded: " in capsys.readouterr().err
 
 
 def test_a_user_may_name_what_a_card_may_not(said_of):
@@ -160,9 +160,9 @@ def test_the_folder_that_a_card_names_is_printed(tmp_path, capsys):
     checkpoint.save_model(path, ViT(CONFIG), {"run": {"data": {"name": "folder", "path": str(tmp_path)}}})
     line = ["evaluate", "--model-path", str(path), "--device", "cpu", "--quiet", "--workers", "0"]
     assert main(line) == 0
-    assert f"folder is read from {tmp_path}, as the model's card says\n" in capsys.readouterr().out
+    assert f"folder is read from {tmp_path}, the path on the model's card\n" in capsys.readouterr().out
     assert main([*line, "--data-path", str(tmp_path)]) == 0
-    assert "as the model's card says" not in capsys.readouterr().out
+    assert "the path on the model's card" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", ["wds/x", "wds/pipe:touch ran #", "wds/{0..9}.tar", "wds/"])

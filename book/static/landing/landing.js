@@ -62,16 +62,16 @@ function start(root, data) {
     const token = state.head === null ? "The class token" : `Head ${state.head} of the class token`;
     const who = asking() === null ? token : `Patch ${name(asking())}`;
     const most = map.indexOf(Math.max(...map)), share = corners(map), ratio = length(block), self = 1 - sum(map);
-    const even = `An even share is ${percent(1 / (PATCHES + 1))}.`;
-    if (most === asking()) return [`${who} takes most from itself.`, `${percent(map[most])} of its attention. ${even}`];
+    const even = `An even share would be ${percent(1 / (PATCHES + 1))}.`;
+    if (most === asking()) return [`${who} attends most to itself.`, `${percent(map[most])} of its attention. ${even}`];
     if (share >= 0.1) {
       const first = ratio >= 2 && length(block - 1) < 2;
       const longer = `up to ${Math.round(ratio)} times as long as the median patch’s.`;
-      const there = first ? "This block makes their tokens" : "Fur and background, but tokens";
+      const there = first ? "In this block their tokens become" : "They show fur and background, but their tokens are";
       const why = ratio < 2 ? "" : ` ${there} ${longer}`;
       return [`${who} stares at the corners.`, `${percent(share)} of its attention goes to four patches of 196.${why}`];
     }
-    const detail = `Of the patches it takes most from ${name(most)}: ${percent(map[most])}. ${even}`;
+    const detail = `Among the patches it attends most to ${name(most)}: ${percent(map[most])}. ${even}`;
     if (asking() === null && self > 0.5) return [`${who} keeps to itself.`, `${percent(self)} of its attention. ${detail}`];
     return [`${who} ${part(most) ? `finds ${part(most)}` : "looks around"}.`, detail];
   }

@@ -13,11 +13,11 @@ from ..labelled import labelled_sets
 from ..splits import PART_NAMES, assigned, like_parts, part_of
 
 log = logging.getLogger("dtl_lib")
-IGNORED = {"__macosx", "@eadir", "thumbs.db", "desktop.ini"}  # what operating systems leave among pictures
+IGNORED = {"__macosx", "@eadir", "thumbs.db", "desktop.ini"}  # what operating systems leave among images
 
 
 class Folder:
-    """The pictures under one folder; called with a number, it is a source for `ImageFiles`.
+    """The images under one folder; called with a number, it is a source for `ImageFiles`.
 
     Args:
         root: the folder.
@@ -37,21 +37,21 @@ class Folder:
         return self.files[number], self.files[number], self.targets[number]
 
     def listing(self, numbers: Sequence[int]) -> str:
-        """The pictures' paths under the folder."""
+        """The images' paths under the folder."""
         return "\n".join(os.path.relpath(self.files[number], self.root) for number in numbers)
 
     def sizes(self, numbers: Sequence[int]) -> list[int]:
-        """The pictures' lengths in bytes; -1 for one that is not there."""
+        """The images' lengths in bytes; -1 for one that is not there."""
         return [_length(self.files[number]) for number in numbers]
 
     def locations(self) -> set[tuple[int, int]]:
-        """The folders that pictures lie in."""
+        """The folders that images lie in."""
         folders = {os.path.dirname(file) for file in self.files}
         return {_identity(folder) for folder in folders if os.path.exists(folder)}
 
 
 def load(name: str, path=None, image_size=None, samples: int | None = None, config=None) -> Sets:
-    """Pictures in class folders: `train/CLASS/…`, `val/CLASS/…` and `test/CLASS/…`, or `CLASS/…` alone.
+    """Images in class folders: `train/CLASS/…`, `val/CLASS/…` and `test/CLASS/…`, or `CLASS/…` alone.
 
     Other usual names count too, in any case: `training`; `valid`, `validation`, `dev`, `eval`; `testing`. Where both
     are there, `val` chooses the best weights and `test` reports what they attain; one of them alone reports. What is
@@ -89,7 +89,7 @@ def load(name: str, path=None, image_size=None, samples: int | None = None, conf
 
 
 def pictures_by_class(root: Path) -> dict[str, list[str]]:
-    """Paths of the pictures under each folder in `root`, sorted, hidden ones left out.
+    """Paths of the images under each folder in `root`, sorted, hidden ones left out.
 
     Raises:
         ValueError: where there are none.
@@ -99,10 +99,10 @@ def pictures_by_class(root: Path) -> dict[str, list[str]]:
     found = {label: _pictures(root / label, top) for label in _folders_in(root)}
     by_class = {label: pictures for label, pictures in found.items() if pictures}
     if by_class and (empty := [label for label in found if label not in by_class]):
-        log.warning("%s: no pictures that can be read in %s, which is not used", root, listed(empty))
+        log.warning("%s: there are no readable images in %s, which is left out", root, listed(empty))
     if not by_class:
         raise ValueError(
-            f"{root} holds no classes: a folder for each class, with pictures in it, was expected there, "
+            f"{root} holds no classes: a folder for each class, with images in it, was expected there, "
             f"such as {root}/cat/1.jpg"
         )
     return by_class
@@ -153,7 +153,7 @@ def _parts(root: Path) -> dict[str, Path]:
 
 
 def _pictures_by_part(root: Path, folders: dict[str, Path]) -> dict[str, dict[str, list[str]]]:
-    """The pictures by part and class; a test without classes, as ImageNet's is published, is left out beside a val."""
+    """The images by part and class; a test without classes, as ImageNet's is published, is left out beside a val."""
     pictures = {}
     for part, folder in folders.items():
         try:
@@ -179,7 +179,7 @@ def _check_depth(root: Path, folder: Path, by_class: dict[str, list[str]]) -> No
     below = {}
     for label, files in by_class.items():
         start = len(os.path.join(folder, label, ""))
-        if os.sep not in files[0][start:]:  # the pictures right below a folder come first
+        if os.sep not in files[0][start:]:  # the images right below a folder come first
             return
         below[label] = list(dict.fromkeys(file[start:].split(os.sep, 1)[0] for file in files))
     for label, names in below.items():
@@ -191,9 +191,9 @@ def _check_depth(root: Path, folder: Path, by_class: dict[str, list[str]]) -> No
                 f"give {inner} as the data's folder (--data-path)" if folder == root else f"move them up to {folder}"
             )
             raise ValueError(
-                f"the pictures of {folder} lie a folder too deep, such as {by_class[label][0]}: CLASS/1.jpg was "
+                f"the images of {folder} lie a folder too deep, such as {by_class[label][0]}: CLASS/1.jpg was "
                 f"expected there, and {inner} holds the folders {what}; if those are the classes or parts, {right}; if "
-                f"{label} is a class, move its pictures up to {inner}"
+                f"{label} is a class, move its images up to {inner}"
             )
 
 
@@ -226,7 +226,7 @@ def _folders_in(root: Path) -> list[str]:
 
 
 def _pictures(folder: Path, top: tuple[int, int]) -> list[str]:
-    """Pictures below a folder; links are followed, but not to `top` nor twice to one folder: they may form cycles."""
+    """Images below a folder; links are followed, but not to `top` nor twice to one folder: they may form cycles."""
     pictures, seen = [], {top}
     for path, folders, files in os.walk(folder, followlinks=True, onerror=_raise):
         if (identity := _identity(path)) in seen:

@@ -28,15 +28,15 @@ LONGEST_CLASS, LONGEST_JSON = 64, 2**24  # bytes
 class Shards:
     """The samples of some shards; called with a number, it is a source for `ImageFiles`.
 
-    Members that share a name up to the first dot are one sample: a picture, and its class as a number in `.cls` or
-    under "label" in `.json`. Only headers and classes are read here; a picture is read when it is asked for, from a
+    Members that share a name up to the first dot are one sample: an image, and its class as a number in `.cls` or
+    under "label" in `.json`. Only headers and classes are read here; an image is read when it is asked for, from a
     shard opened anew: what vanishes in the meantime is a `CorruptImage`.
 
     Args:
         paths: of the shards, in order.
 
     Raises:
-        ValueError: for a shard that cannot be read, is cut short, has a sample without picture or class, or has two
+        ValueError: for a shard that cannot be read, is cut short, has a sample without image or class, or has two
             members of one name.
     """
 
@@ -69,7 +69,7 @@ class Shards:
         return names + b"".join(part[numbers].tobytes() for part in (self.keys, self.places, self.targets))
 
     def sizes(self, numbers: Sequence[int]) -> list[int]:
-        """The pictures' lengths in bytes."""
+        """The images' lengths in bytes."""
         return self.places[numbers, 2].tolist()
 
     def locations(self) -> set[tuple[int, int]]:
@@ -106,7 +106,7 @@ def load(path=None, image_size=None, samples: int | None = None, config=None) ->
 
 
 def _samples(path: str) -> Iterator[tuple[str, tuple[int, int], int]]:
-    """Key, place of the picture and class of each sample of a shard, in its order."""
+    """Key, place of the image and class of each sample of a shard, in its order."""
     parts_by_key: dict[str, dict[str, tuple[int, int]]] = {}
     try:
         for name, offset, size in members(path):
@@ -122,7 +122,7 @@ def _samples(path: str) -> Iterator[tuple[str, tuple[int, int], int]]:
             for key, parts in parts_by_key.items():
                 picture = next((parts[ending[1:]] for ending in endings() if ending[1:] in parts), None)
                 if picture is None:
-                    raise ValueError(f"{path}: {key} has no picture ({listed(endings())})")
+                    raise ValueError(f"{path}: {key} has no image ({listed(endings())})")
                 yield key, picture, _target(shard, parts, f"{path}: {key}")
     except OSError as error:
         raise ValueError(f"{path} cannot be read ({error.strerror}); put the shard back") from None

@@ -35,7 +35,7 @@ class IndexedDataset:
     def __call__(self, number: int):
         sample_name = f"{self.name}, sample {number}"
         start_nothing()  # here too: a worker process has not opened the data set
-        with named(sample_name):  # some of torchvision's data sets decode their pictures here
+        with named(sample_name):  # some of torchvision's data sets decode their images here
             image, target = self.reader[number][:2]
         return image, image if isinstance(image, str) else sample_name, int(target)
 

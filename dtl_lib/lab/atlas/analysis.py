@@ -83,7 +83,7 @@ class TestedContrast:
 def number(record: Record, name: str) -> float | None:
     """One of a record's values, or `norm_ratio`; None where the record has no such number.
 
-    `norm_ratio` is what `probes.norms.norm_ratio` says of the trunk's last block, from the quantiles that are recorded.
+    `norm_ratio` is what `probes.norms.norm_ratio` says about the trunk's last block, from the recorded quantiles.
     """
     if name == "norm_ratio":
         high, median = (record.values.get(quantile) for quantile in ("norm_98", "norm_50"))

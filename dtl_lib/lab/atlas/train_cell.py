@@ -71,8 +71,9 @@ def look_inside(model: ViT, images) -> dict:
     """Norms by block, and where the class token looks in its last block.
 
     Returns:
-        `norm_50`, `norm_98`: quantiles of the patch tokens' lengths after each block of the trunk; `entropy` of the
-        class token's attention, nats, mean over images and heads; `on_registers`, the share of it that they get.
+        A dictionary. `norm_50` and `norm_98` are quantiles of the patch tokens' norms after each block of the trunk,
+        `entropy` is that of the class token's attention in nats, averaged over images and heads, and `on_registers`
+        is the share of that attention that the registers get.
     """
     x, _ = as_expected(model, images).batch(torch.arange(min(INSPECTED, len(images))))
     x = x.to(next(model.parameters()).device)

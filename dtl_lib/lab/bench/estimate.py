@@ -110,7 +110,7 @@ class Estimate:
 
     @property
     def limit(self) -> str:
-        """Which of the three is the longest: no step is shorter than any of them."""
+        """The longest of "compute", "communication" and "loader"; no step is shorter than any of the three."""
         lengths = {"compute": self.compute, "communication": self.communication, "loader": self.loading}
         return max(lengths, key=lengths.get)
 

@@ -46,7 +46,7 @@ class Timing:
 
     @property
     def quartiles(self) -> tuple[float, float, float]:
-        """Seconds a step: lower quartile, median, upper quartile."""
+        """The lower quartile, the median and the upper quartile of the seconds a step takes."""
         if len(self.seconds) == 1:
             return self.seconds * 3
         return tuple(statistics.quantiles(self.seconds, n=4, method="inclusive"))
