@@ -47,6 +47,14 @@ def enter_and_leave(definition):
     return definition(torch.randn(2, 7, 8), layout, next_layout, learned)
 
 
+def initialise(definition):
+    """A linear map and a convolution, each drawn anew."""
+    modules = nn.Linear(8, 6), nn.Conv2d(3, 6, 4)
+    for module in modules:
+        definition(module)
+    return torch.cat([value.flatten() for module in modules for value in module.parameters()])
+
+
 def learning_rate(definition):
     """Warm-up, the fall, and the end, which is not zero."""
     recipe = Recipe(max_steps=10, lr=0.5, min_lr=0.1)
@@ -76,6 +84,7 @@ NUMERIC = {
     "dtl_lib.layers.LayerScale": on_tokens(dim=8, initial=0.3),
     "dtl_lib.layers.DropPath": on_tokens(probability=0.5),
     "dtl_lib.layers.Block": block,
+    "dtl_lib.layers.initialise": initialise,
     "dtl_lib.models.enter_and_leave": enter_and_leave,
     "dtl_lib.data.loader.indices": indices,
     "dtl_lib.train.device.precision": precision,

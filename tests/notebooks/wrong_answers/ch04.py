@@ -1,24 +1,121 @@
 """Wrong answers that the checkers of chapter 04 have to refuse."""
 
+import math
+
 import torch
 import torch.nn.functional as F
+from torch import nn
+
+from dtl_lib import ViT
 
 
-def sum_instead_of_mean(logits, labels):
-    return F.cross_entropy(logits, labels, reduction="sum")
+def from_zero_rate(lr, min_lr, step, total, warmup):
+    return lr * step / warmup if step < warmup else _rate(lr, min_lr, step, total, warmup)
 
 
-def negative(logits, labels):
-    return -F.cross_entropy(logits, labels)
+def peak_too_early(lr, min_lr, step, total, warmup):
+    return lr * (step + 1) / warmup if step < warmup else _rate(lr, min_lr, step, total, warmup)
 
 
-def over_the_batch(logits, labels):
-    return -logits.log_softmax(dim=0).gather(1, labels[:, None]).mean()
+def cosine_from_step_zero(lr, min_lr, step, total, warmup):
+    if step < warmup:
+        return _rate(lr, min_lr, step, total, warmup)
+    return min_lr + (lr - min_lr) * (1 + math.cos(math.pi * step / total)) / 2
 
 
-def overflows(logits, labels):
-    shares = logits.exp() / logits.exp().sum(dim=-1, keepdim=True)
-    return -shares.gather(1, labels[:, None]).log().mean()
+def falls_to_zero(lr, min_lr, step, total, warmup):
+    return _rate(lr, 0, step, total, warmup)
+
+
+def straight_line(lr, min_lr, step, total, warmup):
+    if step < warmup:
+        return _rate(lr, min_lr, step, total, warmup)
+    return lr - (lr - min_lr) * (step - warmup) / (total - warmup)
+
+
+def no_warm_up(lr, min_lr, step, total, warmup):
+    return _rate(lr, min_lr, step, total, 0)
+
+
+def whole_cosine(lr, min_lr, step, total, warmup):
+    if step < warmup:
+        return _rate(lr, min_lr, step, total, warmup)
+    return min_lr + (lr - min_lr) * math.cos(math.pi * (step - warmup) / (total - warmup))
+
+
+def _rate(lr, min_lr, step, total, warmup):
+    if step < warmup:
+        return lr * (step + 1) / (warmup + 1)
+    return min_lr + (lr - min_lr) * (1 + math.cos(math.pi * (step - warmup) / (total - warmup))) / 2
+
+
+def _step(model, optimizer, images, labels, rate, clip, leave_out=""):
+    for group in optimizer.param_groups[: 1 if leave_out == "groups" else None]:
+        if leave_out != "rate":
+            group["lr"] = rate
+    loss = F.cross_entropy(model(images), labels, reduction="sum" if leave_out == "mean" else "mean")
+    if leave_out != "zero_grad":
+        optimizer.zero_grad()
+    if leave_out == "early clip":
+        nn.utils.clip_grad_norm_(model.parameters(), clip)
+    loss.backward()
+    if leave_out == "by value":
+        nn.utils.clip_grad_value_(model.parameters(), clip)
+    elif leave_out not in ("clip", "early clip"):
+        nn.utils.clip_grad_norm_(model.parameters(), clip)
+    if leave_out != "step":
+        optimizer.step()
+    if leave_out == "once":
+        optimizer.step()
+    return loss if leave_out == "detach" else loss.detach()
+
+
+def _without(part):
+    def my_step(model, optimizer, images, labels, rate, clip):
+        return _step(model, optimizer, images, labels, rate, clip, part)
+
+    my_step.__name__ = f"step_without_{part.replace(' ', '_')}"
+    return my_step
+
+
+LEFT_OUT = ("groups", "rate", "mean", "zero_grad", "early clip", "by value", "clip", "step", "once", "detach")
+
+
+def _accumulate(model, images, labels, parts, weight, zero=False, whole=False):
+    size = len(images) if whole else math.ceil(len(images) / parts)
+    for x, y in zip(images.split(size), labels.split(size)):
+        if zero:
+            model.zero_grad()
+        (weight(len(x) / len(images), parts) * F.cross_entropy(model(x), y)).backward()
+
+
+def every_part_counts_one(model, images, labels, parts):
+    _accumulate(model, images, labels, parts, lambda share, parts: 1)
+
+
+def every_part_counts_alike(model, images, labels, parts):
+    _accumulate(model, images, labels, parts, lambda share, parts: 1 / parts)
+
+
+def sum_over_images(model, images, labels, parts):
+    _accumulate(model, images, labels, parts, lambda share, parts: share * len(images))
+
+
+def only_the_last_part(model, images, labels, parts):
+    _accumulate(model, images, labels, parts, lambda share, parts: share, zero=True)
+
+
+def all_at_once(model, images, labels, parts):
+    _accumulate(model, images, labels, parts, lambda share, parts: share, whole=True)
+
+
+def the_rest_dropped(model, images, labels, parts):
+    size = len(images) // parts
+    _accumulate(model, images[: size * parts], labels[: size * parts], parts, lambda share, parts: share)
+
+
+def never_backward(model, images, labels, parts):
+    return F.cross_entropy(model(images[:4]), labels[:4])
 
 
 def by_shape_alone(name, shape):
@@ -80,9 +177,52 @@ def in_place(values, decay):
     return average
 
 
+def _model(chosen, factor=10):
+    model = ViT.build("vit_shapes_patch8_32")
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            if chosen(name, value):
+                value.mul_(factor)
+    return model
+
+
+def nothing_larger():
+    return _model(lambda name, value: False)
+
+
+def everything_larger():
+    return _model(lambda name, value: True)
+
+
+def positions_too():
+    return _model(lambda name, value: value.ndim > 1)
+
+
+def blocks_alone():
+    return _model(lambda name, value: "blocks" in name and value.ndim == 2)
+
+
+def hundred_times():
+    return _model(lambda name, value: name.startswith(("blocks", "classifiers")) and value.ndim == 2, 100)
+
+
+def another_model():
+    return ViT.build("vit_tiny_patch16_224")
+
+
 WRONG = {
-    "check_cross_entropy": [sum_instead_of_mean, negative, over_the_batch, overflows],
+    "check_my_rate": [
+        from_zero_rate, peak_too_early, cosine_from_step_zero, falls_to_zero, straight_line, no_warm_up, whole_cosine,
+    ],
+    "check_my_step": [_without(part) for part in LEFT_OUT],
+    "check_accumulate": [
+        every_part_counts_one, every_part_counts_alike, sum_over_images, only_the_last_part, all_at_once,
+        the_rest_dropped, never_backward,
+    ],
     "check_decays": [by_shape_alone, by_name_alone, everything],
     "check_mixup": [labels_of_the_other, previous_neighbour, labels_not_mixed, shares_swapped],
     "check_averaged": [decay_swapped, from_zero, plain_mean, in_place],
-}
+    "check_larger_weights": [
+        nothing_larger, everything_larger, positions_too, blocks_alone, hundred_times, another_model,
+    ],
+}  # fmt: skip
