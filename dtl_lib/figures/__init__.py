@@ -16,6 +16,7 @@ from .images import show_images, show_patches
 from .maps import show_cosines, show_maps, show_matrix, show_similarity, show_table
 from .style import COLOURS, styled, token_colours
 from .surface import show_atlas, show_pareto, show_surface
+from .tables import table
 from .timeline import show_timeline
 
 __all__ = [
@@ -46,5 +47,6 @@ __all__ = [
     "show_table",
     "show_timeline",
     "styled",
+    "table",
     "token_colours",
 ]
