@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Sequence
 from html import escape
 
-NUMBER = re.compile(r"[+−-]?[\d.,]+")
+NUMBER = re.compile(r"(< )?[+−-]?[\d.,]+(e[+-]?\d+)?[^a-zA-Z]*")  # with a unit sign, ± or interval, and no words
 CELL = "padding: 0.15em 0.4em; white-space: {space}; text-align: {side}; vertical-align: top"
 
 
@@ -18,7 +18,7 @@ class Table:
             if len(row) != len(self.header):
                 raise ValueError(f"a row has {len(row)} cells, and the header {len(self.header)}: {row}")
         columns = zip(*self.rows) if self.rows else [()] * len(self.header)
-        self._right = [any(column) and all(not cell or NUMBER.match(cell) for cell in column) for column in columns]
+        self._right = [any(column) and all(not cell or NUMBER.fullmatch(cell) for cell in column) for column in columns]
 
     def __repr__(self) -> str:
         every = [self.header, *self.rows] if self.header else []

@@ -6,7 +6,7 @@ import pytest
 
 from dtl_lib.figures import table
 
-ROWS = [("a <b> & c", 12.5, "+0.1 ± 0.2"), ("d", 7, "−1.0 ± 0.3")]
+ROWS = [("1 a <b> & c", 12.5, "+0.1 ± 0.2"), ("d", 7, "−1.0 ± 0.3")]
 HEADER = ("what", "GB/s", "points")
 
 
@@ -22,7 +22,7 @@ def test_every_cell_and_header_is_in_both_and_escaped():
     assert "<b>" not in shown._repr_html_()
     head, first, second = str(shown).splitlines()
     assert head.split() == list(HEADER)
-    assert first.startswith("a <b> & c  12.5") and second.endswith("7  −1.0 ± 0.3")
+    assert first.startswith("1 a <b> & c  12.5") and second.endswith("7  −1.0 ± 0.3")
 
 
 def test_columns_of_text_line_up():
