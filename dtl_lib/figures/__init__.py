@@ -10,7 +10,7 @@ from .curves import (
     show_ratios,
     show_roofline,
 )
-from .diagrams import draw_attention, draw_block, draw_model, draw_sequence, draw_step
+from .diagrams import draw_attention, draw_block, draw_data_parallel, draw_model, draw_sequence, draw_step
 from .drawing import Drawing
 from .images import show_images, show_patches
 from .maps import show_cosines, show_maps, show_matrix, show_similarity, show_table
@@ -24,6 +24,7 @@ __all__ = [
     "Drawing",
     "draw_attention",
     "draw_block",
+    "draw_data_parallel",
     "draw_model",
     "draw_sequence",
     "draw_step",
