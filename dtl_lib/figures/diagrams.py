@@ -219,7 +219,7 @@ def draw_data_parallel(processes: int = 2) -> Drawing:
     gap, tall = 12, 34
     width = (drawing.width - 16 - gap * (processes - 1)) / processes
     drawing.box(8, 8, drawing.width - 16, tall, "batch: images, labels")
-    steps = [(66, "1/{} of the batch"), (124, "its copy of the model"), (182, "gradient {}")]
+    steps = [(66, "1/{} of the batch"), (124, "model, a copy"), (182, "gradient {}")]
     for index in range(processes):
         left = 8 + index * (width + gap)
         middle = left + width / 2
