@@ -1,12 +1,9 @@
 """Checkers of chapter 20, The speed of a training step."""
 
 import math
-import statistics
-
-import torch
 
 from ..config import ViTConfig, named
-from . import exercise, expect, is_stub
+from . import exercise, expect
 
 
 def _equals(answer, expected: float, hint: str) -> None:
@@ -81,26 +78,6 @@ def check_wide(wide) -> None:
         expect(answer.depth == config.depth // 3, f"there are {answer.depth} blocks: a third of {config.depth}")
         for name in ("image_size", "patch_size", "classes", "mlp_ratio", "pool"):
             expect(getattr(answer, name) == getattr(config, name), f"{name} changed too: change one thing at a time")
-
-
-def time_steps(config: ViTConfig, wide, batch: int, device: str, rounds: int = 5) -> None:
-    """Time training steps of a model and of `wide(config)` in turn and print both; a stub times nothing."""
-    if is_stub(wide):
-        print("not attempted")
-        return
-    from ..lab import bench
-    from ..lab.bench.timing import step_seconds
-
-    models = {"deep": config, "wide": wide(config)}
-    makes = {name: bench.make_step(one, bench.BenchConfig(batch, device=device)) for name, one in models.items()}
-    seconds = {name: [] for name in models}
-    for warm_up in [1] + [0] * (rounds - 1):
-        for name, run in makes.items():  # in turn: a busy moment of the machine meets both
-            seconds[name] += step_seconds(run, 1, torch.device(device), warm_up=warm_up)
-    print("       M multiply–adds   pictures/s   GFLOP/s")
-    for name, one in models.items():
-        total, speed = one.cost().total, batch / statistics.median(seconds[name])
-        print(f"{name} {total / 1e6:17.0f} {speed:12,.1f} {6 * total * speed / 1e9:9,.0f}")
 
 
 @exercise
