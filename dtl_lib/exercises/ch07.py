@@ -4,7 +4,9 @@ import math
 
 import torch
 
-from . import exercise, expect, expect_close
+from ..config import named
+from ..models import ViT
+from . import exercise, expect
 
 
 @exercise
@@ -57,14 +59,37 @@ def check_noise(noise) -> None:
 
 
 @exercise
-def check_luck(luck) -> None:
-    """Standard normal numbers whose best is known."""
-    noise = torch.tensor([[[0.0, 2.0], [1.0, 5.0], [-4.0, 4.0]], [[2.0, 2.0], [0.0, 0.0], [8.0, -8.0]]])
-    answer = torch.as_tensor(luck(noise))
-    expect(answer.ndim == 0, "one number: the mean over the repetitions")
-    expect(float(answer) != 6.5, "a cell is judged by the mean of its seeds, not by its luckiest run")
-    expect(float(answer) != 3.0, "every repetition has its own best cell: take the maximum before the mean")
-    expect_close(answer, torch.tensor(2.5), "mean over seeds, best over cells, mean over repetitions")
+def check_seeds_needed(seeds_needed) -> None:
+    """Whole numbers of seeds, and what each factor does to them."""
+    answer = seeds_needed(1.0, 1.0)
+    expect(not _close([answer], [7.6832]), "whole seeds only: round up, so that the interval is short enough")
+    expect(answer != 7, "7 seeds leave an interval a little too long: round up")
+    expect(answer != 4, "that is one mean's interval: the difference of two has twice its variance")
+    expect(answer != 16, "independent errors add as variances, not as deviations: twice, not four times")
+    expect(answer not in (2, 3), "the half-width shrinks with the root of the number of seeds: square the ratio")
+    _expect_seeds(answer, 8, "noise 1, difference 1")
+    _expect_seeds(seeds_needed(1.0, 0.5), 31, "noise 1, difference a half")
+    _expect_seeds(seeds_needed(0.5, 2.0), 1, "noise a half, difference 2")
+    _expect_seeds(seeds_needed(3.0, 1.0), 70, "noise 3, difference 1")
+
+
+def _expect_seeds(answer, expected: int, case: str) -> None:
+    expect(answer == expected, f"{case}: {expected} seeds each, not {answer}")
+
+
+@exercise
+def check_corner(corner) -> None:
+    """The plan of the model, and everything else as in the plain one."""
+    model, plain = corner(), named("vit_shapes_patch8_32")
+    expect(isinstance(model, ViT), f"return a ViT, not {type(model).__name__}")
+    groups = {group.name: group for group in model.config.plan.groups}
+    last = plain.depth - 1
+    expect("cls" in groups and not model.config.plan.class_blocks, "the class token enters a block of the trunk")
+    expect(groups["cls"].enter == last, f"the class token enters at {groups['cls'].enter}: the last block is {last}")
+    expect("reg" in groups and groups["reg"].tokens == 4, "four registers are asked for")
+    expect(groups["reg"].enter == 0, f"the registers enter at {groups['reg'].enter}, and should at 0")
+    expect(model.config.with_plan(plain.plan) == plain, "change the plan alone: the rest is the plain model's")
+    expect(corner() is not model, "build a fresh model at each call")
 
 
 def _close(answer, expected) -> bool:

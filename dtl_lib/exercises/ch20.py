@@ -1,7 +1,8 @@
-"""Checkers of chapter 20, One GPU."""
+"""Checkers of chapter 20, The speed of a training step."""
 
 import math
 
+from ..config import ViTConfig, named
 from . import exercise, expect
 
 
@@ -13,17 +14,20 @@ def _equals(answer, expected: float, hint: str) -> None:
 @exercise
 def check_at_most(at_most) -> None:
     """Bound by arithmetic, bound by memory, and neither more than the other."""
-    answer = at_most(100.0, 10.0, 200.0, 10.0)
-    expect(answer != 3.0, "the device computes while it reads: the longer of the two counts, not their sum")
-    expect(answer != 1.0, "the shorter of the two is not enough: the other has not ended by then")
-    _equals(answer, 2.0, "200 operations at 100 a second take 2 s, longer than 10 bytes at 10 a second")
-    _equals(at_most(100.0, 10.0, 200.0, 50.0), 5.0, "50 bytes at 10 a second take 5 s, longer than the operations")
+    answers = [at_most(100.0, 10.0, 200.0, moved) for moved in (10.0, 50.0)]
+    expect(answers != [3.0, 7.0], "the device computes while it reads: the longer of the two counts, not their sum")
+    expect(answers != [1.0, 2.0], "the shorter of the two is not enough: the other has not ended by then")
+    expect(answers != [2.0, 2.0], "50 bytes at 10 a second take 5 s, longer than 200 operations at 100 a second")
+    expect(answers != [1.0, 5.0], "200 operations at 100 a second take 2 s, longer than 10 bytes at 10 a second")
+    _equals(answers[0], 2.0, "200 operations at 100 a second take 2 s, longer than 10 bytes at 10 a second")
+    _equals(answers[1], 5.0, "50 bytes at 10 a second take 5 s, longer than the operations")
     _equals(at_most(8.0, 4.0, 4.0, 2.0), 0.5, "seconds are operations over the rate, and bytes over the bandwidth")
 
 
 @exercise
 def check_share_of(share_of) -> None:
     """All, none, a half, and a rate of its own."""
+    expect(share_of(2.0, 2.0) != 0.0, "that is the share that stays as it is: what became faster is asked for")
     _equals(share_of(2.0, 2.0), 1.0, "a step that becomes as fast as the share itself is all of it")
     answer = share_of(2.0, 1.0)
     expect(isinstance(answer, int | float) and abs(answer) < 1e-12, f"a step no faster has a share of 0, not {answer}")
@@ -34,34 +38,60 @@ def check_share_of(share_of) -> None:
 
 
 @exercise
-def check_seconds_to(seconds_to) -> None:
-    """Rows with and without an accuracy, one that reaches it and falls back."""
-    rows = [
-        {"seconds": 1.0, "loss": 2.0},
-        {"seconds": 2.0, "accuracy": 0.5},
-        {"seconds": 3.0, "loss": 1.0},
-        {"seconds": 4.0, "accuracy": 0.9},
-        {"seconds": 5.0, "accuracy": 0.8},
-        {"seconds": 6.0, "accuracy": 0.95},
-    ]
-    _equals(seconds_to(rows, 0.85), 4.0, "the first row that reaches 0.85 is at 4.0 seconds")
-    _equals(seconds_to(rows, 0.9), 4.0, "exactly 0.9 has reached 0.9")
-    _equals(seconds_to(rows, 0.5), 2.0, "the first row, not the best and not the last")
-    never = [row.copy() for row in rows[:3]]
-    expect(_returns_none(seconds_to, never, 0.9), "a run that never gets there has no time: return None")
+def check_utilisation(utilisation) -> None:
+    """Numbers whose factors can be told apart."""
+    answer = utilisation(7.0, 11.0, 1000.0)
+    expect(not _near(answer, 0.077), "a multiply–add is two operations, and a step is more than its forward pass")
+    expect(not _near(answer, 0.154), "that is the forward pass alone: training takes about three times as much")
+    expect(not _near(answer, 0.231), "a multiply–add is two operations: a multiplication and an addition")
+    expect(not _near(answer, 0.308), "the backward pass takes two products for one; the forward pass comes on top")
+    _equals(answer, 0.462, "7 pictures a second, 3 · 2 · 11 operations each, of 1,000 a second: 0.462")
+    _equals(utilisation(0.5, 3.0, 18.0), 0.5, "0.5 · 3 · 2 · 3 operations of 18 a second: a half")
+
+
+@exercise
+def check_precision(my_precision) -> None:
+    """Every kind of device with every wish, on both sides of (8, 0)."""
+    for amp in ("off", "bf16", "fp16"):
+        for kind, capability in (("cpu", None), ("cuda", (7, 5)), ("cuda", (9, 0))):
+            answer = my_precision(kind, capability, amp)
+            expect(answer == amp, f"asked for {amp!r} on {kind}, {answer!r} comes back: anything but 'auto' decides")
+    expect(my_precision("cpu", None, "auto") == "off", "on a CPU 'auto' is 'off'")
+    expect(my_precision("cuda", (8, 0), "auto") == "bf16", "(8, 0) itself has bfloat16")
+    for newer in ((8, 9), (9, 0), (12, 0)):
+        answer = my_precision("cuda", newer, "auto")
+        expect(answer == "bf16", f"{newer} comes after (8, 0) and has bfloat16; not {answer!r}")
+    for older in ((7, 5), (6, 1)):
+        answer = my_precision("cuda", older, "auto")
+        expect(answer != "off", f"{older} is a GPU: it gains from half the bits, even without bfloat16")
+        expect(answer == "fp16", f"{older} is before (8, 0) and has no bfloat16; not {answer!r}")
+
+
+@exercise
+def check_wide(wide) -> None:
+    """Width, heads, depth and plan of two models, and everything else as it was."""
+    for config in (named("vit_cifar_patch4_32"), named("vit_cifar_small_patch4_32")):
+        answer = wide(config)
+        expect(isinstance(answer, ViTConfig), f"return a ViTConfig, not {type(answer).__name__}")
+        expect(answer.dim == 2 * config.dim, f"the width is {answer.dim}, and should be twice {config.dim}")
+        expect(answer.heads == 2 * config.heads, f"there are {answer.heads} heads: twice {config.heads} are asked for")
+        expect(answer.depth == config.depth // 3, f"there are {answer.depth} blocks: a third of {config.depth}")
+        for name in ("image_size", "patch_size", "classes", "mlp_ratio", "pool"):
+            expect(getattr(answer, name) == getattr(config, name), f"{name} changed too: change one thing at a time")
 
 
 @exercise
 def check_largest_batch(largest_batch) -> None:
     """Memory for weights alone, for some pictures, for less than one, and for less than the weights."""
-    answer = largest_batch(1000, 10, 84)
-    expect(answer != 11, "that counts the weights alone: there are gradients and AdamW's two averages as well")
-    _equals(answer, 10, "160 bytes for 10 parameters leave 840: ten pictures of 84")
+    answer = largest_batch(1000, 20, 68)
+    expect(answer != 13, "that counts the weights alone: there are gradients and AdamW's two averages as well")
+    expect(answer not in (11, 12), "four numbers a parameter: the weight, its gradient and both of AdamW's averages")
+    expect(answer != 14, "the parameters take memory too")
+    _equals(answer, 10, "320 bytes for 20 parameters leave 680: ten pictures of 68")
     _equals(largest_batch(1000, 10, 85), 9, "whole pictures only")
     _equals(largest_batch(1000, 30, 521), 0, "480 bytes for the parameters leave 520, which is no picture of 521")
     _equals(largest_batch(100, 10, 7), 0, "where not even the weights fit, no picture does: 0, not less")
 
 
-def _returns_none(function, *arguments) -> bool:
-    """Whether a function returns None, which the checker of every other answer takes for a forgotten `return`."""
-    return function.__wrapped__(*arguments) is None
+def _near(answer, value: float) -> bool:
+    return isinstance(answer, int | float) and math.isclose(answer, value, rel_tol=1e-9)

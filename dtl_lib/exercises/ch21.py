@@ -6,20 +6,52 @@ import torch
 
 from . import exercise, expect, expect_close
 
+ORDERS = {  # (images, batch_size, seed, epoch): keyed.permutation with the key (seed, epoch), and with wrong ones
+    (12, 4, 3, 1): {
+        "(seed, epoch)": [7, 1, 8, 11, 2, 9, 0, 3, 10, 5, 6, 4],
+        "(seed,)": [2, 0, 5, 9, 3, 7, 1, 10, 6, 8, 4, 11],
+        "(epoch, seed)": [5, 11, 8, 4, 10, 1, 9, 2, 7, 6, 3, 0],
+    },
+    (10, 3, 7, 2): {
+        "(seed, epoch)": [6, 0, 7, 8, 9, 1, 5, 4, 3, 2],
+        "(seed,)": [3, 9, 6, 1, 2, 5, 4, 0, 7, 8],
+        "(epoch, seed)": [2, 8, 5, 4, 7, 1, 9, 6, 3, 0],
+    },
+}
+
 
 @exercise
-def check_my_part(my_part) -> None:
-    """Twelve samples on three processes, and ten, which do not divide."""
-    samples = [7, 3, 9, 1, 0, 5, 2, 8, 4, 6, 11, 10]
-    parts = [list(my_part(samples, rank, 3)) for rank in range(3)]
-    expect(len({len(part) for part in parts}) == 1, "all parts are equally long")
-    expect(sorted(sum(parts, [])) == sorted(samples), "every sample is in exactly one part")
-    expect(parts[1] == [0, 5, 2, 8], "a run of the batch, in its order: rank 1 has samples[4:8]")
-    try:
-        my_part(samples[:10], 0, 3)
-    except ValueError:
-        return
-    expect(False, "10 samples do not divide into 3 equal parts: raise a ValueError")
+def check_epoch_batches(epoch_batches) -> None:
+    """An epoch that divides into batches and one that does not, with other seeds and epochs."""
+    for (images, batch_size, seed, epoch), orders in ORDERS.items():
+        answer, steps = list(epoch_batches(images, batch_size, seed, epoch)), images // batch_size
+        case = f"{images} images in batches of {batch_size}"
+        expect(all(isinstance(batch, torch.Tensor) for batch in answer), "a batch is a tensor of image numbers")
+        expect(
+            all(len(batch) == batch_size for batch in answer), f"{case}: every batch is full; leave out what is left"
+        )
+        expect(len(answer) == steps, f"{case}: {steps} batches, not {len(answer)}")
+        seen = torch.cat(answer).tolist()
+        expect(len(set(seen)) == len(seen), f"{case}: no image twice in an epoch")
+        expect(seen != list(range(len(seen))), f"{case}: the images come in order; an epoch is shuffled")
+        for name, order in orders.items():
+            expect(name == "(seed, epoch)" or seen != order[: len(seen)], f"the key is (seed, epoch), not {name}")
+        right = orders["(seed, epoch)"][: len(seen)]
+        expect(seen == right, f"{case}: the order is keyed.permutation(images, (seed, epoch))")
+
+
+@exercise
+def check_larger_batch(larger_batch) -> None:
+    """The same images in a quarter of the steps."""
+    for before in ((32, 300, 3e-3), (16, 80, 1e-3)):
+        answer = larger_batch(*before)
+        expect(isinstance(answer, tuple) and len(answer) == 3, "return three numbers: batch_size, steps, lr")
+        batch_size, steps, lr = answer
+        expect(batch_size == 4 * before[0], f"four times the batch of {before[0]}, not {batch_size}")
+        expect(steps * batch_size == before[0] * before[1], "a quarter of the steps: the run sees the same images")
+        expect(isinstance(steps, int), f"steps are whole: {before[1]} // 4, not {steps}")
+        expect(lr >= before[2], f"a larger batch never calls for a smaller learning rate than {before[2]}; not {lr}")
+        expect(lr <= 4 * before[2] * (1 + 1e-9), f"four times the learning rate at most, not {lr / before[2]:g} times")
 
 
 @exercise

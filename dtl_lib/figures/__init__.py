@@ -10,12 +10,13 @@ from .curves import (
     show_ratios,
     show_roofline,
 )
-from .diagrams import draw_attention, draw_block, draw_model, draw_sequence, draw_step
+from .diagrams import draw_attention, draw_block, draw_data_parallel, draw_model, draw_sequence, draw_step
 from .drawing import Drawing
 from .images import show_images, show_patches
 from .maps import show_cosines, show_maps, show_matrix, show_similarity, show_table
 from .style import COLOURS, styled, token_colours
 from .surface import show_atlas, show_pareto, show_surface
+from .tables import table
 from .timeline import show_timeline
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "Drawing",
     "draw_attention",
     "draw_block",
+    "draw_data_parallel",
     "draw_model",
     "draw_sequence",
     "draw_step",
@@ -46,5 +48,6 @@ __all__ = [
     "show_table",
     "show_timeline",
     "styled",
+    "table",
     "token_colours",
 ]

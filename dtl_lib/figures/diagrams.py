@@ -199,6 +199,41 @@ def draw_step() -> Drawing:
     return drawing
 
 
+def draw_data_parallel(processes: int = 2) -> Drawing:
+    """One step of data-parallel training: a part of the batch for each process, one all-reduce, the same step in all.
+
+    Args:
+        processes: how many are drawn, 2 or 3.
+
+    Raises:
+        ValueError: for another number.
+    """
+    if processes not in (2, 3):
+        raise ValueError(f"2 or 3 processes are drawn, not {processes}")
+    drawing = Drawing(
+        324,
+        f"Data-parallel training in {processes} processes. The batch is cut into {processes} equal parts; each process "
+        "takes its own through its copy of the model, forward and backward, and has a gradient of its own. An "
+        "all-reduce gives every process the mean of the gradients; each makes the same step, so the copies stay equal.",
+    )
+    gap, tall = 12, 34
+    width = (drawing.width - 16 - gap * (processes - 1)) / processes
+    drawing.box(8, 8, drawing.width - 16, tall, "batch: images, labels")
+    steps = [(66, "1/{} of the batch"), (124, "model, a copy"), (182, "gradient {}")]
+    for index in range(processes):
+        left = 8 + index * (width + gap)
+        middle = left + width / 2
+        for (y, name), above in zip(steps, (8, 66, 124)):
+            drawing.arrow((middle, above + tall), (middle, y))
+            drawing.box(left, y, width, tall, name.format(processes if y == 66 else index))
+        drawing.arrow((middle, 182 + tall), (middle, 236))
+        drawing.arrow((middle, 236 + tall), (middle, 284))
+        drawing.box(left, 284, width, tall, "the same step")
+        drawing.text(left + 4, 52, f"process {index}", anchor="start", size=SMALL)
+    drawing.box(8, 236, drawing.width - 16, tall, "all-reduce: the mean of the gradients", dashed=True)
+    return drawing
+
+
 def _row_of_boxes(drawing: Drawing, x: float, y: float, count: int, colour: str) -> float:
     shown = min(count, MOST)
     for index in range(shown):

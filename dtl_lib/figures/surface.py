@@ -15,6 +15,8 @@ from matplotlib.transforms import Affine2D
 from .style import COLOURS, INK, MAP, MARK, WIDTH, array, styled
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+LETTER = 14  # points that a letter takes in width and in height
+SIDES = ((-1, 0.3), (1, -0.3), (0, 1.2), (0, -1.2), (-1, -1), (1, 1))  # where a letter is put, the best side first
 DARK = 0.5  # a cell below this lightness takes white text
 
 
@@ -107,14 +109,17 @@ def _pareto(figure, points, front, kinds, x, y) -> None:
     across, up = ([points[name][part] for name in front] for part in (0, 1))
     axis.step(across, up, where="post", color="black", linewidth=1.2, zorder=1)
     axis.set(xlabel=x, ylabel=y)
-    axis.margins(x=0.05)
+    axis.margins(x=0.08)
     letters = [_letter(index) for index in range(len(front))]
-    for letter, place, name in zip(letters, _apart(across, axis.get_xlim()), front):
-        axis.annotate(
-            letter, points[name][:2], (place, 1.03), textcoords="axes fraction", ha="center", va="bottom",
-            weight="bold", arrowprops={"arrowstyle": "-", "color": "#777777", "linewidth": 0.7, "linestyle": ":"},
-        )  # fmt: skip
     _key(axis, [(kind, *shape) for kind, shape in shapes.items() if kind], dict(zip(letters, front)))
+    figure.canvas.figure.draw_without_rendering()  # only now is it known how far the points are from each other
+    for letter, name, place in zip(letters, front, _beside([points[name][:2] for name in front], axis)):
+        far = max(map(abs, place)) > 2 * LETTER
+        note = axis.annotate(
+            letter, points[name][:2], place, textcoords="offset points", ha="center", va="center", weight="bold",
+            arrowprops={"arrowstyle": "-", "color": "#777777", "linewidth": 0.7, "linestyle": ":"} if far else None,
+        )  # fmt: skip
+        note.set_in_layout(False)  # the axis stays as it is
 
 
 def _key(axis, shapes, letters: Mapping[str, str]) -> None:
@@ -130,18 +135,25 @@ def _key(axis, shapes, letters: Mapping[str, str]) -> None:
         lines += [Line2D([], [], marker=_marker(letter), color="black", mew=0, ls="") for letter in letters]
         names += letters.values()
     if names:
-        axis.figure.legend(lines, names, loc="outside lower left", ncols=1 if len(names) < 6 else 2)
+        axis.figure.legend(
+            lines, names, loc="outside lower left", ncols=1 if len(names) < 6 or max(map(len, names)) > 24 else 2
+        )
 
 
-def _apart(places: Sequence[float], limits: tuple[float, float], gap: float = 0.035) -> list[float]:
-    """Ascending places as shares of an axis, moved so that each is at least a gap from the next."""
-    low, high = limits
-    shares = [(place - low) / (high - low) for place in places]
-    for index in range(1, len(shares)):
-        shares[index] = max(shares[index], shares[index - 1] + gap)
-    for index in reversed(range(len(shares))):
-        shares[index] = min(shares[index], 1 - gap * (len(shares) - 1 - index))
-    return shares
+def _beside(places: Sequence[tuple[float, float]], axis) -> list[tuple[float, float]]:
+    """Where the letter of each place stands, in points from it: at its side, or as far off as others leave room."""
+    points = axis.transData.transform(places) * 72 / axis.figure.dpi if places else []
+    taken, offsets = [], []
+    for x, y in points:
+        around = ((radius * across, radius * up) for radius in range(12, 1000, 6) for across, up in SIDES)
+        free = next(
+            (right, above)
+            for right, above in around
+            if all(abs(x + right - other[0]) > LETTER or abs(y + above - other[1]) > LETTER for other in taken)
+        )
+        taken.append((x + free[0], y + free[1]))
+        offsets.append(free)
+    return offsets
 
 
 def _letter(index: int) -> str:

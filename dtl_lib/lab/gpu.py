@@ -3,12 +3,13 @@
 from pathlib import Path
 
 from .. import ledger
+from ..figures.tables import Table, table
 
 NO_GPU = "no GPU was at hand: `python -m book.experiments.gpu` measures this on one"
 
 
-def gpu_report(experiment: str, *names: str, only: str = "", folder: str | Path | None = None) -> str:
-    """What the records of GPUs say, a line each; `NO_GPU` where there are none.
+def gpu_report(experiment: str, *names: str, only: str = "", folder: str | Path | None = None) -> Table:
+    """What the records of GPUs say, a row each; `NO_GPU` alone where there are none.
 
     Args:
         experiment: its name.
@@ -18,13 +19,14 @@ def gpu_report(experiment: str, *names: str, only: str = "", folder: str | Path 
     """
     found = [record for record in ledger.read(experiment, folder, missing_ok=True, on="gpu") if only in record.what]
     if not found:
-        return NO_GPU
-    rows = [[_shown(record.values.get(name)) for name in names] for record in found]
-    whats = [record.what + f", seed {record.seed}" * (record.seed is not None) for record in found]
-    widths = [max(map(len, column)) for column in zip(names, *rows)]
-    lines = [["  ".join(map(str.rjust, row, widths)), what] for row, what in zip([names, *rows], ["", *whats])]
+        return table([], [], NO_GPU)
+    rows = [
+        [record.what + f", seed {record.seed}" * (record.seed is not None)]
+        + [_shown(record.values.get(name)) for name in names]
+        for record in found
+    ]
     devices = ", ".join(dict.fromkeys(record.device for record in found))
-    return "\n".join("  ".join(line).rstrip() for line in [*lines, [f"on {devices}; {found[-1].command}"]])
+    return table(rows, ["what", *names], f"on {devices}; {found[-1].command}")
 
 
 def _shown(value) -> str:

@@ -56,6 +56,29 @@ def compare(
     print(f"held-out accuracy on 500 images; chance is {CHANCE[ask]} %")
 
 
+def compare_batches(changed: Callable[[int, int, float], tuple[int, int, float]], steps: int = 300) -> None:
+    """Train the plain model twice on the same images: in steps of 32 of them, and as `changed` says; print both.
+
+    Args:
+        changed: (batch_size, steps, lr) of the plain run → those of the other; a stub trains nothing.
+        steps: of the plain run.
+
+    Raises:
+        WrongAnswer: where the other run does not see as many images.
+    """
+    if is_stub(changed):
+        print("not attempted")
+        return
+    print("batch   steps       lr   accuracy")
+    before = (RECIPE.batch_size, steps, RECIPE.lr)
+    for batch_size, total, lr in (before, changed(*before)):
+        if batch_size * total != RECIPE.batch_size * steps:
+            raise WrongAnswer(f"{total} steps of {batch_size} images are not {steps} of {RECIPE.batch_size}")
+        (accuracy,) = _learn(_fresh(lambda: ViT.build(PLAIN)), [total], 1, batch_size=batch_size, lr=lr)
+        print(f"{batch_size:5} {total:7} {lr:8.4f} {accuracy:10.0%}")
+    print("held-out accuracy on 500 pictures; chance is 10 %")
+
+
 def _fresh(make: Callable[[], nn.Module]) -> nn.Module:
     torch.manual_seed(0)
     model = make()
@@ -82,7 +105,14 @@ def _batch(images: Images, indices: torch.Tensor, ask: str) -> tuple[torch.Tenso
     return torch.stack(moved), moves
 
 
-def _learn(model: nn.Module, marks: list[int], level: int, ask: str) -> list[float]:
+def _learn(
+    model: nn.Module,
+    marks: list[int],
+    level: int,
+    ask: str = "what",
+    batch_size: int = RECIPE.batch_size,
+    lr: float = RECIPE.lr,
+) -> list[float]:
     """Held-out accuracy at each of the steps in `marks`, the last of which ends the training."""
     sets, total = load("shapes", level=level), marks[-1]
     seen = _batch(sets.held_out, torch.arange(500), ask)
@@ -91,9 +121,9 @@ def _learn(model: nn.Module, marks: list[int], level: int, ask: str) -> list[flo
     torch.manual_seed(0)
     for step in range(total):
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(RECIPE, step, total, min(RECIPE.warmup_steps, total // 6))
-        first = step * RECIPE.batch_size
-        images, labels = _batch(sets.train, torch.arange(first, first + RECIPE.batch_size), ask)
+            group["lr"] = lr / RECIPE.lr * learning_rate(RECIPE, step, total, min(RECIPE.warmup_steps, total // 6))
+        first = step * batch_size
+        images, labels = _batch(sets.train, torch.arange(first, first + batch_size), ask)
         loss = F.cross_entropy(model.train()(images), labels)
         optimizer.zero_grad()
         loss.backward()

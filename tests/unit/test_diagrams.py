@@ -24,6 +24,8 @@ DRAWN = {
     "two stages": lambda: figures.draw_model(CAIT, "3 × 32 × 32", 64, 192, 10),
     "comes and goes": lambda: figures.draw_model(COMES_AND_GOES, "3 × 32 × 32", 64, 192, 10),
     "step": figures.draw_step,
+    "data parallel": figures.draw_data_parallel,
+    "three processes": lambda: figures.draw_data_parallel(3),
 }
 
 
@@ -87,3 +89,18 @@ def test_the_model_says_where_tokens_enter_and_what_the_head_reads():
 def test_a_wide_drawing_is_refused():
     with pytest.raises(ValueError, match="440"):
         figures.Drawing(10, "too wide", width=900)
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_every_process_has_its_part_its_gradient_and_the_same_step(processes):
+    shown = words(figures.draw_data_parallel(processes))
+    assert shown.count(f"1/{processes} of the batch") == shown.count("the same step") == processes
+    assert {f"gradient {rank}" for rank in range(processes)} | {f"process {rank}" for rank in range(processes)} <= set(
+        shown
+    )
+    assert sum("all-reduce" in text for text in shown) == 1
+
+
+def test_a_number_of_processes_that_is_not_drawn_is_refused():
+    with pytest.raises(ValueError, match="2 or 3 processes"):
+        figures.draw_data_parallel(8)

@@ -214,8 +214,16 @@ def test_the_front_is_named_and_no_two_names_touch():
     many = {str(at): (1 + at / 1000, 40 + at) for at in range(20)}
     (axis,) = figures.show_pareto({**many, "far": (9.0, 30.0)}, list(many)).axes
     boxes = [Text.get_window_extent(letter) for letter in axis.texts]  # without the line to its point
-    assert len(boxes) == 20 and all(one.x1 <= two.x0 for one, two in zip(boxes, boxes[1:]))
-    assert all(axis.bbox.x0 <= box.x0 and box.x1 <= axis.bbox.x1 + 10 for box in boxes)
+    assert len(boxes) == 20
+    assert not any(one.overlaps(two) for at, one in enumerate(boxes) for two in boxes[:at])
+
+
+def test_a_letter_stands_beside_its_point():
+    (axis,) = DRAWN["pareto"]().axes
+    for letter in axis.texts:
+        point, box = axis.transData.transform(letter.xy), letter.get_window_extent()
+        away = max(abs(point[0] - (box.x0 + box.x1) / 2), abs(point[1] - (box.y0 + box.y1) / 2))
+        assert away * 72 / axis.figure.dpi < 25 and not box.contains(*point)
 
 
 def test_the_front_rises_in_steps_and_shapes_tell_the_kinds():

@@ -1,5 +1,10 @@
 """Wrong answers that the checkers of chapter 07 have to refuse."""
 
+import math
+from dataclasses import replace
+
+from dtl_lib import TokenPlan, ViT, named
+
 
 def _front(costs, scores, beats):
     cells = list(zip(costs, scores))
@@ -92,25 +97,72 @@ def no_grand_mean(runs):
     return (rest.square().sum() / ((len(runs) - 1) * (runs.shape[1] - 1))) ** 0.5
 
 
-def luckiest_run(noise):
-    return noise.amax(dim=(1, 2)).mean()
+def parts_of_seeds(noise, difference):
+    return 2 * (1.96 * noise / difference) ** 2
 
 
-def mean_first(noise):
-    return noise.mean(dim=(0, 2)).max()
+def rounded_down(noise, difference):
+    return int(2 * (1.96 * noise / difference) ** 2)
 
 
-def not_averaged(noise):
-    return noise.mean(dim=2).amax(dim=1)
+def of_one_mean(noise, difference):
+    return math.ceil((1.96 * noise / difference) ** 2)
 
 
-def worst_cell(noise):
-    return noise.mean(dim=2).amin(dim=1).mean()
+def deviations_added(noise, difference):
+    return math.ceil((2 * 1.96 * noise / difference) ** 2)
+
+
+def not_squared(noise, difference):
+    return math.ceil(2**0.5 * 1.96 * noise / difference)
+
+
+def one_standard_error(noise, difference):
+    return math.ceil(2 * (noise / difference) ** 2)
+
+
+def standard():
+    return ViT.build("vit_shapes_patch8_32")
+
+
+def _with(*plan, **changes):
+    config = replace(named("vit_shapes_patch8_32"), **changes)
+    return ViT(config.with_plan(TokenPlan.of(config.depth, *plan)))
+
+
+def registers_with_it():
+    last = named("vit_shapes_patch8_32").depth - 1
+    return _with(last, last, 4)
+
+
+def one_register():
+    return _with(named("vit_shapes_patch8_32").depth - 1, 0, 1)
+
+
+def no_registers():
+    return _with(named("vit_shapes_patch8_32").depth - 1)
+
+
+def wider_too():
+    config = named("vit_shapes_patch8_32")
+    return _with(config.depth - 1, 0, 4, dim=2 * config.dim)
+
+
+def first_is_one():
+    return _with(named("vit_shapes_patch8_32").depth - 1, 1, 4)
 
 
 WRONG = {
     "check_pareto": [weakly, beaten_by_itself, cheapest_and_best, best_alone, everything, worst_front],
     "check_holm": [bonferroni, no_running_maximum, in_sorted_order, above_one, uncorrected],
     "check_noise": [of_all_runs, with_the_seeds, mean_of_deviations, too_many_degrees, variance, no_grand_mean],
-    "check_luck": [luckiest_run, mean_first, not_averaged, worst_cell],
+    "check_seeds_needed": [
+        parts_of_seeds,
+        rounded_down,
+        of_one_mean,
+        deviations_added,
+        not_squared,
+        one_standard_error,
+    ],
+    "check_corner": [standard, registers_with_it, one_register, no_registers, wider_too, first_is_one],
 }

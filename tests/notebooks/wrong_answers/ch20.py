@@ -1,5 +1,7 @@
 """Wrong answers that the checkers of chapter 20 have to refuse."""
 
+from dataclasses import replace
+
 
 def added(rate, bandwidth, operations, moved):
     return operations / rate + moved / bandwidth
@@ -37,27 +39,76 @@ def a_ratio(factor, speed):
     return speed / factor
 
 
-def above(rows, accuracy):
-    for row in rows:
-        if row.get("accuracy", 0) > accuracy:
-            return row["seconds"]
+def counted_once(images_per_s, multiply_adds, rate):
+    return images_per_s * multiply_adds / rate
 
 
-def the_last(rows, accuracy):
-    reached = [row["seconds"] for row in rows if row.get("accuracy", 0) >= accuracy]
-    return reached[-1] if reached else None
+def forward_alone(images_per_s, multiply_adds, rate):
+    return images_per_s * 2 * multiply_adds / rate
 
 
-def the_best(rows, accuracy):
-    return max(rows, key=lambda row: row.get("accuracy", 0))["seconds"]
+def no_addition(images_per_s, multiply_adds, rate):
+    return images_per_s * 3 * multiply_adds / rate
 
 
-def needs_accuracy(rows, accuracy):
-    return next((row["seconds"] for row in rows if row["accuracy"] >= accuracy), None)
+def backward_alone(images_per_s, multiply_adds, rate):
+    return images_per_s * 2 * 2 * multiply_adds / rate
 
 
-def the_end_if_never(rows, accuracy):
-    return next((row["seconds"] for row in rows if row.get("accuracy", 0) >= accuracy), rows[-1]["seconds"])
+def upside_down(images_per_s, multiply_adds, rate):
+    return rate / (images_per_s * 6 * multiply_adds)
+
+
+def ignores_the_wish(kind, capability, amp):
+    return "off" if kind == "cpu" else "bf16" if capability >= (8, 0) else "fp16"
+
+
+def later_than_8(kind, capability, amp):
+    if amp != "auto" or kind == "cpu":
+        return "off" if amp == "auto" else amp
+    return "bf16" if capability > (8, 0) else "fp16"
+
+
+def major_is_8(kind, capability, amp):
+    if amp != "auto" or kind == "cpu":
+        return "off" if amp == "auto" else amp
+    return "bf16" if capability[0] == 8 else "fp16"
+
+
+def both_at_least(kind, capability, amp):
+    if amp != "auto" or kind == "cpu":
+        return "off" if amp == "auto" else amp
+    return "bf16" if capability[0] >= 8 and capability[1] > 0 else "fp16"
+
+
+def off_where_old(kind, capability, amp):
+    if amp != "auto" or kind == "cpu":
+        return "off" if amp == "auto" else amp
+    return "bf16" if capability >= (8, 0) else "off"
+
+
+def half_on_a_cpu(kind, capability, amp):
+    return amp if amp != "auto" else "fp16" if kind == "cuda" and capability < (8, 0) else "bf16"
+
+
+def only_wider(config):
+    return replace(config, dim=2 * config.dim)
+
+
+def wider_and_shallower(config):
+    return replace(config, dim=2 * config.dim, depth=config.depth // 3, plan=None)
+
+
+def a_quarter(config):
+    return replace(config, dim=2 * config.dim, heads=2 * config.heads, depth=config.depth // 4, plan=None)
+
+
+def larger_patches(config):
+    return replace(config, dim=2 * config.dim, heads=2 * config.heads, depth=config.depth // 3, plan=None, patch_size=8)
+
+
+def numbers_alone(config):
+    return 2 * config.dim, 2 * config.heads, config.depth // 3
 
 
 def weights_alone(memory, parameters, kept):
@@ -66,6 +117,10 @@ def weights_alone(memory, parameters, kept):
 
 def one_average(memory, parameters, kept):
     return max(0, (memory - 12 * parameters) // kept)
+
+
+def pictures_alone(memory, parameters, kept):
+    return memory // kept
 
 
 def below_nothing(memory, parameters, kept):
@@ -87,6 +142,16 @@ def at_least_one(memory, parameters, kept):
 WRONG = {
     "check_at_most": [added, the_shorter, arithmetic_alone, memory_alone, a_rate],
     "check_share_of": [of_speed, what_remains, without_the_factor, a_ratio],
-    "check_seconds_to": [above, the_last, the_best, needs_accuracy, the_end_if_never],
-    "check_largest_batch": [weights_alone, one_average, below_nothing, parts_of_pictures, rounded, at_least_one],
+    "check_utilisation": [counted_once, forward_alone, no_addition, backward_alone, upside_down],
+    "check_precision": [ignores_the_wish, later_than_8, major_is_8, both_at_least, off_where_old, half_on_a_cpu],
+    "check_wide": [only_wider, wider_and_shallower, a_quarter, larger_patches, numbers_alone],
+    "check_largest_batch": [
+        weights_alone,
+        one_average,
+        pictures_alone,
+        below_nothing,
+        parts_of_pictures,
+        rounded,
+        at_least_one,
+    ],
 }

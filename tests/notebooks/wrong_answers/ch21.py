@@ -1,22 +1,60 @@
 """Wrong answers that the checkers of chapter 21 have to refuse."""
 
+import torch
 
-def every_nth(samples, rank, world_size):
-    if len(samples) % world_size:
-        raise ValueError
-    return samples[rank::world_size]
+from dtl_lib.data import keyed
 
 
-def rest_to_nobody(samples, rank, world_size):
-    share = len(samples) // world_size
-    return samples[rank * share : (rank + 1) * share]
+def _cut(order, batch_size):
+    return [order[at : at + batch_size] for at in range(0, len(order) - batch_size + 1, batch_size)]
 
 
-def one_too_many(samples, rank, world_size):
-    if len(samples) % world_size:
-        raise ValueError
-    share = len(samples) // world_size
-    return samples[rank * share : (rank + 1) * share + 1]
+def one_order(images, batch_size, seed, epoch):
+    return _cut(keyed.permutation(images, (seed,)), batch_size)
+
+
+def key_turned_round(images, batch_size, seed, epoch):
+    return _cut(keyed.permutation(images, (epoch, seed)), batch_size)
+
+
+def in_order(images, batch_size, seed, epoch):
+    return _cut(torch.arange(images), batch_size)
+
+
+def with_the_rest(images, batch_size, seed, epoch):
+    return list(keyed.permutation(images, (seed, epoch)).split(batch_size))
+
+
+def one_batch_short(images, batch_size, seed, epoch):
+    return _cut(keyed.permutation(images, (seed, epoch)), batch_size)[:-1]
+
+
+def one_order_too_many(images, batch_size, seed, epoch):
+    return _cut(keyed.permutation(images, (seed, epoch + 1)), batch_size)
+
+
+def lists(images, batch_size, seed, epoch):
+    return [batch.tolist() for batch in _cut(keyed.permutation(images, (seed, epoch)), batch_size)]
+
+
+def batch_alone(batch_size, steps, lr):
+    return 4 * batch_size, steps, lr
+
+
+def twice(batch_size, steps, lr):
+    return 2 * batch_size, steps // 2, lr
+
+
+def smaller_rate(batch_size, steps, lr):
+    return 4 * batch_size, steps // 4, lr / 4
+
+
+def too_large_a_rate(batch_size, steps, lr):
+    return 4 * batch_size, steps // 4, 16 * lr
+
+
+def parts_of_steps(batch_size, steps, lr):
+    return 4 * batch_size, steps / 4, lr
 
 
 def plain_mean(gradients, sizes):
@@ -84,7 +122,16 @@ def through_one(parameters, world_size, parts, synced):
 
 
 WRONG = {
-    "check_my_part": [every_nth, rest_to_nobody, one_too_many],
+    "check_epoch_batches": [
+        one_order,
+        key_turned_round,
+        in_order,
+        with_the_rest,
+        one_batch_short,
+        one_order_too_many,
+        lists,
+    ],
+    "check_larger_batch": [batch_alone, twice, smaller_rate, too_large_a_rate, parts_of_steps],
     "check_combined": [plain_mean, not_divided, other_sizes],
     "check_mine": [padded, rest_left_out, rest_to_the_last, last_goes_short],
     "check_efficiency": [nothing_hidden, all_hidden, above_one],
