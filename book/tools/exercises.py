@@ -11,7 +11,7 @@ import ast
 import re
 from dataclasses import dataclass
 
-from book.tools.definitions import locked, parse, tags
+from book.tools.definitions import LOCK, parse, tags
 
 BUILD, CHANGE = "Build it", "Change, run, explain"
 HEADING = re.compile(rf"^### (Exercise|{BUILD}|{CHANGE})\b", re.MULTILINE)
@@ -73,13 +73,16 @@ def built_first(chapter) -> "Problems":  # noqa: F821
     """Before each locked definition the reader builds a plain one; the library's is folded."""
     built = [exercise.cell for exercise in find(chapter.notebook) if exercise.kind == BUILD]
     last = 0
-    for n, name, _ in locked(chapter.notebook):
+    for n, cell in chapter.cells("code"):
+        name = next((tag.removeprefix(LOCK) for tag in tags(cell) if tag.startswith(LOCK)), None)
+        if name is None:
+            continue
         if not any(last < cell < n for cell in built):
             yield (
                 n,
                 f"{name} is shown before the reader could build it: put a '### {BUILD}: …' with its checker before it",
             )
-        if "hide-input" not in tags(chapter.notebook.cells[n - 1]):
+        if "hide-input" not in tags(cell):
             yield n, f"{name} is in full view: tag the cell 'hide-input', so that it is folded"
         last = n
 

@@ -184,6 +184,9 @@ RULES = (
     figures.described,
     numbers.backed,
     exercises.complete,
+    exercises.built_first,
+    exercises.changed_once,
+    drawn,
 )
 
 
