@@ -16,12 +16,13 @@ from .images import show_images, show_patches
 from .maps import show_cosines, show_maps, show_matrix, show_similarity, show_table
 from .style import COLOURS, styled, token_colours
 from .surface import show_atlas, show_pareto, show_surface
-from .tables import table
+from .tables import Table, table
 from .timeline import show_timeline
 
 __all__ = [
     "COLOURS",
     "Drawing",
+    "Table",
     "draw_attention",
     "draw_block",
     "draw_data_parallel",
