@@ -20,15 +20,14 @@ from dataclasses import replace
 import torch
 
 from dtl_lib import data, ledger
-from dtl_lib.config import ViTConfig
-from dtl_lib.data.sources.cifar import MEAN, STD
+from dtl_lib.config import CIFAR_MEAN, CIFAR_STD, ViTConfig
 from dtl_lib.host import data_folder
 from dtl_lib.models import ViT
 from dtl_lib.tokens import TokenPlan
 from dtl_lib.train import Recipe, fit
 from dtl_lib.train.evaluation import wilson
 
-CONFIG = ViTConfig(32, 4, dim=96, depth=6, heads=3, classes=10, mean=MEAN, std=STD, crop=1.0)
+CONFIG = ViTConfig(32, 4, dim=96, depth=6, heads=3, classes=10, mean=CIFAR_MEAN, std=CIFAR_STD, crop=1.0)
 RECIPE = Recipe(max_steps=1, batch_size=64, lr=2e-3, warmup_steps=200, crop=4, flip=True, smoothing=0.1)
 TOKENS = {  # plans that are trained for the same minutes, with their names in the ledger
     "late": ("class token from 3", TokenPlan.of(CONFIG.depth, 3, None, 0)),
@@ -53,7 +52,7 @@ def timm_loader(train: bool, samples, seed: int, workers: int):
     from torchvision import transforms
     from torchvision.datasets import CIFAR10
 
-    steps = [transforms.ToTensor(), transforms.Normalize(MEAN, STD)]
+    steps = [transforms.ToTensor(), transforms.Normalize(CIFAR_MEAN, CIFAR_STD)]
     if train:
         steps = [transforms.RandomCrop(32, 4, padding_mode="reflect"), transforms.RandomHorizontalFlip(), *steps]
     images = CIFAR10(data_folder(), train=samples is not None, transform=transforms.Compose(steps))

@@ -132,10 +132,17 @@ def _themed(svg: str) -> str:
     svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", svg, flags=re.DOTALL)
     svg = re.sub(r'(<g id="patch_\d+">\s*<path [^>]*?style="fill: )#ffffff', r"\1none", svg)
     svg = re.sub(r"(fill|stroke): #000000", r"\1: currentColor", svg)
+    svg = re.sub(r"font-family: [^;\"]*", "font-family: system-ui, sans-serif", svg)
+    svg = re.sub(r"(?<![\w/+])-?\d+\.\d{3,}(?![\w/+])", _rounded, re.sub(r"\s+", " ", svg))
     svg = re.sub(r'data:image/png;base64,\s*([^"]*)"', _smaller, svg)
     width = float(re.search(r'<svg[^>]*?\bwidth="([\d.]+)pt"', svg)[1])
     svg = re.sub(r' (?:width|height)="[\d.]+pt"', "", svg, count=2)
     return svg.replace("<svg", f'<svg fill="currentColor" width="{POINT * width:.0f}"', 1)
+
+
+def _rounded(match: re.Match) -> str:
+    """A coordinate to a hundredth of a point; what is smaller than one keeps four digits."""
+    return f"{round(float(match[0]), 2 if abs(float(match[0])) >= 1 else 4):g}"
 
 
 def _smaller(match: re.Match) -> str:

@@ -15,6 +15,7 @@ from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernel
 from book.tools.meter import IN_KERNEL, Cost, Meter
 from book.tools.project import Project, read
 
+MATPLOTLIBRC = Path(__file__).with_name("matplotlibrc")
 CELL_LIMIT = 600  # seconds; far above any budget: it only ends what hangs
 COLOURS = re.compile(r"\x1b\[[\d;]*m")
 
@@ -89,7 +90,7 @@ def execute(notebook: Path) -> tuple[object, Cost]:
     )
     try:
         with Meter() as meter:
-            client.execute(env=meter.environment)
+            client.execute(env=meter.environment | {"MATPLOTLIBRC": str(MATPLOTLIBRC)})
     except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
         raise NotebookFailed(f"{notebook.name} stops:\n{COLOURS.sub('', str(error))}") from None
     return fresh, meter.cost

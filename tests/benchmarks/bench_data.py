@@ -16,8 +16,8 @@ from torchvision.datasets import CIFAR10
 from torchvision.transforms import v2
 
 from dtl_lib import data, ledger
+from dtl_lib.config import CIFAR_MEAN, CIFAR_STD
 from dtl_lib.data.shapes.generator import LEVELS
-from dtl_lib.data.sources.cifar import MEAN, STD
 
 BATCH = 512
 THEIR_IMAGES = 10_240  # a loader's workers stay up between measurements; this many take it about a second
@@ -110,14 +110,14 @@ def _transforms() -> dict[str, Callable]:
         v1.RandomCrop(32, 4, padding_mode="reflect"),
         v1.RandomHorizontalFlip(),
         v1.ToTensor(),
-        v1.Normalize(MEAN, STD),
+        v1.Normalize(CIFAR_MEAN, CIFAR_STD),
     ]
     new = [
         v2.ToImage(),
         v2.RandomCrop(32, 4, padding_mode="reflect"),
         v2.RandomHorizontalFlip(),
         v2.ToDtype(torch.float32, scale=True),
-        v2.Normalize(MEAN, STD),
+        v2.Normalize(CIFAR_MEAN, CIFAR_STD),
     ]
     return {"v1": v1.Compose(old), "v2": v2.Compose(new)}
 

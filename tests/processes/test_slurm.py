@@ -107,7 +107,7 @@ def test_a_batch_script_s_own_process_waits_for_nobody(monkeypatch):
         (("--resume",), "--resume True and process 0"),
         (("--seed", "5"), "--seed 5 and process 0"),
         (("--compile",), "--compile True and process 0"),
-        (("--record", "other"), "--record other and process 0"),
+        (("--record", "other"), "--record 'other' and process 0"),
     ],
 )
 def test_a_task_with_another_flag_is_named_at_once(tmp_path, flags, named):

@@ -17,7 +17,8 @@ TOO_WIDE = """() => document.documentElement.scrollWidth - window.innerWidth"""
 CONTRAST = """() => {
     const parse = c => {
         const m = c.match(/[\\d.]+/g).map(Number);
-        return m.length > 3 && m[3] === 0 ? null : m.slice(0, 3);
+        const unit = c.startsWith('color(srgb') ? 255 : 1;  // what color-mix gives: shares, not bytes
+        return m.length > 3 && m[3] === 0 ? null : m.slice(0, 3).map(v => v * unit);
     };
     const light = c => c.map(v => v / 255).map(v => v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4)
         .reduce((sum, v, i) => sum + v * [.2126, .7152, .0722][i], 0);
