@@ -63,10 +63,10 @@ def sincos_positions(grid: tuple[int, int], dim: int, temperature: float = 10_00
         `(rows, columns, dim)`.
 
     Raises:
-        ValueError: if 4 does not divide `dim`.
+        ValueError: if `dim` is not divisible by 4.
     """
     if dim % 4:
-        raise ValueError(f"2-D sin–cos positions need a dim that 4 divides, not {dim}")
+        raise ValueError(f"2-D sin–cos positions need a dim divisible by 4, not {dim}")
     frequency = temperature ** (-torch.arange(dim // 4) / (dim // 4))
     row, column = (torch.arange(length)[:, None] * frequency for length in grid)
     row = row[:, None].expand(*grid, dim // 4)

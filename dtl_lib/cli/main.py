@@ -21,7 +21,7 @@ HEAD_START = 3  # seconds: torchrun ends every process as soon as one has ended,
 OUT_OF_MEMORY = "out of memory: lower --batch-size, raise --accumulate, or make the model smaller"
 GPU_OUT_OF_MEMORY = "out of GPU memory: lower --batch-size, or raise --accumulate"
 LONGEST = 1_500  # characters of a message: a name may have thousands
-READER_GONE = 141  # what a shell says of a program that SIGPIPE has ended
+READER_GONE = 141  # the status a shell gives to a program that SIGPIPE has ended
 WORKER_LOST = "a process that reads images was killed or hangs (memory or /dev/shm full?): lower --workers"
 
 

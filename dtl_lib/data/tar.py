@@ -81,7 +81,7 @@ def _name(header: bytes) -> str:
 
 
 def _extension(kind: bytes, file, size: int, path) -> dict[str, str]:
-    """What a header of pax's or GNU's says of the member after it."""
+    """What a pax or GNU header says about the member after it."""
     if size > LONGEST_HEADER:
         raise _damaged(path)
     content = file.read(size)

@@ -155,7 +155,7 @@ def _with_current_fingerprint(card: dict, about: Mapping, is_same_data: Callable
 
 
 def _changed(card: Mapping, about: Mapping) -> str:
-    """What a card says of the model, recipe or data that is not so now; empty where all is the same."""
+    """What a card says about model, recipe or data that no longer holds; empty where all is the same."""
     try:  # a field newer than the card has its default
         config = ViTConfig.from_dict(card.get("config", {})).to_dict()
         recipe = Recipe.from_dict(card.get("recipe", {})).to_dict()
@@ -187,7 +187,7 @@ def _best(path: Path, known: dict, about: Mapping, is_same_data: Callable) -> di
         try:
             state.check_best(card["held_out"])
         except ValueError as error:
-            raise checkpoint.CheckpointError(f"{path} says of held-out images what cannot be ({error})") from None
+            raise checkpoint.CheckpointError(f"{path} says something impossible about held-out images ({error})") from None
         return dict(card["held_out"])
     except checkpoint.AccessError:
         raise

@@ -119,7 +119,7 @@ class TestSinCos:
 
     @pytest.mark.parametrize("dim", [2, 6, 13])
     def test_a_dim_that_4_does_not_divide(self, dim):
-        with pytest.raises(ValueError, match=f"dim that 4 divides, not {dim}"):
+        with pytest.raises(ValueError, match=f"dim divisible by 4, not {dim}"):
             sincos_positions((2, 2), dim)
 
 
