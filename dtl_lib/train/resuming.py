@@ -187,7 +187,7 @@ def _best(path: Path, known: dict, about: Mapping, is_same_data: Callable) -> di
         try:
             state.check_best(card["held_out"])
         except ValueError as error:
-            raise checkpoint.CheckpointError(f"{path} says something impossible about held-out images ({error})") from None
+            raise checkpoint.CheckpointError(f"{path} has an impossible held-out result ({error})") from None
         return dict(card["held_out"])
     except checkpoint.AccessError:
         raise
