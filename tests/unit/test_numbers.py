@@ -120,8 +120,8 @@ def test_names_that_the_tape_needs_are_no_group_s(name):
         ({"norm_eps": -1e-6}, "norm_eps is a small number above 0"),
         ({"norm_eps": 0}, "norm_eps is a small number above 0"),
         ({"norm_eps": float("nan")}, "norm_eps is a number"),
-        ({"crop": 0}, "crop is the share"),
-        ({"crop": 1.5}, "crop is the share"),
+        ({"crop": 0}, "crop is the fraction"),
+        ({"crop": 1.5}, "crop is the fraction"),
     ],
 )
 def test_values_with_which_nothing_is_right(options, said):
