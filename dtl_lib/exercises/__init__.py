@@ -12,7 +12,7 @@ decorated with `exercise`, that uses the `expect` functions below::
 import dis
 import functools
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
@@ -88,6 +88,13 @@ def expect_close(tensor, expected, hint: str, tolerance: float = 1e-5) -> None:
     tensor = tensor if isinstance(tensor, torch.Tensor) else torch.as_tensor(tensor)
     expect_shape(tensor, expected.shape, hint)
     expect(torch.allclose(tensor.double(), expected.double(), rtol=tolerance, atol=tolerance), hint)
+
+
+def refuse_mistakes(answer: torch.Tensor, mistakes: Mapping[str, torch.Tensor]) -> None:
+    """Refuse an answer that is what a known mistake gives, to within 1e-5; the keys are the hints."""
+    for hint, wrong in mistakes.items():
+        same = answer.shape == wrong.shape and torch.allclose(answer, wrong, rtol=1e-5, atol=1e-5)
+        expect(not same, hint)
 
 
 def give_weights(answer, library: torch.nn.Module, seed: int = 0) -> None:

@@ -6,18 +6,11 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ..layers import PatchEmbed, interpolate_positions, sincos_positions
-from . import exercise, expect, expect_close, expect_shape, give_weights
+from . import exercise, expect, expect_close, expect_shape, give_weights, refuse_mistakes
 
 
 def _random(*shape: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
-
-
-def _refuse(answer: Tensor, mistakes: dict[str, Tensor]) -> None:
-    """Refuse an answer that is what a known mistake gives; the hints are the keys."""
-    for hint, wrong in mistakes.items():
-        same = answer.shape == wrong.shape and torch.allclose(answer, wrong, rtol=1e-5, atol=1e-5)
-        expect(not same, hint)
 
 
 @exercise
@@ -65,7 +58,7 @@ def check_my_positions(my_positions) -> None:
             [wave for angle in slow for wave in (angle.sin(), angle.cos())], dim=-1
         ),
     }
-    _refuse(positions, mistakes)
+    refuse_mistakes(positions, mistakes)
     expect_close(positions, expected, "not the sines and cosines of row and column: compare one place with the line's")
 
 
@@ -90,7 +83,7 @@ def check_my_interpolate(my_interpolate) -> None:
         mistakes = {f"these are {hint}": F.interpolate(image, size=grid, **way) for hint, way in ways.items()}
         if word == "shrunk":
             mistakes["shrinking needs smoothing: antialias=True"] = F.interpolate(image, size=grid, mode="bicubic")
-        _refuse(new, {hint: wrong[0].permute(1, 2, 0) for hint, wrong in mistakes.items()})
+        refuse_mistakes(new, {hint: wrong[0].permute(1, 2, 0) for hint, wrong in mistakes.items()})
         expect_close(new, interpolate_positions(positions, grid), "dim has to be the channels, and rows the height")
 
 
@@ -153,7 +146,7 @@ def check_unpatchify(unpatchify) -> None:
         "the patches are laid down the columns: they run row by row": by_column,
         "inside a patch the colours come last: pixel row, pixel column, colour": colours_first,
     }
-    _refuse(back, mistakes)
+    refuse_mistakes(back, mistakes)
     expect_close(back, images, "the pixels are shuffled: split each axis as it was merged, in the same order")
 
 

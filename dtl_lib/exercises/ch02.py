@@ -7,18 +7,11 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from ..layers import Attention, DotProduct, sincos_positions
-from . import exercise, expect, expect_close, expect_shape, give_weights
+from . import exercise, expect, expect_close, expect_shape, give_weights, refuse_mistakes
 
 
 def _random(*shape: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
-
-
-def _refuse(answer: Tensor, mistakes: dict[str, Tensor]) -> None:
-    """Refuse an answer that is what a known mistake gives; the hints are the keys."""
-    for hint, wrong in mistakes.items():
-        same = answer.shape == wrong.shape and torch.allclose(answer, wrong, rtol=1e-5, atol=1e-5)
-        expect(not same, hint)
 
 
 class _Shapes(TorchFunctionMode):
@@ -53,7 +46,7 @@ def check_my_attend(my_attend) -> None:
         "the scores themselves weight the values: the softmax is missing": scores @ v,
         "these are mixtures of the keys: the shares mix the values": scores.softmax(-1) @ k,
     }
-    _refuse(out, mistakes)
+    refuse_mistakes(out, mistakes)
     expect_close(out, F.scaled_dot_product_attention(q, k, v), "not the mixture: compare a small case with the loop")
 
 
@@ -104,7 +97,7 @@ def check_my_attention(my_attention) -> None:
             "joined interleaved": "the heads are joined in another order than they were cut: head 0 comes first",
             "not projected": "the heads' outputs are joined, but `project` is missing",
         }
-        _refuse(out, {hint: _by_hand(library, x, how) for how, hint in hints.items()})
+        refuse_mistakes(out, {hint: _by_hand(library, x, how) for how, hint in hints.items()})
         expect_close(out, library(x), "not the library's output: check q, k and v, then the cut, then the join")
 
 
@@ -121,7 +114,7 @@ def check_unscaled(unscaled) -> None:
         out = core(q, k, v)
         expect_shape(out, (2, 3, 5, 16), "a core returns an output for each query")
         fused = F.scaled_dot_product_attention
-        _refuse(
+        refuse_mistakes(
             out,
             {
                 "the scores are still divided by √dim": fused(q, k, v),
@@ -177,10 +170,10 @@ def check_map_of(map_of) -> None:
         "the softmax is missing": products[..., 2:] / 2,
         "these are the last tokens dropped: `in_front` tokens stand before the patches": attention[:, :, 4, :6],
     }
-    _refuse(view, {hint: wrong.reshape(2, 3, 2, 3) for hint, wrong in mistakes.items()})
+    refuse_mistakes(view, {hint: wrong.reshape(2, 3, 2, 3) for hint, wrong in mistakes.items()})
     right = attention[:, :, 4, 2:]
     transposed = right.reshape(2, 3, 3, 2).mT
-    _refuse(view, {"the patches are laid out column by column: they run row by row": transposed})
+    refuse_mistakes(view, {"the patches are laid out column by column: they run row by row": transposed})
     expect_close(view, right.reshape(2, 3, 2, 3), "not the row of this token over the patches")
     whole = {(8, 8), (8, 6), (6, 8), (6, 6)} & shapes.seen
     expect(not whole, "right, but the scores of every token are computed: take the one query before the product")
@@ -202,7 +195,7 @@ def check_in_tiles(in_tiles) -> None:
         "the last tile is missing: it may be smaller than the others": last,
         "this is the last tile alone: earlier tiles have to be kept": each[-1],
     }
-    _refuse(out, mistakes)
+    refuse_mistakes(out, mistakes)
     expected = F.scaled_dot_product_attention(q, k, v)
     expect_close(out, expected, "not the attention over all keys: does what is kept shrink when the maximum grows?")
     expect(not {(5, 14), (14, 5)} & shapes.seen, "right, but all scores of a query are held at once: go tile by tile")
@@ -231,5 +224,5 @@ def check_looks_at(looks_at) -> None:
             1 / shares.square().sum(-1)
         ),
     }
-    _refuse(numbers, mistakes)
+    refuse_mistakes(numbers, mistakes)
     expect_close(numbers, entropy.exp(), "not e to the entropy: by hand, shares of 1/2, 1/4 and 1/4 give 2.83")
