@@ -113,7 +113,7 @@ def test_batches_made_on_the_device_are_those_of_the_cpu():
     x, y = here.to(DEVICE).batch(samples, augment, (0, 3))
     reference, labels = here.batch(samples, augment, (0, 3))
     assert x.device.type == y.device.type == torch.device(DEVICE).type
-    assert torch.equal(y.cpu(), labels)
+    assert torch.equal(y.cpu(), labels.cpu())
     assert float(((x.cpu() - reference).abs() > 1e-4).float().mean()) < 5e-3, "a rounding here and there is one level"
 
 
