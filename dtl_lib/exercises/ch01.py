@@ -152,7 +152,7 @@ def check_unpatchify(unpatchify) -> None:
 
 @exercise
 def check_token_of_pixel(token_of_pixel) -> None:
-    """The index of a pixel's token, in pictures that are not square and behind tokens that are not patches."""
+    """The index of a pixel's token, in images that are not square and behind tokens that are not patches."""
     expect(token_of_pixel(0, 0, 16, 224, 0) == 0, "the first pixel belongs to token 0 where nothing stands in front")
     expect(token_of_pixel(17, 0, 16, 224, 0) != 1, "y counts rows and x columns: one patch down is a whole row on")
     expect(token_of_pixel(17, 0, 16, 224, 0) == 14, "a row of 224 pixels has 14 patches of 16: row 1 begins at 14")
@@ -163,7 +163,7 @@ def check_token_of_pixel(token_of_pixel) -> None:
 
 @exercise
 def check_positions_for(positions_for) -> None:
-    """Positions for a wide picture and for the grid they were made for."""
+    """Positions for a wide image and for the grid they were made for."""
     positions = torch.randn(4, 4, 8, generator=torch.Generator().manual_seed(0))
     wide = positions_for(positions, torch.zeros(2, 3, 12, 24), 4)
     expect_shape(wide, (1, 18, 8), "(1, patches, dim): three rows of six patches, one batch axis to add along")

@@ -11,7 +11,7 @@ from ..tape import record
 from ..tokens import Group, TokenPlan
 from . import exercise, expect, expect_close, expect_shape
 
-NO_BATCH = "learned[name] has no batch axis: repeat it for each picture"
+NO_BATCH = "learned[name] has no batch axis: repeat it for each image"
 
 
 @exercise

@@ -8,7 +8,7 @@ from ..models import ViT
 from ..tokens import TokenPlan
 from . import exercise, expect, expect_close, expect_shape
 
-NO_BATCH = "the registers have no batch axis: repeat them for each picture"
+NO_BATCH = "the registers have no batch axis: repeat them for each image"
 
 
 @exercise

@@ -45,7 +45,7 @@ def check_utilisation(utilisation) -> None:
     expect(not _near(answer, 0.154), "that is the forward pass alone: training takes about three times as much")
     expect(not _near(answer, 0.231), "a multiply–add is two operations: a multiplication and an addition")
     expect(not _near(answer, 0.308), "the backward pass takes two products for one; the forward pass comes on top")
-    _equals(answer, 0.462, "7 pictures a second, 3 · 2 · 11 operations each, of 1,000 a second: 0.462")
+    _equals(answer, 0.462, "7 images a second, 3 · 2 · 11 operations each, of 1,000 a second: 0.462")
     _equals(utilisation(0.5, 3.0, 18.0), 0.5, "0.5 · 3 · 2 · 3 operations of 18 a second: a half")
 
 
@@ -82,15 +82,15 @@ def check_wide(wide) -> None:
 
 @exercise
 def check_largest_batch(largest_batch) -> None:
-    """Memory for weights alone, for some pictures, for less than one, and for less than the weights."""
+    """Memory for weights alone, for some images, for less than one, and for less than the weights."""
     answer = largest_batch(1000, 20, 68)
     expect(answer != 13, "that counts the weights alone: there are gradients and AdamW's two averages as well")
     expect(answer not in (11, 12), "four numbers a parameter: the weight, its gradient and both of AdamW's averages")
     expect(answer != 14, "the parameters take memory too")
-    _equals(answer, 10, "320 bytes for 20 parameters leave 680: ten pictures of 68")
-    _equals(largest_batch(1000, 10, 85), 9, "whole pictures only")
-    _equals(largest_batch(1000, 30, 521), 0, "480 bytes for the parameters leave 520, which is no picture of 521")
-    _equals(largest_batch(100, 10, 7), 0, "where not even the weights fit, no picture does: 0, not less")
+    _equals(answer, 10, "320 bytes for 20 parameters leave 680: ten images of 68")
+    _equals(largest_batch(1000, 10, 85), 9, "whole images only")
+    _equals(largest_batch(1000, 30, 521), 0, "480 bytes for the parameters leave 520, which is no image of 521")
+    _equals(largest_batch(100, 10, 7), 0, "where not even the weights fit, no image does: 0, not less")
 
 
 def _near(answer, value: float) -> bool:

@@ -56,28 +56,28 @@ def check_larger_batch(larger_batch) -> None:
 
 @exercise
 def check_combined(combined) -> None:
-    """Six pictures and two."""
+    """Six images and two."""
     gradients = [torch.tensor([1.0, 2.0]), torch.tensor([5.0, -2.0])]
     answer = combined(gradients, [6, 2])
     expect(
         not torch.allclose(torch.as_tensor(answer), torch.tensor([3.0, 0.0])),
         "a part of six weighs three times one of two",
     )
-    expect_close(answer, torch.tensor([2.0, 1.0]), "each part weighs as much as it has pictures: (6·a + 2·b) / 8")
+    expect_close(answer, torch.tensor([2.0, 1.0]), "each part weighs as much as it has images: (6·a + 2·b) / 8")
     expect_close(combined(gradients, [1, 1]), torch.tensor([3.0, 0.0]), "equal parts: the plain mean")
 
 
 @exercise
 def check_mine(mine) -> None:
-    """Counts that divide, that do not, and fewer pictures than processes."""
+    """Counts that divide, that do not, and fewer images than processes."""
     for images, world_size in ((12, 4), (10, 4), (2, 4), (7, 1)):
         parts = [list(mine(images, rank, world_size)) for rank in range(world_size)]
-        case = f"{images} pictures on {world_size} processes"
+        case = f"{images} images on {world_size} processes"
         every = sorted(number for part in parts for number in part)
-        expect(len(every) == len(set(every)), f"{case}: no picture is evaluated twice")
-        expect(every == list(range(images)), f"{case}: every picture from 0 to {images - 1} is evaluated")
+        expect(len(every) == len(set(every)), f"{case}: no image is evaluated twice")
+        expect(every == list(range(images)), f"{case}: every image from 0 to {images - 1} is evaluated")
         sizes = sorted(map(len, parts))
-        expect(sizes[-1] - sizes[0] <= 1, f"{case}: shares differ by one picture at most, not {sizes}")
+        expect(sizes[-1] - sizes[0] <= 1, f"{case}: shares differ by one image at most, not {sizes}")
 
 
 @exercise

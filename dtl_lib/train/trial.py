@@ -76,7 +76,7 @@ def compare_batches(changed: Callable[[int, int, float], tuple[int, int, float]]
             raise WrongAnswer(f"{total} steps of {batch_size} images are not {steps} of {RECIPE.batch_size}")
         (accuracy,) = _learn(_fresh(lambda: ViT.build(PLAIN)), [total], 1, batch_size=batch_size, lr=lr)
         print(f"{batch_size:5} {total:7} {lr:8.4f} {accuracy:10.0%}")
-    print("held-out accuracy on 500 pictures; chance is 10 %")
+    print("held-out accuracy on 500 images; chance is 10 %")
 
 
 def _fresh(make: Callable[[], nn.Module]) -> nn.Module:
@@ -93,14 +93,13 @@ def _fresh(make: Callable[[], nn.Module]) -> nn.Module:
 
 def _batch(images: Images, indices: torch.Tensor, ask: str) -> tuple[torch.Tensor, torch.Tensor]:
     """Pictures and what is asked about them."""
-    pictures, labels = images.batch(indices)
+    batch, labels = images.batch(indices)
     if ask == "what":
-        return pictures, labels
+        return batch, labels
     moves = indices % 4  # neither, right, down, both: as often as one another
-    half = pictures.shape[-1] // 2
+    half = batch.shape[-1] // 2
     moved = [
-        picture.roll((half * (move // 2), half * (move % 2)), dims=(1, 2))
-        for picture, move in zip(pictures, moves.tolist())
+        image.roll((half * (move // 2), half * (move % 2)), dims=(1, 2)) for image, move in zip(batch, moves.tolist())
     ]
     return torch.stack(moved), moves
 

@@ -32,7 +32,7 @@ def compare_steps(
     for warm_up in [1] + [0] * (rounds - 1):
         for name, run in makes.items():  # in turn: a busy moment of the machine meets both
             seconds[name] += step_seconds(run, 1, torch.device(device), warm_up=warm_up)
-    print("       M multiply–adds   pictures/s   GFLOP/s")
+    print("       M multiply–adds   images/s   GFLOP/s")
     for name, one in models.items():
         total, speed = one.cost().total, batch / statistics.median(seconds[name])
         print(f"{name} {total / 1e6:17.0f} {speed:12,.1f} {6 * total * speed / 1e9:9,.0f}")
