@@ -25,6 +25,11 @@ MYST = re.compile(
     r"|^\$\$\s*\([\w:-]+\)\s*$",  # a labelled equation
     re.MULTILINE,
 )
+# the chapter that teaches a term
+TAUGHT = {
+    "class token": 3, "multiply–add": 3, "token plan": 5, "register": 6, "LayerScale": 8, "stochastic depth": 8,
+    "class attention": 9, "talking heads": 9, "distillation": 10, "rollout": 12, "bf16": 20, "all-reduce": 21,
+}  # fmt: skip
 FENCE = re.compile(r"^(```+|~~~+).*?^\1", re.MULTILINE | re.DOTALL)
 
 Problems = Iterator[tuple[int, str]]
@@ -76,6 +81,19 @@ def chapter_links(chapter: Chapter) -> Problems:
         for text, number in re.findall(r"\[([^\]]*)\]\((?:\.\./notebooks/)?(\d\d)_\w+\.ipynb[^)]*\)", cell.source):
             if not re.search(rf"[Cc]hapter {int(number)}\b", text):
                 yield n, f"the link {text!r} does not say 'chapter {int(number)}'"
+
+
+def terms(chapter: Chapter) -> Problems:
+    """Before the chapter that teaches it, a term's first paragraph defines it in bold or links to a definition."""
+    number = int(chapter.path.name[:2])
+    for term in (term for term, taught in TAUGHT.items() if number < taught):
+        for n, cell in chapter.cells("markdown"):
+            paragraphs = re.split(r"\n\s*\n", FENCE.sub("", cell.source))
+            if uses := [text for text in paragraphs if re.search(rf"\b{term}s?\b", text, re.IGNORECASE)]:
+                link = rf"glossary\.md|\({TAUGHT[term]:02}_\w+\.ipynb|\*\*{term}"
+                if not re.search(link, uses[0], re.IGNORECASE):
+                    yield n, f"{term!r} is first used here: define it in **bold**, or link to ../book/glossary.md"
+                break
 
 
 def drawn(chapter: Chapter) -> Problems:
@@ -172,6 +190,7 @@ RULES = (
     one_title,
     head,
     chapter_links,
+    terms,
     badge,
     first_cell,
     plain_markdown,

@@ -48,6 +48,15 @@ def test_a_good_chapter_has_no_problems(project, good):
     assert check(Chapter(project, *good)) == []
 
 
+@pytest.mark.parametrize(
+    "text", ["**Rollout** is …", "[Rollout](../book/glossary.md)", "[chapter 12](12_rollout.ipynb): rollout"]
+)
+def test_a_term_is_defined_or_linked_where_it_is_first_used(project, good, text):
+    path, notebook = good
+    says(1, f"\n\n{text}\n\nOf rollout.")(notebook)
+    assert check(Chapter(project, path, notebook)) == []
+
+
 def test_sync_changes_nothing_twice(project, good):
     assert not sync(project, good[0])
 
@@ -120,6 +129,7 @@ MISTAKES = {
     "solution": (at(8, source="No solution."), "<details><summary>Solution</summary>"),
     "stub": (at(7, source="ch01.check_answer(unknown)"), "leaves 'unknown' as a stub"),
     "other chapter": (at(7, source="def a(x): ...\nch02.check_answer(a)"), "this chapter's checkers are in ch01"),
+    "term": (says(1, "\n\nOf rollout.\n\n**Rollout** is defined too late."), "'rollout' is first used here"),
     "no drawing": (at(4, source="plt.plot([1]);"), "nothing is drawn"),
     "no change": (
         lambda nb: at(12, source=nb.cells[11].source.replace("Change, run, explain", "Exercise"))(nb),
