@@ -24,7 +24,7 @@ class ViTConfig:
         dim, depth, heads, mlp_ratio: width of a token, blocks in the trunk, heads, hidden width of an MLP over dim.
         plan: which tokens enter where; a class token from block 0 by default.
         classes: outputs; 0 for features alone.
-        pool: what the head reads: "cls" (and dist), or "patches": their mean, never of registers.
+        pool: what the classifier reads: "cls" (and dist), or "patches": their mean, never of registers.
         norm_after_pool: pool first, then normalise (timm's `fc_norm`).
         layer_scale: first value of LayerScale; None for none.
         drop_path: stochastic depth's probability, rising to it ("linear") or the same in every block ("uniform").
@@ -151,7 +151,7 @@ class ViTConfig:
 
     @property
     def head_tokens(self) -> slice | None:
-        """Where the tokens that the head reads stand in the final sequence; None where it reads patches."""
+        """Where the tokens that the classifier reads stand in the final sequence; None where it reads patches."""
         return None if self.pool != "cls" else slice(0, len(self.head_names))
 
     @property
@@ -192,7 +192,7 @@ class ViTConfig:
     def cost(self) -> Cost:
         """What a forward pass over one image of `image_size` costs, from the plan.
 
-        The last block computes the tokens that the head reads, as `model(images)` does.
+        The last block computes the tokens that the classifier reads, as `model(images)` does.
         """
         return cost_of(self)
 

@@ -87,7 +87,7 @@ class DotProduct(nn.Module):
 class TalkingHeads(nn.Module):
     """Attention whose heads are mixed before and after the softmax (Talking-heads attention; CaiT, §4).
 
-    What multiplies v is a mixture of all heads' maps, so this cannot be fused.
+    What multiplies v is a mixture of all heads' matrices, so this cannot be fused.
     """
 
     def __init__(self, heads: int):
@@ -96,7 +96,7 @@ class TalkingHeads(nn.Module):
         self.after = nn.Linear(heads, heads)
 
     def attention(self, q: Tensor, k: Tensor, stage: str = "attention") -> Tensor:
-        """The map that multiplies v, or the softmax before the second mixing (`stage="softmax"`)."""
+        """The matrix that multiplies v, or the softmax before the second mixing (`stage="softmax"`)."""
         scores = q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1)
         softmax = self._mix(self.before, scores).softmax(dim=-1)
         return softmax if stage == "softmax" else self._mix(self.after, softmax)
@@ -115,7 +115,7 @@ class Attention(nn.Module):
 
     Args:
         dim: width of a token; `heads` divides it.
-        heads: how many maps.
+        heads: how many, each with an attention matrix of its own.
         qkv_bias: whether queries, keys and values have a bias.
         core: what turns q, k, v into an output; `DotProduct` by default.
     """

@@ -33,8 +33,8 @@ def record(model: nn.Module, grad: bool = False, all_queries: bool = True, strea
     Args:
         model: a `ViT`, also inside DistributedDataParallel.
         grad: keep v and the gradient of attention's output too, for `Tape.attention_gradient`.
-        all_queries: False keeps of the last block only the tokens that the head reads, enough for maps of cls and dist:
-            less memory, and with gradients faster.
+        all_queries: False keeps of the last block only the tokens that the classifier reads, enough for maps of cls and
+            dist: less memory, and with gradients faster.
         stream: False does not keep the residual stream: less memory where only maps are wanted.
 
     Raises:
@@ -93,7 +93,7 @@ class Tape:
 
         Args:
             block: 0 … blocks − 1.
-            stage: `"softmax"` for the map before talking heads mix it a second time; the same elsewhere.
+            stage: `"softmax"` for the matrix before talking heads mix it a second time; the same elsewhere.
         """
         return self._attention(self._check(block), ALL, stage)
 
@@ -205,7 +205,7 @@ class Tape:
         if block not in self._qk:
             raise ValueError("nothing is recorded: call the model inside the with block, in the same thread")
         if every_query and block == self._last and self._narrow and not self._all_queries:
-            raise ValueError(f"block {block} was recorded for what the head reads alone: leave all_queries=False out")
+            raise ValueError(f"block {block} was recorded for the classifier alone: leave all_queries=False out")
         return block
 
     def _core(self, block: int) -> nn.Module:

@@ -124,7 +124,7 @@ class TokenPlan:
 
     @property
     def final(self) -> dict[str, slice]:
-        """The layout after the last block, which the head reads from; groups that have left are not in it."""
+        """The layout after the last block, which the classifier reads from; groups that have left are not in it."""
         return _slices([group for group in self.groups if group.present(self.blocks)])
 
     def tokens(self, block: int) -> int:
@@ -214,7 +214,7 @@ class TokenPlan:
                     f"{name} is one token, not {group.tokens}; more of them are registers: use another name"
                 )
             if group.leave is not None:
-                raise ValueError(f"{name} may not leave: the head reads it after the last block (leave=None)")
+                raise ValueError(f"{name} may not leave: the classifier reads it after the last block (leave=None)")
             last = self.depth + (self.class_blocks > 0)
         if group.enter >= last:
             hint = ", or class_blocks ≥ 1" if name in READ_BY_HEAD and not self.class_blocks else ""

@@ -30,7 +30,7 @@ CONFIG = {
     "drop_path": "probability of dropping a residual branch (stochastic depth)",
     "drop_path_schedule": "linear: it rises to --drop-path over the blocks; uniform: it is the same in all",
     "talking_heads": "mix the heads before and after the softmax",
-    "pool": "what the classifier head reads: cls, or patches for their mean",
+    "pool": "what the classifier reads: cls, or patches for their mean",
     "norm_after_pool": "normalise after pooling instead of before",
     "positions": "position embedding: learned or sincos",
 }

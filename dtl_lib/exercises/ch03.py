@@ -92,7 +92,7 @@ def check_my_vit(my_vit) -> None:
     expect(not missing, f"{', '.join(missing)} cannot learn: wrap the tensor in nn.Parameter")
     images = _random(2, 3, 12, 12)
     out = answer(images)
-    expect_shape(out, (2, 5), "(batch, classes): the head reads one token")
+    expect_shape(out, (2, 5), "(batch, classes): the classifier reads one token")
     for wrong, hint in _wrong_models(library, images):
         _not(out, wrong, hint)
     expect_close(out, library(images), "patches + positions, the class token in front, blocks, norm, head", 1e-4)
@@ -124,7 +124,7 @@ def check_needed_queries(needed_queries) -> None:
     """Both kinds of head, and a model of one block."""
     cls = needed_queries(3, False)
     expect(isinstance(cls, list) and len(cls) == 3, "a list with one entry for each block")
-    expect(cls[-1] == "cls", "the head reads the class token alone: in the last block it is enough")
+    expect(cls[-1] == "cls", "the classifier reads the class token alone: in the last block it is enough")
     expect(
         cls[:-1] == ["all", "all"], "a block before the last makes the tokens whose keys and values the next one uses"
     )
@@ -232,8 +232,8 @@ def _wrong_models(model: ViT, images: torch.Tensor):
     )
     yield head(norm(through(torch.cat([x, cls], dim=1)))[:, 0]), "the class token comes first, and token 0 is read"
     yield head(end[:, 0]), "one more norm stands after the last block"
-    yield head(norm(end).mean(dim=1)), "the head reads the class token alone, not the mean of all tokens"
-    yield head(norm(end)[:, -1]), "the head reads the class token, which is first"
+    yield head(norm(end).mean(dim=1)), "the classifier reads the class token alone, not the mean of all tokens"
+    yield head(norm(end)[:, -1]), "the classifier reads the class token, which is first"
     yield head(norm(torch.cat([cls, x], dim=1))[:, 0]), "the blocks are there, but x does not go through them"
 
 

@@ -114,7 +114,7 @@ def check_extra_work(extra_work) -> None:
 
 @exercise
 def check_mean_of_all(mean_of_all) -> None:
-    """The plan, and what the head reads."""
+    """The plan, and what the classifier reads."""
     model, config = mean_of_all(), named("vit_shapes_patch8_32")
     expect(isinstance(model, ViT), f"return a ViT, not {type(model).__name__}")
     plan = TokenPlan.of(config.depth, cls_pos=None, reg_pos=0, num_reg=4)

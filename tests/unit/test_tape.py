@@ -351,7 +351,7 @@ def test_the_last_blocks_shortcut_can_stay(kind):
             torch.testing.assert_close(tape.maps(block), whole.maps(block))
     torch.testing.assert_close(tape.attention(last - 1), whole.attention(last - 1))
     for ask in (tape.tokens, tape.norms, tape.queries, tape.attention):
-        with pytest.raises(ValueError, match="for what the head reads alone"):
+        with pytest.raises(ValueError, match="was recorded for the classifier alone"):
             ask(last)
     with pytest.raises(ValueError, match="head reads alone|only cls attends"):
         tape.maps(last, of=("patch", 0, 0))
@@ -497,7 +497,7 @@ class TestTheLastBlocksOtherRows:
         for ask in (tape.tokens, tape.norms, tape.queries, tape.attention):
             with pytest.raises(ValueError, match="the last block has changed since"):
                 ask(3)
-        assert torch.equal(tape.maps(3), before)  # what the head reads is kept
+        assert torch.equal(tape.maps(3), before)  # what the classifier reads is kept
 
     def test_a_change_elsewhere_does_not_matter(self):
         model = build()

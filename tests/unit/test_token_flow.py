@@ -1,4 +1,4 @@
-"""Tokens that enter and leave do so for real, and the head reads what it should: over random plans."""
+"""Tokens that enter and leave do so for real, and the classifier reads what it should: over random plans."""
 
 import copy
 from dataclasses import replace
