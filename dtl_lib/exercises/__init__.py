@@ -11,6 +11,7 @@ decorated with `exercise`, that uses the `expect` functions below::
 
 import dis
 import functools
+import math
 import types
 from collections.abc import Callable, Mapping, Sequence
 
@@ -88,6 +89,17 @@ def expect_close(tensor, expected, hint: str, tolerance: float = 1e-5) -> None:
     tensor = tensor if isinstance(tensor, torch.Tensor) else torch.as_tensor(tensor)
     expect_shape(tensor, expected.shape, hint)
     expect(torch.allclose(tensor.double(), expected.double(), rtol=tolerance, atol=tolerance), hint)
+
+
+def is_near(answer, expected: float) -> bool:
+    """Whether an answer is this number, to within float32's digits; NumPy's and torch's scalars are numbers, too."""
+    answer = answer.item() if hasattr(answer, "item") and getattr(answer, "ndim", None) == 0 else answer
+    return isinstance(answer, int | float) and math.isclose(answer, expected, rel_tol=1e-6, abs_tol=1e-12)
+
+
+def expect_number(answer, expected: float, hint: str) -> None:
+    """Refuse a number that is not `expected`, as `is_near` compares them."""
+    expect(is_near(answer, expected), f"{hint}; not {answer!r}")
 
 
 def refuse_mistakes(answer: torch.Tensor, mistakes: Mapping[str, torch.Tensor]) -> None:

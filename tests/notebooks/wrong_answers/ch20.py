@@ -2,6 +2,8 @@
 
 from dataclasses import replace
 
+from dtl_lib.tokens import TokenPlan
+
 
 def added(rate, bandwidth, operations, moved):
     return operations / rate + moved / bandwidth
@@ -111,6 +113,20 @@ def numbers_alone(config):
     return 2 * config.dim, 2 * config.heads, config.depth // 3
 
 
+def moves_tokens_too(config):
+    plan = TokenPlan.of(config.depth // 3, 2, 0, 4)
+    return replace(config, dim=2 * config.dim, heads=2 * config.heads, depth=config.depth // 3, plan=plan)
+
+
+def drops_paths_too(config):
+    wide = replace(config, dim=2 * config.dim, heads=2 * config.heads, depth=config.depth // 3, plan=None)
+    return replace(wide, drop_path=0.5, qkv_bias=False)
+
+
+def in_per_cent(images_per_s, multiply_adds, rate):
+    return 100 * 6 * images_per_s * multiply_adds / rate
+
+
 def weights_alone(memory, parameters, kept):
     return max(0, (memory - 4 * parameters) // kept)
 
@@ -142,9 +158,17 @@ def at_least_one(memory, parameters, kept):
 WRONG = {
     "check_at_most": [added, the_shorter, arithmetic_alone, memory_alone, a_rate],
     "check_share_of": [of_speed, what_remains, without_the_factor, a_ratio],
-    "check_utilisation": [counted_once, forward_alone, no_addition, backward_alone, upside_down],
+    "check_utilisation": [counted_once, forward_alone, no_addition, backward_alone, upside_down, in_per_cent],
     "check_precision": [ignores_the_wish, later_than_8, major_is_8, both_at_least, off_where_old, half_on_a_cpu],
-    "check_wide": [only_wider, wider_and_shallower, a_quarter, larger_patches, numbers_alone],
+    "check_wide": [
+        only_wider,
+        wider_and_shallower,
+        a_quarter,
+        larger_patches,
+        numbers_alone,
+        moves_tokens_too,
+        drops_paths_too,
+    ],
     "check_largest_batch": [
         weights_alone,
         one_average,

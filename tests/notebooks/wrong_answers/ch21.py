@@ -101,6 +101,30 @@ def above_one(compute, ring, hidden):
     return compute / (compute + ring - hidden)
 
 
+def more_than_hidden(compute, ring, hidden):
+    return min(1, compute / (compute + ring - hidden))
+
+
+def efficiency_in_per_cent(compute, ring, hidden):
+    return 100 * compute / (compute + max(0, ring - hidden))
+
+
+def vectors_alone(gradients, sizes):
+    return torch.tensor([size / sum(sizes) for size in sizes]) @ torch.stack(gradients)
+
+
+def first_left_out(images, batch_size, seed, epoch):
+    return _cut(keyed.permutation(images, (seed, epoch))[images % batch_size :], batch_size)
+
+
+def without_bytes(parameters, world_size, parts, synced):
+    return 2 * (world_size - 1) / world_size * parameters * (parts if synced else 1)
+
+
+def the_other_way_round(parameters, world_size, parts, synced):
+    return 8 * (world_size - 1) / world_size * parameters * (1 if synced else parts)
+
+
 def everything_twice(parameters, world_size, parts, synced):
     return (parts if synced else 1) * 2 * 4 * parameters * (world_size > 1)
 
@@ -130,10 +154,19 @@ WRONG = {
         one_batch_short,
         one_order_too_many,
         lists,
+        first_left_out,
     ],
     "check_larger_batch": [batch_alone, twice, smaller_rate, too_large_a_rate, parts_of_steps],
-    "check_combined": [plain_mean, not_divided, other_sizes],
+    "check_combined": [plain_mean, not_divided, other_sizes, vectors_alone],
     "check_mine": [padded, rest_left_out, rest_to_the_last, last_goes_short],
-    "check_efficiency": [nothing_hidden, all_hidden, above_one],
-    "check_bytes_sent": [everything_twice, always_once, always_every_part, one_round, through_one],
+    "check_efficiency": [nothing_hidden, all_hidden, above_one, more_than_hidden, efficiency_in_per_cent],
+    "check_bytes_sent": [
+        everything_twice,
+        always_once,
+        always_every_part,
+        one_round,
+        through_one,
+        without_bytes,
+        the_other_way_round,
+    ],
 }
