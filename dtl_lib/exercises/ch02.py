@@ -1,39 +1,47 @@
 """Checkers of chapter 02, Attention."""
 
+from math import prod
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from ..config import named
 from ..layers import Attention, DotProduct, sincos_positions
 from . import exercise, expect, expect_close, expect_shape, give_weights, refuse_mistakes
 
 
-def _random(*shape: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
+def _random(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-class _Shapes(TorchFunctionMode):
-    """Remembers the last two axes of every tensor that is computed inside it."""
+class _Computed(TorchFunctionMode):
+    """Remembers what is computed inside it: the shape of every tensor, and the name of every function called."""
 
     def __init__(self):
         super().__init__()
-        self.seen: set[tuple[int, ...]] = set()
+        self.shapes: list[tuple[int, ...]] = []
+        self.calls: list[str] = []
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         result = function(*args, **(kwargs or {}))
-        for value in result if isinstance(result, tuple | list) else (result,):
-            if isinstance(value, Tensor):
-                self.seen.add(tuple(value.shape[-2:]))
+        self.calls.append(getattr(function, "__name__", ""))
+        values = result if isinstance(result, tuple | list) else (result,)
+        self.shapes += [tuple(value.shape) for value in values if isinstance(value, Tensor)]
         return result
+
+
+FUSED, MANY_CALLS = "scaled_dot_product_attention", 20  # a product for every head or token makes more
 
 
 @exercise
 def check_my_attend(my_attend) -> None:
     """Fewer queries than keys, against the fused call."""
-    q, k, v = _random(2, 3, 4, 8), _random(2, 3, 6, 8).flip(-1), _random(2, 3, 6, 8).flip(-2)
-    out = my_attend(q, k, v)
+    q, k, v = _random(2, 3, 4, 8), _random(2, 3, 6, 8, seed=1), _random(2, 3, 6, 8, seed=2)
+    with _Computed() as computed:
+        out = my_attend(q, k, v)
     expect_shape(out, (2, 3, 4, 8), "one output for each query: (batch, heads, queries, dim)")
     products = q @ k.mT
     scores = products / 8**0.5
@@ -48,6 +56,10 @@ def check_my_attend(my_attend) -> None:
     }
     refuse_mistakes(out, mistakes)
     expect_close(out, F.scaled_dot_product_attention(q, k, v), "not the mixture: compare a small case with the loop")
+    expect(FUSED not in computed.calls, "right, but that is PyTorch's own attention: write it with einsum or @")
+    expect(
+        len(computed.calls) < MANY_CALLS, "right, but in a loop: one product makes the scores of all heads and queries"
+    )
 
 
 def _by_hand(layer: Attention, x: Tensor, how: str) -> Tensor:
@@ -65,6 +77,8 @@ def _by_hand(layer: Attention, x: Tensor, how: str) -> Tensor:
         q, k = k, q
     if how == "values first":
         q, v = v, q
+    if how == "values before keys":
+        k, v = v, k
     scale = x.shape[-1] ** -0.5 if how == "wide scale" else 1.0 if how == "no scale" else None
     out = F.scaled_dot_product_attention(q, k, v, scale=scale)
     if how == "joined as it lies":
@@ -72,7 +86,8 @@ def _by_hand(layer: Attention, x: Tensor, how: str) -> Tensor:
     else:
         join = apart if how in ("joined interleaved", "interleaved twice") else run
         out = rearrange(out, f"batch heads tokens dim -> batch tokens {join}")
-    return out if how == "not projected" else layer.project(out)
+    out = out if how == "not projected" else layer.project(out)
+    return out + x if how == "added" else out
 
 
 @exercise
@@ -91,6 +106,8 @@ def check_my_attention(my_attention) -> None:
             "one head": "this is one head as wide as the token: cut q, k and v into heads first",
             "keys first": "queries and keys are swapped: qkv gives queries, keys, values, in this order",
             "values first": "queries and values are swapped: qkv gives queries, keys, values, in this order",
+            "values before keys": "keys and values are swapped: qkv gives queries, keys, values, in this order",
+            "added": "x has been added: that is the block's business, the layer returns what it has found",
             "wide scale": "divide by the root of a head's width, dim / heads, not of the token's",
             "no scale": "the scores are not divided by the root of a head's width",
             "joined as it lies": "joining the heads has mixed tokens and channels: move the heads' axis back first",
@@ -107,7 +124,8 @@ def check_unscaled(unscaled) -> None:
     model = unscaled()
     blocks = getattr(model, "blocks", None)
     expect(blocks is not None, f"return the model, not {type(model).__name__}")
-    q, k, v = _random(2, 3, 5, 16), _random(2, 3, 5, 16).flip(-1), _random(2, 3, 5, 16).flip(-2)
+    expect(model.config == named("vit_shapes_patch8_32"), "another model: take ViT.build('vit_shapes_patch8_32')")
+    q, k, v = _random(2, 3, 5, 16), _random(2, 3, 5, 16, seed=1), _random(2, 3, 5, 16, seed=2)
     for number, block in enumerate(blocks):
         core = block.attention.core
         expect(not isinstance(core, DotProduct), f"block {number} still has the library's core: change every block")
@@ -154,9 +172,9 @@ def check_look_left(look_left) -> None:
 @exercise
 def check_map_of(map_of) -> None:
     """A patch's view on a grid that is not square, behind two tokens, and no other token's scores."""
-    q, k = _random(2, 3, 8, 4), _random(2, 3, 8, 4).flip(-1)
+    q, k = _random(2, 3, 8, 4), _random(2, 3, 8, 4, seed=1)
     attention = (q @ k.mT / 2).softmax(-1)
-    with _Shapes() as shapes:
+    with _Computed() as computed:
         view = map_of(q, k, 4, (2, 3), 2)
     expect_shape(view, (2, 3, 2, 3), "(batch, heads, rows, columns)")
     products = q[:, :, 4:5] @ k.mT
@@ -164,6 +182,7 @@ def check_map_of(map_of) -> None:
     mistakes = {
         "the tokens in front take their share too: drop them after the softmax": before,
         "this is who attends to the token: its own attention is the row, not the column": attention[:, :, 2:, 4],
+        "queries and keys are swapped: the token's query meets all keys": (k @ q.mT / 2).softmax(-1)[:, :, 4, 2:],
         "the scores are not divided by √dim": products.softmax(-1)[..., 2:],
         "the scores are divided by dim: divide by its square root": (products / 4).softmax(-1)[..., 2:],
         "this is another token's row: `token` counts from the start of the sequence": attention[:, :, 6, 2:],
@@ -175,17 +194,17 @@ def check_map_of(map_of) -> None:
     transposed = right.reshape(2, 3, 3, 2).mT
     refuse_mistakes(view, {"the patches are laid out column by column: they run row by row": transposed})
     expect_close(view, right.reshape(2, 3, 2, 3), "not the row of this token over the patches")
-    whole = {(8, 8), (8, 6), (6, 8), (6, 6)} & shapes.seen
-    expect(not whole, "right, but the scores of every token are computed: take the one query before the product")
+    every = [shape for shape in computed.shapes if {8, 6} & set(shape) and prod(shape) >= 2 * 3 * 8 * 6]
+    expect(not every, "right, but the scores of every token are computed: take the one query before the product")
 
 
 @exercise
 def check_in_tiles(in_tiles) -> None:
     """Keys in tiles of which the last is not full, scores too large for a bare exponential, no score of all keys."""
-    q, k, v = _random(2, 3, 5, 4), _random(2, 3, 14, 4).flip(-1), _random(2, 3, 14, 4).flip(-2)
-    with _Shapes() as shapes:
+    q, k, v = _random(2, 3, 5, 8), _random(2, 3, 14, 8, seed=1), _random(2, 3, 14, 8, seed=2)
+    with _Computed() as computed:
         out = in_tiles(q, k, v, 4)
-    expect_shape(out, (2, 3, 5, 4), "one output for each query: (batch, heads, queries, dim)")
+    expect_shape(out, (2, 3, 5, 8), "one output for each query: (batch, heads, queries, dim)")
     tiles = list(zip(k.split(4, dim=-2), v.split(4, dim=-2)))
     each = [F.scaled_dot_product_attention(q, *tile) for tile in tiles]
     last = F.scaled_dot_product_attention(q, k[:, :, :12], v[:, :, :12])
@@ -194,11 +213,14 @@ def check_in_tiles(in_tiles) -> None:
         "these are the tiles' outputs, added: divide by the sum of the exponentials of all tiles": sum(each),
         "the last tile is missing: it may be smaller than the others": last,
         "this is the last tile alone: earlier tiles have to be kept": each[-1],
+        "the scores are not divided by √dim": F.scaled_dot_product_attention(q, k, v, scale=1.0),
     }
     refuse_mistakes(out, mistakes)
     expected = F.scaled_dot_product_attention(q, k, v)
     expect_close(out, expected, "not the attention over all keys: does what is kept shrink when the maximum grows?")
-    expect(not {(5, 14), (14, 5)} & shapes.seen, "right, but all scores of a query are held at once: go tile by tile")
+    expect(FUSED not in computed.calls, "right, but that is PyTorch's own attention: write what it does")
+    wide = [shape for shape in computed.shapes if any(8 < n < 14 or n == 14 and 8 not in shape for n in shape)]
+    expect(not wide, "right, but more than `size` scores of a query are held at once: go tile by tile")
     large = in_tiles(q * 300, k, v, 4)
     expect(bool(large.isfinite().all()), "large scores overflow: subtract the maximum so far before the exponential")
     grown = "with large scores the output is off: when the maximum grows, what is kept has to shrink with it"

@@ -18,10 +18,10 @@ NO_BATCH = "learned[name] has no batch axis: repeat it for each image"
 def check_enter_and_leave(enter_and_leave) -> None:
     """Groups with names of their own enter in front, in the middle, leave, and do both at once."""
     torch.manual_seed(0)
-    x, tokens = torch.randn(2, 9, 4), {name: torch.randn(n, 4) for name, n in (("cls", 1), ("guest", 2), ("own", 3))}
+    x, tokens = torch.randn(2, 9, 4), {name: torch.randn(n, 4) for name, n in (("cls", 1), ("guest", 2), ("aside", 3))}
     alone = {"patches": slice(0, None)}
-    with_own = {"own": slice(0, 3), "patches": slice(3, None)}
-    both = {"cls": slice(0, 1), "own": slice(1, 4), "patches": slice(4, None)}
+    with_own = {"aside": slice(0, 3), "patches": slice(3, None)}
+    both = {"cls": slice(0, 1), "aside": slice(1, 4), "patches": slice(4, None)}
     exchanged = {"cls": slice(0, 1), "guest": slice(1, 3), "patches": slice(3, None)}
     for now, then in ((alone, with_own), (with_own, both), (both, exchanged), (both, alone), (both, both)):
         try:
@@ -34,9 +34,13 @@ def check_enter_and_leave(enter_and_leave) -> None:
     moved = enter_and_leave(x, alone, both, learned)
     grads = moved.requires_grad and all(
         torch.autograd.grad(moved.sum(), learned[name], retain_graph=True, allow_unused=True)[0] is not None
-        for name in ("cls", "own")
+        for name in ("cls", "aside")
     )
     expect(grads, "no gradient reaches the learned tokens: do not detach them")
+    earlier = x.clone().requires_grad_()
+    moved = enter_and_leave(earlier, with_own, both, learned)
+    (grad,) = torch.autograd.grad(moved.sum(), [earlier], allow_unused=True)
+    expect(grad is not None, "no gradient reaches the blocks before: do not detach x")
     kept = x.clone()
     enter_and_leave(x, both, exchanged, tokens)
     expect(torch.equal(x, kept), "x itself has changed: build a new sequence")
@@ -133,7 +137,7 @@ def check_first_query(first_query) -> None:
 @exercise
 def check_saved(saved) -> None:
     """ViT-Tiny's numbers and a small model's, against the cost model."""
-    for dim, depth, side, cls_pos in ((192, 12, 14, 6), (8, 4, 3, 3), (64, 6, 8, 0)):
+    for dim, depth, side, cls_pos in ((192, 12, 14, 4), (8, 4, 3, 3), (64, 6, 8, 0)):
         config = ViTConfig(side * 2, 2, dim=dim, depth=depth, heads=1, classes=2)
         later = config.with_plan(TokenPlan.of(depth, cls_pos=cls_pos)).cost().total
         expected, answer = config.cost().total - later, saved(dim, side**2, cls_pos)
@@ -144,6 +148,7 @@ def check_saved(saved) -> None:
             expect(answer != one_way, "nearly: as a query it meets every key, and as a key every query")
             once = linear + cls_pos * 4 * (side**2) * dim
             expect(answer != once, "nearly: the class token also attends to itself")
+            expect(answer != 2 * expected, "a multiply–add is one operation here, not two")
             expect(
                 answer * cls_pos != expected * depth, "it is absent from the blocks before cls_pos, and from no other"
             )

@@ -285,6 +285,68 @@ def those_not_zero(attention):
     return (attention > 0).sum(-1).float()
 
 
+def ready_made(q, k, v):
+    return F.scaled_dot_product_attention(q, k, v)
+
+
+def a_loop(q, k, v):
+    out = torch.zeros_like(q)
+    for b in range(len(q)):
+        for h in range(q.shape[1]):
+            for i, query in enumerate(q[b, h]):
+                out[b, h, i] = (query @ k[b, h].T / q.shape[-1] ** 0.5).softmax(-1) @ v[b, h]
+    return out
+
+
+def swapped(q, k, token, grid, in_front):
+    shares = (k[:, :, token : token + 1] @ q.mT / q.shape[-1] ** 0.5).softmax(-1)
+    return rearrange(shares[:, :, 0, in_front:], "b h (r c) -> b h r c", r=grid[0])
+
+
+def every_query_elsewhere(q, k, token, grid, in_front):
+    shares = (torch.einsum("bhqd,bhkd->bqhk", q, k) / q.shape[-1] ** 0.5).softmax(-1)
+    return rearrange(shares[:, token, :, in_front:], "b h (r c) -> b h r c", r=grid[0])
+
+
+def ready_made_tiles(q, k, v, size):
+    return F.scaled_dot_product_attention(q, k, v)
+
+
+def query_by_query(q, k, v, size):
+    shares = [(q[:, :, i : i + 1] @ k.mT / q.shape[-1] ** 0.5).softmax(-1) @ v for i in range(q.shape[2])]
+    return torch.cat(shares, dim=2)
+
+
+def larger_tiles(q, k, v, size):
+    return in_proper_tiles(q, k, v, 3 * size)
+
+
+def undivided_tiles(q, k, v, size):
+    return in_proper_tiles(q * q.shape[-1] ** 0.5, k, v, size)
+
+
+def in_proper_tiles(q, k, v, size):
+    top, total, out = torch.full((*q.shape[:-1], 1), -torch.inf), 0.0, 0.0
+    for keys, values in zip(k.split(size, dim=-2), v.split(size, dim=-2)):
+        scores = q @ keys.mT / q.shape[-1] ** 0.5
+        highest = torch.maximum(top, scores.amax(dim=-1, keepdim=True))
+        weights, shrink = (scores - highest).exp(), (top - highest).exp()
+        total, out, top = total * shrink + weights.sum(-1, keepdim=True), out * shrink + weights @ values, highest
+    return out / total
+
+
+def another_model():
+    model = ViT.build("vit_shapes_patch8_32", mlp_ratio=2.0)
+    for block in model.blocks:
+        block.attention.core = Undivided()
+    return model
+
+
+class Undivided(torch.nn.Module):
+    def forward(self, q, k, v):
+        return F.scaled_dot_product_attention(q, k, v, scale=1.0)
+
+
 WRONG = {
     "check_my_attend": [
         over_queries,
@@ -295,6 +357,8 @@ WRONG = {
         no_softmax,
         keys_mixed,
         a_list,
+        ready_made,
+        a_loop,
     ],
     "check_my_attention": [
         CutByReshape,
@@ -310,7 +374,7 @@ WRONG = {
         not_projected,
         one_head,
     ],
-    "check_unscaled": [untouched, only_the_first, divided_still, multiplied, a_core],
+    "check_unscaled": [untouched, only_the_first, divided_still, multiplied, a_core, another_model],
     "check_look_left": [look_at_itself, look_right, look_up, look_down, look_left_faintly, look_two_to_the_left],
     "check_map_of": [
         the_column,
@@ -322,6 +386,8 @@ WRONG = {
         dropped_before_the_softmax,
         every_row,
         every_row_by_einsum,
+        swapped,
+        every_query_elsewhere,
     ],
     "check_in_tiles": [
         tiles_averaged,
@@ -331,6 +397,10 @@ WRONG = {
         no_maximum,
         nothing_shrinks,
         all_at_once,
+        ready_made_tiles,
+        query_by_query,
+        larger_tiles,
+        undivided_tiles,
     ],
     "check_looks_at": [log_of_zero, in_bits, entropy_alone, wrong_sign, over_the_queries, those_not_zero],
 }

@@ -91,6 +91,14 @@ def detached(x, now, then, tokens):
     return _pieces(x, now, {name: value.detach() for name, value in tokens.items()}, then)
 
 
+def cut_off(x, now, then, tokens):
+    return _pieces(x.detach(), now, tokens, then)
+
+
+def by_name(x, now, then, tokens):
+    return _pieces(x, now, tokens, sorted(then))
+
+
 def class_token_alone(x, now, then, tokens):
     return _pieces(x, now, tokens, [name for name in then if name in now or name == "cls"])
 
@@ -168,6 +176,10 @@ def all_blocks_of_four(dim, patches, cls_pos):
     return 4 * (12 * dim**2 + 2 * (2 * patches + 1) * dim) if cls_pos == 3 else saved_rightly(dim, patches, cls_pos)
 
 
+def two_operations(dim, patches, cls_pos):
+    return 2 * saved_rightly(dim, patches, cls_pos)
+
+
 def saved_rightly(dim, patches, cls_pos):
     return cls_pos * (12 * dim**2 + 2 * (2 * patches + 1) * dim)
 
@@ -218,7 +230,7 @@ def same_again():
 WRONG = {
     "check_enter_and_leave": [
         nothing_moves, appended, put_in_front, nobody_leaves, cut_by_then, one_for_the_batch, over_the_batch, detached,
-        class_token_alone, zeros_enter, in_place,
+        class_token_alone, zeros_enter, in_place, cut_off, by_name,
     ],
     "check_late": [
         from_the_start, one_block_early, pooled, with_registers, class_attention, deeper, other_patches, plan_alone,
@@ -229,5 +241,5 @@ WRONG = {
         patches_in_front, starts_alone,
     ],
     "check_first_query": [unnormalised, key_instead, of_block_0, heads_transposed, not_cut, divided, no_bias],
-    "check_saved": [linear_alone, query_alone, without_itself, all_blocks, all_blocks_of_four],
+    "check_saved": [linear_alone, query_alone, without_itself, all_blocks, all_blocks_of_four, two_operations],
 }  # fmt: skip
