@@ -105,6 +105,7 @@ class ViT(nn.Module):
         )
         self.apply(initialise)
         layouts = [{PATCHES: ALL}, *(self.plan.layout(block) for block in range(self.plan.blocks)), self.plan.final]
+        # for each block the layouts before and in it, where they differ; None where no group enters or leaves
         self.changes = [
             (layout, next_layout) if list(layout) != list(next_layout) else None
             for layout, next_layout in zip(layouts, layouts[1:])

@@ -1,4 +1,4 @@
-"""One question a file, asked of a recorded forward pass."""
+"""One question a file, asked of a recorded forward pass, of maps and masks, or of a model."""
 
 import lazy_loader
 

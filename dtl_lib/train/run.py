@@ -169,9 +169,7 @@ class Run:
         train_state, schedule = self.train_state, self.learner.schedule
         step = train_state.step
         loss = self._losses.mean(self.processes)
-        self._clock.finish()
-        self.learner.guard.check(step, loss or 0.0)
-        train_state.skipped += self.learner.guard.left_out()
+        self._check(loss or 0.0)
         self.processes.merge_corrupt(self.corrupt, self.sets.train)
         self._losses = Losses()
         row = {
@@ -193,8 +191,7 @@ class Run:
         Returns:
             True if it was completed, False if it was asked to stop; a resumed run then catches up on it.
         """
-        self._clock.finish()
-        self.learner.guard.check(self.train_state.step)  # says which step went wrong; weights alone do not
+        self._check()  # says which step went wrong; weights alone do not
         with self._weights_to_evaluate() as model:
             try:
                 values = self._evaluate_on(
@@ -217,13 +214,9 @@ class Run:
     def save(self) -> None:
         """The whole state, where there is a folder."""
         if self.folder:
-            self._clock.finish()
-            self.learner.guard.check(self.train_state.step)  # what is saved last is good
-            self.train_state.skipped += self.learner.guard.left_out()
-            self.train_state.losses, self.train_state.counted = (
-                self._losses.gathered(self.processes),
-                self._losses.steps,
-            )
+            self._check()  # what is saved last is good
+            self.train_state.losses = self._losses.gathered(self.processes)
+            self.train_state.counted = self._losses.steps
             tensors = state.gather(self.learner)
             if self.processes.is_main:
                 state.save(self.folder, tensors, self.learner.scaler, self.train_state, self.card)
@@ -258,6 +251,12 @@ class Run:
     def stopped(self, stop_request: StopRequest) -> Stopped:
         """What to raise once the state is saved."""
         return Stopped(self.train_state.step, self.learner.schedule.total, self.folder, stop_request.status)
+
+    def _check(self, loss: float = 0.0) -> None:
+        """Wait for the device, and stop where a step or this loss was non-finite."""
+        self._clock.finish()
+        self.learner.guard.check(self.train_state.step, loss)
+        self.train_state.skipped += self.learner.guard.left_out()
 
     def _evaluate_on(self, model, images, corrupt: CorruptImages, stop_request, kept=None) -> Evaluation:
         return evaluate(
