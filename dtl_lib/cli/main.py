@@ -17,7 +17,8 @@ from .commands import COMMANDS
 from .parser import Parser, hyphenated
 from .terminal import plain_output
 
-HEAD_START = 3  # seconds: torchrun ends every process as soon as one has ended, and the first has to speak before
+HEAD_START = 3  # seconds in which the first process may speak for all
+TORCHRUN_ENDS = 30  # the same under torchrun, which ends the others once the first has: only a busy machine takes long
 OUT_OF_MEMORY = "out of memory: lower --batch-size, raise --accumulate, or make the model smaller"
 GPU_OUT_OF_MEMORY = "out of GPU memory: lower --batch-size, or raise --accumulate"
 LONGEST = 1_500  # characters of a message: a name may have thousands
@@ -139,7 +140,7 @@ def _print(failure: Failure) -> None:
     """Print it once: of several processes the first speaks for all, unless the failure is one's own."""
     message, rank = failure.message, _rank()
     if message and rank != "0" and not failure.own:
-        time.sleep(HEAD_START)
+        time.sleep(TORCHRUN_ENDS if "TORCHELASTIC_RUN_ID" in os.environ else HEAD_START)
         message = f"process {rank}: {message}"
     if message:
         below = "" if rank == "0" else "\n"  # the progress bar of the first
