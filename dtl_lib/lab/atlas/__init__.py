@@ -29,6 +29,7 @@ from .run import (
     runs_left,
     sweep,
 )
+from .strata import Strata, Stratum, strata
 from .workers import RunFailed
 
 __all__ = [
@@ -41,6 +42,8 @@ __all__ = [
     "Findings",
     "Grid",
     "Interrupted",
+    "Strata",
+    "Stratum",
     "Surface",
     "TestedContrast",
     "best",
@@ -61,6 +64,7 @@ __all__ = [
     "runs_left",
     "slope",
     "stages",
+    "strata",
     "surface",
     "sweep",
     "tested_contrasts",

@@ -1,7 +1,9 @@
 """Statistics of an atlas's records: cells, main effects and contrasts, with intervals pooled over all cells' seeds.
 
 Three seeds alone cannot resolve a cell. Every run is taken as cell + seed + noise, least squares, and the noise's
-variance is estimated from the residuals of all runs: (cells − 1) × (seeds − 1) degrees of freedom.
+variance is estimated from the residuals of all runs: (cells − 1) × (seeds − 1) degrees of freedom. That is the analysis
+that the book's predictions registered. It takes the noise of a seed's runs for independent, which it is not: `strata`
+has the intervals that hold.
 """
 
 import math
@@ -18,31 +20,16 @@ ALPHA = 0.05  # of Holm's procedure
 
 
 @dataclass(frozen=True)
-class Surface:
-    """A value over the cells.
+class Level:
+    """A value over the cells; a subclass's `estimate(weights)` says how well a weighted sum of them is known.
 
     Attributes:
         mean: of each cell, over seeds.
         seeds: of the runs of every cell.
-        deviation: the pooled standard deviation of a run, once cell and seed are taken out.
-        freedom: its degrees of freedom.
     """
 
     mean: dict[Cell, float]
     seeds: tuple[int, ...]
-    deviation: float
-    freedom: int
-
-    @property
-    def half(self) -> float:
-        """Half of the 95 % interval of one cell's mean against the others of the same seeds."""
-        return _quantile(self.freedom) * self.deviation / math.sqrt(len(self.seeds))
-
-    def estimate(self, weights: Mapping[Cell, float]) -> "Estimate":
-        """A weighted sum of cells' means; weights that sum to 0 leave the seeds' own differences out."""
-        value = math.fsum(weight * self.mean[cell] for cell, weight in weights.items())
-        error = self.deviation * math.sqrt(math.fsum(w**2 for w in weights.values()) / len(self.seeds))
-        return Estimate(value, error, self.freedom)
 
     def effect(self, cells: Sequence[Cell], among: Sequence[Cell] | None = None) -> "Estimate":
         """How far the mean of `cells` lies from the mean of all cells (or of `among`)."""
@@ -51,17 +38,41 @@ class Surface:
 
 
 @dataclass(frozen=True)
+class Surface(Level):
+    """A value over the cells, analysed as registered: all noise taken for independent.
+
+    Attributes:
+        deviation: the pooled standard deviation of a run, once cell and seed are taken out.
+        freedom: its degrees of freedom.
+    """
+
+    deviation: float
+    freedom: int
+
+    @property
+    def half(self) -> float:
+        """Half of the 95 % interval of one cell's mean against the others of the same seeds."""
+        return quantile(self.freedom) * self.deviation / math.sqrt(len(self.seeds))
+
+    def estimate(self, weights: Mapping[Cell, float]) -> "Estimate":
+        """A weighted sum of cells' means; weights that sum to 0 leave the seeds' own differences out."""
+        value = math.fsum(weight * self.mean[cell] for cell, weight in weights.items())
+        error = self.deviation * math.sqrt(math.fsum(w**2 for w in weights.values()) / len(self.seeds))
+        return Estimate(value, error, self.freedom)
+
+
+@dataclass(frozen=True)
 class Estimate:
     """A difference with its standard error and degrees of freedom."""
 
     value: float
     error: float
-    freedom: int
+    freedom: float
 
     @property
     def half(self) -> float:
         """Half of the 95 % interval (Student's t)."""
-        return _quantile(self.freedom) * self.error
+        return quantile(self.freedom) * self.error
 
     @property
     def p(self) -> float:
@@ -144,7 +155,7 @@ def surface(
     return Surface(mean, seeds, math.sqrt(math.fsum(r**2 for r in residuals) / freedom), freedom)
 
 
-def tested_contrasts(surface: Surface, contrasts: Sequence[Contrast]) -> list[TestedContrast]:
+def tested_contrasts(surface: Level, contrasts: Sequence[Contrast]) -> list[TestedContrast]:
     """Every contrast, in the order given, with p-values corrected by Holm's step-down procedure."""
     estimates = [surface.estimate(contrast.weights) for contrast in contrasts]
     order, corrected, least = sorted(range(len(estimates)), key=lambda at: estimates[at].p), {}, 0.0
@@ -169,7 +180,7 @@ def verdict(tested: TestedContrast, point: float = 1.0) -> str:
     return ", ".join(verdicts) or "cannot tell"
 
 
-def main_effects(surface: Surface) -> tuple[dict[int | str, Estimate], dict[int | None, Estimate]]:
+def main_effects(surface: Level) -> tuple[dict[int | str, Estimate], dict[int | None, Estimate]]:
     """How far each place of the class token, and each of the registers, lies from the mean of all cells."""
     cells = list(surface.mean)
     by_cls = {cls: surface.effect([cell for cell in cells if cell.cls == cls]) for cls in _unique(c.cls for c in cells)}
@@ -221,7 +232,8 @@ def _unique(values: Iterable) -> list:
     return list(dict.fromkeys(values))
 
 
-def _quantile(freedom: int) -> float:
+def quantile(freedom: float) -> float:
+    """How many standard errors reach to the end of a 95 % interval (Student's t)."""
     from scipy.stats import t
 
     return float(t.ppf((1 + LEVEL) / 2, freedom))
