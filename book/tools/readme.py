@@ -129,9 +129,13 @@ def _compared() -> Iterator[str]:
     grid = atlas.grids()["cpu"]
     records = atlas.read(grid)
     last = list(records.values())[-1]
-    for test in atlas.find(grid, records, scale=100).tested:
+    findings = atlas.find(grid, records, scale=100)
+    for test, by_strata in zip(findings.tested, findings.post_hoc):
         if test.name in COMPARED:
-            value = f"{test.estimate.value:+.1f} ± {test.estimate.half:.1f} points"
+            registered, half = test.estimate.half, by_strata.estimate.half
+            value = (
+                f"{test.estimate.value:+.1f} ± {half:.1f} points by strata, post hoc (registered: ± {registered:.1f})"
+            )
             yield _row(COMPARED[test.name], value, f"{len(grid.cells()) * len(grid.seeds)} runs", last)
 
 

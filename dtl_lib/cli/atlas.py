@@ -15,7 +15,7 @@ from .parser import Parser, positive
 from .shared_flags import add_device
 
 if TYPE_CHECKING:
-    from ..lab.atlas import Cell, Findings, Grid, TestedContrast
+    from ..lab.atlas import Cell, Findings, Grid, Strata, TestedContrast
 
 SUMMARY = "Train a ViT for each choice of entry blocks in a grid, and show the results."
 RUN, SHOW = ("weights", "jobs", "device", "quiet"), ("value", "figure")
@@ -102,12 +102,16 @@ def _show(args: Namespace, grid: Grid) -> None:
 def _paragraphs(grid: Grid, findings: Findings, value: str) -> Iterator[str]:
     """What is printed, a paragraph each."""
     digits, name = _digits(findings.mean.values(), value), LABELS.get(value, value)
-    half = findings.surface and f"± {findings.surface.half:.{digits + 1}f} a cell (95 %)"
+    half = (
+        findings.surface and f"± {findings.surface.half:.{digits + 1}f} a cell (95 %), the seeds' own effect left out"
+    )
     yield f"{name}; {half or 'means over the runs so far'}\n{_table(grid, findings.mean, digits)}"
     if findings.effects:
         yield _effects(findings, digits + 1)
     if findings.tested:
-        yield _contrasts(findings.tested)
+        yield f"as registered: all noise taken for independent\n{_contrasts(findings.tested)}"
+    if findings.post_hoc:
+        yield f"{_noise(findings.strata)}\n{_contrasts(findings.post_hoc)}"
     if findings.best:
         yield f"best held-out accuracy among cells with registers and a class token: {findings.best}"
     if findings.sweep:
@@ -125,13 +129,24 @@ def _table(grid: Grid, values: Mapping[Cell, float], digits: int) -> str:
 
 
 def _effects(findings: Findings, digits: int) -> str:
-    rows = []
-    for what, effects in zip(("class token at", "registers at"), findings.effects):
+    rows, post_hoc = [], findings.post_hoc_effects or ({}, {})
+    for what, effects, by_strata in zip(("class token at", "registers at"), findings.effects, post_hoc):
         for place, effect in effects.items():
             name = f"{what} {place}" if isinstance(place, int) else place or "no registers"
-            rows.append([name, _signed(effect.value, digits), f" ± {effect.half:.{digits}f}"])
-    return "\n".join(
-        ["main effects: a row's or column's mean minus the mean of all cells (95 %)", *_aligned(rows, [-21, 11, 0])]
+            halves = [f" ± {one.half:.{digits}f}" for one in (effect, by_strata.get(place)) if one]
+            rows.append([name, _signed(effect.value, digits), *halves])
+    which = "; first as registered, then by strata" if findings.post_hoc_effects else ""
+    head = f"main effects: a row's or column's mean minus the mean of all cells (95 %{which})"
+    return "\n".join([head, *_aligned(rows, [-21, 11, 0, 0])])
+
+
+def _noise(strata: Strata) -> str:
+    """What the post hoc intervals are made of."""
+    shared, rest = strata.row_by_seed, strata.residual
+    times = f"{shared.mean_square / rest.mean_square:.1f}" if rest.mean_square else "∞"
+    return (
+        "post hoc, by error strata: rows by row × seed, columns by column × seed, the interaction by the residual\n"
+        f"(mean square of row × seed over the residual's: {times}; 1 if the registered analysis were right)"
     )
 
 

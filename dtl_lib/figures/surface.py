@@ -31,7 +31,7 @@ def show_surface(
         values: (rows, columns); non-finite ones stay blank.
         rows: where the class token enters, one name a row.
         columns: where the registers enter, one name a column.
-        half: half of a cell's interval, written once.
+        half: half of a cell's interval against the other cells of the same seeds, written once.
         label: what the values are, with their unit.
         mark: (row, column) of a cell to outline.
         digits: after the point.
@@ -92,7 +92,7 @@ def _surface(figure, values, rows, columns, half, label, mark, digits) -> None:
             axis.add_patch(
                 Rectangle(corner, 1, 1, fill=False, edgecolor=colour, linewidth=line, clip_on=False, zorder=3)
             )
-    interval = "" if half is None else f"\n± {half:.{digits + 1}f} a cell (95 %)"
+    interval = "" if half is None else f"\n± {half:.{digits + 1}f} a cell (95 %),\nthe seeds' own effect left out"
     axis.set_title(f"{label}{interval}")
 
 

@@ -312,6 +312,9 @@ class TestFindings:
         assert findings.missing == [] and findings.best == Cell(2, 4, 4) and list(findings.mean) == CELLS
         assert findings.surface == atlas.surface(runs, scale=100, cells=CELLS)  # the sweep's runs are not in it
         assert list(findings.tested) == atlas.tested_contrasts(findings.surface, atlas.contrasts(GRID))
+        assert findings.strata == atlas.strata(runs, scale=100, cells=CELLS)
+        assert list(findings.post_hoc) == atlas.tested_contrasts(findings.strata, atlas.contrasts(GRID))
+        assert findings.post_hoc_effects == atlas.main_effects(findings.strata)
         assert [cell.num_reg for cell in findings.sweep] == [0, 1, 2, 4, 8, 16] and findings.slope.freedom == 10
         assert findings.sweep[Cell(2, 4, 4)] == findings.mean[Cell(2, 4, 4)]
         assert findings.points()[str(Cell(0))] == (19.457408, findings.mean[Cell(0)], findings.surface.half)
@@ -320,7 +323,8 @@ class TestFindings:
     def test_of_another_value(self):
         findings = atlas.find(GRID, self.whole(), "entropy")
         assert len(findings.mean) == 20 and findings.surface.freedom == 38 and findings.tested == ()
-        assert set(findings.effects[0]) == {0, 2, 4, 5, ATTENTION}
+        assert set(findings.effects[0]) == set(findings.post_hoc_effects[0]) == {0, 2, 4, 5, ATTENTION}
+        assert findings.strata.residual.freedom == 4 * 3 * 2 and findings.post_hoc == ()
 
     def test_with_runs_missing(self):
         runs = self.whole()
@@ -332,5 +336,12 @@ class TestFindings:
         del runs[Cell(0), 2]
         findings = atlas.find(GRID, runs)
         assert findings.missing == [(Cell(0), 2)] and len(findings.mean) == 24
-        assert not (findings.tested or findings.surface or findings.best or findings.sweep)
+        assert not (
+            findings.tested
+            or findings.post_hoc
+            or findings.strata
+            or findings.surface
+            or findings.best
+            or findings.sweep
+        )
         assert findings.points()[str(Cell(0))] == (19.457408, findings.mean[Cell(0)])

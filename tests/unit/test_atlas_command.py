@@ -128,10 +128,14 @@ class TestShow:
         out = show(recorded, capsys)
         findings = atlas.find(tiny(), atlas.read(tiny(), recorded), scale=100)
         assert "10 of 10 runs are recorded, 0 missing" in out
-        assert f"test accuracy, %; ± {findings.surface.half:.2f} a cell (95 %)" in out
+        assert f"test accuracy, %; ± {findings.surface.half:.2f} a cell (95 %), the seeds' own effect left out" in out
         assert re.search(r"^0 +41\.0 +45\.1$", out, re.M) and re.search(r"^average pooling +51\.0 +49\.1$", out, re.M)
         pooling = findings.effects[0][POOLING]
-        assert re.search(rf"^average pooling +\+{pooling.value:.2f} ± {pooling.half:.2f}$", out, re.M)
+        by_strata = findings.post_hoc_effects[0][POOLING]
+        assert re.search(
+            rf"^average pooling +\+{pooling.value:.2f} ± {pooling.half:.2f} ± {by_strata.half:.2f}$", out, re.M
+        )
+        assert by_strata.value == pytest.approx(pooling.value) and by_strata.half != pytest.approx(pooling.half)
         assert pooling.value == pytest.approx((51 + 49.1) / 2 - (41 + 45.1 + 51 + 49.1) / 4)
         contrast = next(contrast for contrast in findings.tested if contrast.name == "registers − none")
         assert f"\n{contrast.name} " in out and atlas.verdict(contrast) in out
@@ -143,8 +147,12 @@ class TestShow:
 
     def test_contrasts_in_the_words_of_the_predictions(self, recorded, capsys):
         out = show(recorded, capsys)
-        for contrast in atlas.find(tiny(), atlas.read(tiny(), recorded), scale=100).tested:
-            (line,) = (line for line in out.splitlines() if line.startswith(f"{contrast.name} "))
+        findings = atlas.find(tiny(), atlas.read(tiny(), recorded), scale=100)
+        registered, post_hoc = out.split("post hoc, by error strata")
+        said = [(registered, one) for one in findings.tested] + [(post_hoc, one) for one in findings.post_hoc]
+        assert len(said) == 2 * len(findings.tested) > 2 and "as registered: all noise" in registered
+        for text, contrast in said:
+            (line,) = (line for line in text.splitlines() if line.startswith(f"{contrast.name} "))
             assert line.endswith(f"   {atlas.verdict(contrast)}")
             assert f"{contrast.estimate.value:+.2f}".replace("-", "−") in line
             assert "< 0.001" in line if contrast.p < 0.001 else f"{contrast.p:.3f}" in line

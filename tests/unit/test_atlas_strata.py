@@ -1,4 +1,4 @@
-"""Error strata of an atlas: against the ledger, against least squares, and by simulation with the noise that is there."""
+"""Error strata of an atlas: against the ledger, least squares, and simulation with the noise that the ledger shows."""
 
 from types import SimpleNamespace
 

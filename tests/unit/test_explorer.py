@@ -12,7 +12,7 @@ import torch
 
 from book.experiments import atlas_maps
 from dtl_lib import checkpoint
-from dtl_lib.lab.atlas import ATTENTION, POOLING, Cell, maps
+from dtl_lib.lab.atlas import ATTENTION, POOLING, Cell, maps, strata
 from dtl_lib.lab.atlas import view as atlas
 from dtl_lib.models import ViT
 from dtl_lib.tape import record
@@ -47,11 +47,15 @@ def test_numbers_are_the_records(state, records):
     runs = [100 * records[cell, seed].values["accuracy"] for seed in GRID.seeds]
     assert measure(state, "accuracy")["values"][at] == pytest.approx(np.mean(runs), abs=1e-3)
     assert measure(state, "accuracy")["runs"][at] == pytest.approx(runs, abs=1e-3)
-    assert measure(state, "accuracy")["half"] > 0
+    level = strata(records, "accuracy", 100)
+    assert measure(state, "accuracy")["half"] == pytest.approx(level.half, abs=1e-3)
+    others = (Cell(0, 0, 4), Cell(2), Cell(2, 0, 4))
+    halves = [level.estimate({Cell(0): 1, other: -1}).half for other in others]
+    assert measure(state, "accuracy")["apart"] == pytest.approx(halves, abs=1e-3) and halves[0] != halves[1]
     assert measure(state, "multiply–adds")["values"][at] == pytest.approx(
         cell.config(GRID.config).cost().total / 1e6, abs=1e-3
     )
-    assert measure(state, "multiply–adds")["half"] is None
+    assert measure(state, "multiply–adds")["half"] is measure(state, "multiply–adds")["apart"] is None
     standard = GRID.config.with_plan(TokenPlan.of(GRID.config.depth)).cost().total
     assert measure(state, "multiply–adds")["standard"] == pytest.approx(standard / 1e6, abs=1e-3)
     assert measure(state, "norm ratio")["values"][at] == pytest.approx((9 + 0.2 * at) / 6.01, abs=1e-3)
@@ -112,7 +116,7 @@ def test_maps_share_a_scale(records):
 
 
 def test_more_measures(records):
-    step = atlas.Measure("step time", {CELLS[3]: 0.91}, "of the standard plan’s", 2, 0.02, "measured")
+    step = atlas.Measure("step time", {CELLS[3]: 0.91}, "of the standard plan’s", 2, 0.02, says="measured")
     step_time = measure(atlas.state(GRID, records, extra=[step]), "step time")
     assert step_time["values"][3] == 0.91 and step_time["values"][4] is None and step_time["half"] == 0.02
     assert step_time["runs"] is None

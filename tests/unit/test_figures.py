@@ -189,7 +189,7 @@ def test_the_surface_says_every_number_once_and_leaves_blank_what_is_missing():
     assert {place: float(text.get_text()) for place, text in texts.items()} == expected
     assert axis.get_xlabel() == "registers enter at" and axis.get_ylabel() == "class token enters at"
     assert [label.get_text() for label in axis.get_yticklabels()] == SURFACE["rows"]
-    assert axis.get_title() == "accuracy, %\n± 0.25 a cell (95 %)"
+    assert axis.get_title() == "accuracy, %\n± 0.25 a cell (95 %),\nthe seeds' own effect left out"
     for outline in axis.patches:
         assert (outline.get_x(), outline.get_y()) == (2 - 0.5, 1 - 0.5)
 

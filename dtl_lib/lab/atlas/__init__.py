@@ -29,7 +29,7 @@ from .run import (
     runs_left,
     sweep,
 )
-from .strata import Strata, Stratum, strata
+from .strata import Strata, Stratum, crossed, strata
 from .workers import RunFailed
 
 __all__ = [
@@ -49,6 +49,7 @@ __all__ = [
     "best",
     "contrasts",
     "costs",
+    "crossed",
     "count_runs",
     "drop_partial_record",
     "find",

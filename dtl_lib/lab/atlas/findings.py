@@ -19,7 +19,9 @@ from .analysis import (
 from .contrasts import contrasts
 from .grid import Cell, Grid, Job
 from .run import missing, sweep
+from .strata import Strata, crossed, strata
 
+Effects = tuple[dict[int | str, Estimate], dict[int | None, Estimate]]
 TESTED = "accuracy"  # the one value that the book's predictions test
 
 
@@ -31,25 +33,31 @@ class Findings:
         mean: of each cell of the surface that has the value, over the seeds there are.
         missing: runs of the surface and, once that is complete, of the sweep.
         cost: multiply–adds an image of every cell of the surface and the sweep.
-        surface: with its spread, over the cells that have the value.
-        effects: main effects of the class token's places, and of the registers'.
+        surface: with its spread, over the cells that have the value, as registered.
+        effects: main effects of the class token's places, and of the registers', as registered.
         best: the cell of highest held-out accuracy, at which the sweep runs.
-        tested: the contrasts; of test accuracy alone.
+        tested: the contrasts, as registered; of test accuracy alone.
         sweep: means over the number of registers at the best cell.
         sweep_surface: the same, with its spread.
         slope: of the sweep.
+        strata: the surface with the noise of each error stratum, which is the analysis that holds (post hoc).
+        post_hoc_effects: as `effects`, by strata.
+        post_hoc: as `tested`, by strata.
     """
 
     mean: dict[Cell, float]
     missing: list[Job]
     cost: dict[Cell, int]
     surface: Surface | None = None
-    effects: tuple[dict[int | str, Estimate], dict[int | None, Estimate]] | None = None
+    effects: Effects | None = None
     best: Cell | None = None
     tested: tuple[TestedContrast, ...] = ()
     sweep: dict[Cell, float] | None = None
     sweep_surface: Surface | None = None
     slope: Estimate | None = None
+    strata: Strata | None = None
+    post_hoc_effects: Effects | None = None
+    post_hoc: tuple[TestedContrast, ...] = ()
 
     def points(self) -> dict[str, tuple[float, ...]]:
         """By a cell's name: M multiply–adds, value and, where there is one, half of its interval."""
@@ -75,6 +83,8 @@ def find(grid: Grid, records: Mapping[Job, Record], value: str = TESTED, scale: 
     if runs_missing:
         return Findings(mean, runs_missing, costs(grid, grid.cells()))
     whole = surface(records, value, scale, cells=list(mean), seeds=grid.seeds) if len(mean) > 1 else None
+    layers = strata(records, value, scale, cells=list(mean), seeds=grid.seeds) if whole and crossed(mean) else None
+    asked = contrasts(grid) if value == TESTED else []
     sweep_cells = sweep(grid, records)
     runs_missing = missing(sweep_cells, grid.seeds, records)
     swept = means(records, value, scale, cells=sweep_cells)
@@ -86,10 +96,13 @@ def find(grid: Grid, records: Mapping[Job, Record], value: str = TESTED, scale: 
         whole,
         whole and main_effects(whole),
         best(surface(records, "held_out", cells=grid.cells(), seeds=grid.seeds)),
-        tuple(tested_contrasts(whole, contrasts(grid))) if value == TESTED else (),
+        tuple(tested_contrasts(whole, asked)),
         swept,
         surface(records, value, scale, cells=list(swept), seeds=grid.seeds) if complete else None,
         slope(records, value, scale, cells=list(swept), seeds=grid.seeds) if complete else None,
+        layers,
+        layers and main_effects(layers),
+        tuple(tested_contrasts(layers, asked)) if layers else (),
     )
 
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ...ledger import Record
-from .analysis import Estimate, Level, number, quantile, surface
+from .analysis import Estimate, Level, number, surface
 from .contrasts import EXACT
 from .grid import Cell, Job
 
@@ -97,6 +97,12 @@ def strata(
     noise = _parts(runs - runs.mean(axis=2, keepdims=True))
     squares = [float((part**2).sum()) for part in noise]
     return Strata(level.mean, level.seeds, rows, *(Stratum(s / (f or 1), f) for s, f in zip(squares, freedoms)))
+
+
+def crossed(cells: Iterable[Cell]) -> bool:
+    """Whether the cells are all pairs of some rows and columns, as `strata` needs them."""
+    cells = set(cells)
+    return len({cell.cls for cell in cells}) * len({(cell.reg, cell.num_reg) for cell in cells}) == len(cells)
 
 
 def by_row(cells: Iterable[Cell]) -> tuple[tuple[Cell, ...], ...]:

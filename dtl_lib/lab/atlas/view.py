@@ -19,6 +19,7 @@ from ...tokens import PATCHES, TokenPlan
 from . import Cell, Grid
 from .analysis import number, surface
 from .maps import Maps
+from .strata import Strata, crossed, strata
 
 HERE = Path(__file__).parent
 LEVELS = 255
@@ -37,7 +38,8 @@ class Measure:
         values: by cell; a cell may be left out.
         unit: as it is written after the number.
         digits: after the decimal point.
-        half: half of the 95 % interval of a cell; None where nothing varies.
+        half: half of the 95 % interval of a cell's mean against the mean of all; None where nothing varies.
+        apart: the same of the difference of two cells of one row, of one column, and of neither; None where unknown.
         says: one line more.
         standard: the standard plan's value, where the ratio to it is of interest.
         runs: each seed's value, by cell.
@@ -48,6 +50,7 @@ class Measure:
     unit: str = ""
     digits: int = 2
     half: float | None = None
+    apart: tuple[float | None, ...] | None = None
     says: str = ""
     standard: float | None = None
     runs: Mapping[Cell, list[float]] | None = None
@@ -116,7 +119,7 @@ def _measured(grid: Grid, records: Mapping[tuple[Cell, int], Record]) -> list[Me
     """The measures that the records hold; multiply–adds are the same in every run of a cell."""
     standard = grid.config.with_plan(TokenPlan.of(grid.config.depth)).cost().total / 1e6
     measures = [
-        _measure(records, "accuracy", "accuracy", "%", 1, 100, "of the test images, mean over seeds"),
+        _measure(records, "accuracy", "accuracy", "%", 1, 100, "of the test images"),
         _measure(records, "multiply_adds", "multiply–adds", "M", 2 if standard < 100 else 0, 1e-6, "of one image"),
         _measure(records, "entropy", "entropy", "nats", 2, 1, f"{LAST}: high where it looks everywhere"),
         _measure(records, "on_registers", "share on registers", "%", 1, 100, LAST),
@@ -131,10 +134,20 @@ def _measure(records, value: str, name: str, unit: str, digits: int, scale: floa
     cells = list(dict.fromkeys(cell for cell, _ in having))
     if len(cells) < 2:
         return None
-    level = surface(having, value, scale)
+    level = (strata if crossed(cells) else surface)(having, value, scale)
     runs = {cell: [scale * number(having[cell, seed], value) for seed in level.seeds] for cell in cells}
-    half = level.half if any(min(values) < max(values) for values in runs.values()) else None
-    return Measure(name, level.mean, unit, digits, half, says, runs=runs)
+    if all(min(values) == max(values) for values in runs.values()):
+        return Measure(name, level.mean, unit, digits, says=says, runs=runs)
+    apart = _apart(level) if isinstance(level, Strata) else None
+    return Measure(name, level.mean, unit, digits, level.half, apart, says, runs=runs)
+
+
+def _apart(level: Strata) -> tuple[float | None, ...]:
+    """Half of the interval of the difference of two cells: of one row, of one column, of neither; as `Measure` has."""
+    first, places = level.rows[0][0], ((0, 1), (1, 0), (1, 1))
+    tall, wide = len(level.rows), len(level.rows[0])
+    others = [level.rows[row][at] if row < tall and at < wide else None for row, at in places]
+    return tuple(other and level.estimate({first: 1, other: -1}).half for other in others)
 
 
 def _plain(measure: Measure, cells: list[Cell]) -> dict:
@@ -146,6 +159,7 @@ def _plain(measure: Measure, cells: list[Cell]) -> dict:
         "unit": measure.unit,
         "digits": measure.digits,
         "half": rounded(measure.half),
+        "apart": measure.apart and [rounded(half) for half in measure.apart],
         "says": measure.says,
         "standard": rounded(measure.standard),
         "values": [rounded(measure.values.get(cell)) for cell in cells],
