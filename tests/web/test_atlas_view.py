@@ -134,7 +134,7 @@ def test_cell_without_class_token_says_so(show, state):
 
 def test_keys_move_and_keep(show, state):
     page = show(state)
-    page.locator("button").nth(4).focus()
+    page.locator(".centre").focus()
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.ariaLabel").startswith(
         "class token at 0, no registers: accuracy 43.0 ±"
@@ -190,7 +190,7 @@ def test_two_cells_are_compared(show, state):
     page.click(".compare")
     square(page, CELLS[5]).click()
     first = state["measures"][0]
-    difference = f"{abs(first['values'][5] - first['values'][0]):.1f} ± {2**0.5 * first['half']:.1f} points"
+    difference = f"{abs(first['values'][5] - first['values'][0]):.1f} ± {first['apart'][2]:.1f} points"
     text = page.locator(".panel").inner_text().replace("\u00a0", " ")
     assert difference in text and "against class token at 0, no registers" in text
     assert page.locator(".plan").count() == 2
@@ -201,6 +201,49 @@ def test_two_cells_are_compared(show, state):
     assert "against class token at 4, 4 registers at 2" in page.locator(".panel").inner_text()
     page.keyboard.press("Escape")
     assert "difference" not in page.locator(".panel").inner_text()
+
+
+def test_a_difference_has_the_noise_of_what_it_compares(show, state):
+    """Cells of one row have a part of their noise in common, those of one column another."""
+    first = {**state["measures"][0], "apart": [1.1, 2.2, 3.3]}
+    page = show({**state, "measures": [first, *state["measures"][1:]]})
+    page.click(".compare")
+    for cell, half in ((CELLS[3], 1.1), (CELLS[8], 2.2), (CELLS[9], 3.3)):
+        square(page, cell).click()
+        assert f"± {half} points" in page.locator(".first").inner_text().replace("\u00a0", " ")
+
+
+def test_one_seed_and_minus_the_seeds_mean(show, state):
+    page, first = show(state), state["measures"][0]
+    said = page.locator(".surface p").first
+
+    def squares():
+        return [float(text.replace("−", "-")) for text in page.locator("[role=gridcell]").all_inner_texts()]
+
+    page.click("[data-seed='1']")
+    runs = [runs[1] for runs in first["runs"]]
+    assert squares() == pytest.approx(runs, abs=0.051) and "Seed 1, one run a cell." in said.inner_text()
+    assert "±" not in page.locator(".first").inner_text() + said.inner_text()  # a run alone has no interval
+    page.click(".centre")
+    mean = sum(runs) / len(runs)
+    assert squares() == pytest.approx([run - mean for run in runs], abs=0.051)
+    assert "points accuracy" in page.locator(".first").inner_text().replace("\u00a0", " ")
+    page.click("[data-seed='all']")
+    mean = sum(first["values"]) / len(CELLS)
+    assert squares() == pytest.approx([value - mean for value in first["values"]], abs=0.051)
+    assert f"± {first['half']:.1f} points" in said.inner_text().replace("\u00a0", " ")
+    assert page.locator(".centre").get_attribute("aria-pressed") == "true"
+    page.click(".centre")
+    assert squares() == pytest.approx(first["values"], abs=0.051) and "%" in page.locator(".first").inner_text()
+
+
+def test_a_measure_without_runs_has_no_seeds(show, state):
+    plain = {**state["measures"][0], "name": "step time", "runs": None, "half": None, "apart": None}
+    page = show({**state, "measures": [*state["measures"], plain]})
+    page.click(f"[data-measure='{len(state['measures'])}']")
+    page.click("[data-seed='0']")
+    page.click(".centre")
+    assert set(page.locator("[role=gridcell]").all_inner_texts()) == {"–"}
 
 
 @pytest.mark.parametrize("width", [360, 768, 1440])

@@ -104,7 +104,7 @@ def view(state: Mapping) -> Html:
     """The state as one fragment: style, script, values and a plain table for readers without JavaScript."""
     name = f"dtl-atlas-{uuid.uuid4().hex[:8]}"
     values = json.dumps(state, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
-    script = (HERE / "view.js").read_text("utf8")
+    script = "\n".join((HERE / name).read_text("utf8") for name in ("view_parts.js", "view.js"))
     # A copied output has the same id: the script starts every fragment that has not been started.
     start = f"document.querySelectorAll('[id=\"{name}\"]:not([data-ready])').forEach(start);"
     return Html(
