@@ -60,7 +60,7 @@ function start(root) {
 
   function which() {
     const runs = now.seed === null ? "Mean over seeds" : `Seed ${state.seeds[now.seed]}, one run a cell`;
-    return runs + (now.centred ? ", minus the mean of all cells of the same seeds" : "");
+    return runs + (now.centred ? `, minus the mean of all cells of the same seed${now.seed === null ? "s" : ""}` : "");
   }
 
   function interval(measure) {
