@@ -1,7 +1,5 @@
 """Checkers of chapter 07, The location atlas."""
 
-import math
-
 import torch
 
 from ..config import named
@@ -40,22 +38,42 @@ def check_holm(holm) -> None:
 
 
 @exercise
-def check_noise(noise) -> None:
-    """A table with effects of cell and seed that must not count, and one without noise."""
+def check_correlation(correlation) -> None:
+    """A grid whose rows share noise, with effects of cell and seed that must not count, and one that shares nothing."""
     generator = torch.Generator().manual_seed(0)
-    rest = torch.randn(6, 3, generator=generator, dtype=torch.float64)
-    cells, seeds = torch.arange(6.0)[:, None] * 3, torch.tensor([0.0, 5.0, -5.0])
-    runs = rest + cells + seeds
-    alone = rest - rest.mean(dim=1, keepdim=True) - rest.mean(dim=0) + rest.mean()
-    expected, answer = math.sqrt(alone.square().sum() / 10), float(noise(runs))
-    by_cell = runs - runs.mean(dim=1, keepdim=True)
-    expect(not _close([answer], [float(runs.std())]), "that has the cells' own differences in it")
-    with_seeds = [math.sqrt(by_cell.square().sum() / 12), float(runs.std(dim=1).mean())]
-    expect(not any(_close([answer], [value]) for value in with_seeds), "that has the seeds' own differences in it")
-    expect(not _close([answer], [float(alone.std())]), "divide by the degrees of freedom: (cells − 1) × (seeds − 1)")
-    expect(not _close([answer], [expected**2]), "that is the variance: the deviation is its root")
-    expect(_close([answer], [expected]), f"{expected:.4f} for six cells and three seeds, not {answer:.4f}")
-    expect(abs(float(noise(cells + seeds))) < 1e-6, "cells and seeds that merely add leave no noise")
+
+    def noise(*shape):
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    effects = 3 * noise(5, 4, 1) + 4 * noise(1, 1, 6)
+    runs = effects + noise(5, 1, 6) + 0.7 * noise(5, 4, 6)
+    rest = _rest(runs)
+    expected, answer = _in_common(rest, 1), float(correlation(runs))
+    expect(not _close([answer], [_in_common(runs - runs.mean(), 1)]), "that has the effects of cell and seed in it")
+    by_cell = runs - runs.mean(dim=2, keepdim=True)
+    expect(not _close([answer], [_in_common(by_cell, 1)]), "that has the seeds' own differences in it")
+    by_seed = runs - runs.mean(dim=(0, 1))
+    expect(not _close([answer], [_in_common(by_seed, 1)]), "that has the cells' own differences in it")
+    expect(not _close([answer], [_in_common(rest, 0)]), "those are pairs of one column: take two cells of one row")
+    with_itself = rest.sum(dim=1).square().sum() / (4 * rest.square().sum())
+    expect(not _close([answer], [float(with_itself)]), "a run and itself are no pair: leave those out")
+    covariance = expected * float(rest.square().mean())
+    expect(not _close([answer], [covariance]), "that is the covariance: divide by the variance")
+    expect(_close([answer], [expected]), f"{expected:.4f} in a grid whose rows share noise, not {answer:.4f}")
+    alone = effects + noise(5, 4, 6)
+    expected, answer = _in_common(_rest(alone), 1), float(correlation(alone))
+    expect(_close([answer], [expected]), f"{expected:.4f} where every run has its own noise, not {answer:.4f}")
+
+
+def _rest(runs):
+    """What is left of runs `(rows, columns, seeds)` without every cell's and every seed's mean."""
+    return runs - runs.mean(dim=2, keepdim=True) - runs.mean(dim=(0, 1)) + runs.mean()
+
+
+def _in_common(rest, axis: int) -> float:
+    """The correlation of two values that differ only in their place along an axis."""
+    squares = rest.square().sum()
+    return float((rest.sum(dim=axis).square().sum() - squares) / ((rest.shape[axis] - 1) * squares))
 
 
 @exercise

@@ -202,3 +202,26 @@ class TestCoverage:
         for name in (*OF_ROWS, "a place"):  # the registered intervals of rows are far too short
             assert registered[name] < 0.85 * self.TIMES, (name, registered[name])
         assert registered["what registers bring: late − early class token"] > high  # and of the interaction too long
+
+    def test_unequal_noise_is_too_long_among_the_others_and_too_short_against_the_quiet_row(self, found):
+        """Noise as in the ledger: a seed moves every row but the first, and moves them together."""
+        common, own = np.ones((6, 1, 1)), np.full((6, 1, 1), 0.5)
+        common[0], own[0] = 0, 0.2
+        _, _, column, rest = self.components(found)
+        contrast = next(one for one in atlas.contrasts(GRID) if one.name == "class attention − class token at 0")
+        others = {cell: {ATTENTION: 1, POOLING: -1}.get(cell.cls, 0) / 4 for cell in CELLS}
+        held, spread = np.zeros(2), np.zeros(6)
+        for draw in range(self.TIMES):
+            generator = np.random.default_rng(draw)
+            shapes = (1, 1, 3), (6, 1, 3), (1, 4, 3), SHAPE
+            drawn = [generator.normal(size=shape) for shape in shapes]
+            runs = sum(size * one for size, one in zip((1.06 * common, own, column, rest), drawn))
+            level = atlas.strata(records(runs))
+            estimates = level.estimate(contrast.weights), level.estimate(others)
+            held += [abs(estimate.value) < estimate.half for estimate in estimates]
+            spread += runs.var(axis=2, ddof=1).mean(axis=1) / self.TIMES
+        assert np.allclose(spread**0.5, [0.45, *5 * [1.25]], atol=0.1)  # the ledger's: 0.42, and 1.03 to 1.39
+        low, high = stats.binom.ppf((0.0005, 0.9995), self.TIMES, 0.95)
+        against, among = held
+        assert against == pytest.approx(0.88 * self.TIMES, abs=0.03 * self.TIMES) and against < low
+        assert among > 0.96 * self.TIMES

@@ -9,6 +9,7 @@ has the intervals that hold.
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from ...ledger import Record
@@ -232,6 +233,7 @@ def _unique(values: Iterable) -> list:
     return list(dict.fromkeys(values))
 
 
+@cache
 def quantile(freedom: float) -> float:
     """How many standard errors reach to the end of a 95 % interval (Student's t)."""
     from scipy.stats import t

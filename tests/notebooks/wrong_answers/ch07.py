@@ -68,33 +68,47 @@ def uncorrected(p):
     return list(p)
 
 
-def of_all_runs(runs):
-    return runs.std()
+def _of_pairs(rest, axis=1):
+    squares = rest.square().sum()
+    return (rest.sum(dim=axis).square().sum() - squares) / ((rest.shape[axis] - 1) * squares)
 
 
-def with_the_seeds(runs):
-    return ((runs - runs.mean(dim=1, keepdim=True)).square().sum() / (len(runs) * (runs.shape[1] - 1))) ** 0.5
+def _left(runs):
+    return runs - runs.mean(dim=2, keepdim=True) - runs.mean(dim=(0, 1)) + runs.mean()
 
 
-def mean_of_deviations(runs):
-    return runs.std(dim=1).mean()
+def of_raw_runs(runs):
+    return _of_pairs(runs - runs.mean())
 
 
-def _rest(runs):
-    return runs - runs.mean(dim=1, keepdim=True) - runs.mean(dim=0) + runs.mean()
+def seeds_left_in(runs):
+    return _of_pairs(runs - runs.mean(dim=2, keepdim=True))
 
 
-def too_many_degrees(runs):
-    return _rest(runs).std()
+def cells_left_in(runs):
+    return _of_pairs(runs - runs.mean(dim=(0, 1)))
 
 
-def variance(runs):
-    return _rest(runs).square().sum() / ((len(runs) - 1) * (runs.shape[1] - 1))
+def of_one_column(runs):
+    return _of_pairs(_left(runs), axis=0)
 
 
-def no_grand_mean(runs):
-    rest = runs - runs.mean(dim=1, keepdim=True) - runs.mean(dim=0)
-    return (rest.square().sum() / ((len(runs) - 1) * (runs.shape[1] - 1))) ** 0.5
+def with_themselves(runs):
+    rest = _left(runs)
+    return rest.sum(dim=1).square().sum() / (rest.shape[1] * rest.square().sum())
+
+
+def covariance(runs):
+    rest = _left(runs)
+    return _of_pairs(rest) * rest.square().mean()
+
+
+def other_seeds(runs):
+    return _of_pairs(_left(runs), axis=2)
+
+
+def as_on_the_page(runs):
+    return 0.69
 
 
 def parts_of_seeds(noise, difference):
@@ -155,7 +169,16 @@ def first_is_one():
 WRONG = {
     "check_pareto": [weakly, beaten_by_itself, cheapest_and_best, best_alone, everything, worst_front],
     "check_holm": [bonferroni, no_running_maximum, in_sorted_order, above_one, uncorrected],
-    "check_noise": [of_all_runs, with_the_seeds, mean_of_deviations, too_many_degrees, variance, no_grand_mean],
+    "check_correlation": [
+        of_raw_runs,
+        seeds_left_in,
+        cells_left_in,
+        of_one_column,
+        with_themselves,
+        covariance,
+        other_seeds,
+        as_on_the_page,
+    ],
     "check_seeds_needed": [
         parts_of_seeds,
         rounded_down,
