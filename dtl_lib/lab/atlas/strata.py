@@ -50,7 +50,7 @@ class Strata(Level):
 
     @property
     def half_alone(self) -> float:
-        """Half of the 95 % interval of one cell's mean by itself: over other seeds too, each better or worse in all."""
+        """Half of the 95 % interval of one cell's mean by itself, with what a seed does to all cells left in."""
         return self.estimate({self.rows[0][0]: 1}).half
 
     def estimate(self, weights: Mapping[Cell, float]) -> Estimate:
