@@ -73,6 +73,10 @@ def head(chapter: Chapter) -> Problems:
     for label in ("The question.", "Time.", "Before this."):
         if f"**{label}**" not in quote:
             yield 1, f"the quote below the title needs '> … **{label}** …'"
+    efforts = (re.search(r"\*Difficulty \d of 3 · (\d+) minutes", cell.source) for _, cell in chapter.cells("markdown"))
+    minutes = sum(int(effort[1]) for effort in efforts if effort)
+    if minutes and f"{minutes} for what you build and the exercises" not in quote:
+        yield 1, f"the exercises' minutes come to {minutes}: '{minutes} for what you build and the exercises'"
 
 
 def chapter_links(chapter: Chapter) -> Problems:

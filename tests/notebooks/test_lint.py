@@ -129,6 +129,7 @@ MISTAKES = {
     "solution": (at(8, source="No solution."), "<details><summary>Solution</summary>"),
     "stub": (at(7, source="ch01.check_answer(unknown)"), "leaves 'unknown' as a stub"),
     "other chapter": (at(7, source="def a(x): ...\nch02.check_answer(a)"), "this chapter's checkers are in ch01"),
+    "minutes": (says(6, "\n\n*Difficulty 2 of 3 · 5 minutes.*"), "the exercises' minutes come to 5"),
     "term": (says(1, "\n\nOf rollout.\n\n**Rollout** is defined too late."), "'rollout' is first used here"),
     "no drawing": (at(4, source="plt.plot([1]);"), "nothing is drawn"),
     "no change": (
