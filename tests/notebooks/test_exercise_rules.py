@@ -1,10 +1,20 @@
 """The rules of `dtl_lib.exercises`, on answers of every kind."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from dtl_lib.exercises import WrongAnswer, exercise, expect, expect_close, expect_shape, give_weights
+from dtl_lib.exercises import (
+    WrongAnswer,
+    exercise,
+    expect,
+    expect_close,
+    expect_number,
+    expect_shape,
+    give_weights,
+    is_near,
+)
 
 
 @exercise
@@ -140,3 +150,16 @@ def test_both_get_the_same_random_weights_norms_included():
 def test_other_parameters_are_named(answer, hint):
     with pytest.raises(WrongAnswer, match=hint):
         give_weights(answer, Twice())
+
+
+@pytest.mark.parametrize("kind", [float, np.float64, np.float32, torch.tensor])
+def test_a_number_of_any_kind_is_compared(kind):
+    assert is_near(kind(0.1), 0.1) and not is_near(kind(0.1001), 0.1)
+    expect_number(kind(0.1), 0.1, "a tenth")
+    with pytest.raises(WrongAnswer, match="a tenth; not .*0.2"):
+        expect_number(kind(0.2), 0.1, "a tenth")
+
+
+@pytest.mark.parametrize("answer", ["0.1", None, [0.1], torch.tensor([0.1, 0.1]), float("nan")])
+def test_what_is_no_number_is_no_answer(answer):
+    assert not is_near(answer, 0.1)
