@@ -1,9 +1,13 @@
 from . import attention as attention
+from . import entry as entry
 from . import norms as norms
 from . import objects as objects
 from .attention import attention_row as attention_row
 from .attention import entropy as entropy
 from .attention import share as share
+from .entry import EntryResult as EntryResult
+from .entry import EntryRow as EntryRow
+from .entry import measure_entry as measure_entry
 from .norms import norm_quantiles as norm_quantiles
 from .norms import norm_ratio as norm_ratio
 from .objects import chance as chance
