@@ -49,7 +49,7 @@ def measure_entry(
     group: str = "cls",
     seed: int = 0,
 ) -> EntryResult:
-    """Let a group of a trained model's tokens enter before each of some blocks, or leave there, and measure what is left.
+    """What is left of a trained model whose group of tokens enters before each of some blocks, or leaves there.
 
     The images are read twice: for the states of the group in the untouched model, and to measure. Memory does not grow
     with their number: of the states it keeps the sum, and those of at most 512 images, drawn at random, for `shuffle`.

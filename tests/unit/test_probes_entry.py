@@ -254,21 +254,17 @@ def test_similarity_and_what_two_images_have_in_common():
 
 
 @pytest.mark.parametrize(
-    ("make", "group"),
+    ("name", "size", "group"),
     [
-        (
-            lambda timm: timm.create_model("vit_tiny_patch16_224", depth=3, embed_dim=12, num_heads=3, img_size=32),
-            "cls",
-        ),
-        (lambda timm: timm.create_model("deit_tiny_distilled_patch16_224", depth=3, embed_dim=12, img_size=32), "dist"),
-        (lambda timm: timm.create_model("vit_small_patch14_reg4_dinov2", depth=3, embed_dim=12, img_size=28), "reg"),
+        ("vit_tiny_patch16_224", 32, "cls"),
+        ("deit_tiny_distilled_patch16_224", 32, "dist"),
+        ("vit_small_patch14_reg4_dinov2", 28, "reg"),
     ],
-    ids=["ViT", "distilled DeiT", "registers"],
 )
-def test_a_model_of_timm_s_on_images_that_are_not_square(make, group):
+def test_a_model_of_timm_s_on_images_that_are_not_square(name, size, group):
     timm = pytest.importorskip("timm")
     torch.manual_seed(0)
-    model = from_timm(make(timm)).eval()
+    model = from_timm(timm.create_model(name, depth=3, embed_dim=12, num_heads=3, img_size=size)).eval()
     patch = model.config.patch_size
     x = noise(4, 3, 2 * patch, 3 * patch, seed=1, dtype=torch.float32)
     result = measure_entry(model, [x[:3], x[3:]], group=group)
