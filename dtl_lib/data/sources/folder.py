@@ -5,11 +5,13 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import torch
+
 from ...host import data_folder
-from ...paths import user_path
+from ...paths import require, user_path
 from ..decoding import endings
 from ..images import Sets
-from ..labelled import labelled_sets
+from ..labelled import LabelledFiles, labelled_sets
 from ..splits import PART_NAMES, assigned, like_parts, part_of
 
 log = logging.getLogger("dtl_lib")
@@ -86,6 +88,24 @@ def load(name: str, path=None, image_size=None, samples: int | None = None, conf
     numbers = {label: number for number, label in enumerate(identities)}
     sources = {part: Folder(folders[part], pictures[part], numbers) for part in folders}
     return labelled_sets(name, classes, sources, folders, samples, config, image_size, identities)
+
+
+def every_image(path, image_size=None, config=None) -> LabelledFiles:
+    """Every image below a folder, in the order of their paths, whatever its folders mean: all in one class.
+
+    Args:
+        path: the folder.
+        image_size, config: as in `load`.
+
+    Raises:
+        ValueError: where there is no folder, or no image in it.
+    """
+    root = user_path(path)
+    require(root, "a folder", "give one that holds images")
+    if not (files := _pictures(root, top=(-1, -1))):
+        raise ValueError(f"{root} holds no images")
+    source = Folder(root, {"image": files}, {"image": 0})
+    return LabelledFiles(root.name or str(root), ("image",), source, torch.arange(len(files)), config, image_size)
 
 
 def pictures_by_class(root: Path) -> dict[str, list[str]]:
