@@ -39,7 +39,9 @@ def flags(parser: Parser) -> None:
     parts = ("test", "held_out", "train")
     images.add_argument("--part", choices=parts, default="test", help="which part of the data set (default: test)")
     images.add_argument(
-        "--unlabelled", action="store_true", help="take every image below --data-path, without classes: no accuracy"
+        "--unlabelled",
+        action="store_true",
+        help="use no classes: no accuracy; without --data, every image below --data-path",
     )
     add_field(images, "image_size", ViTConfig.__annotations__["image_size"], "height and width of an image in pixels")
     images.add_argument("--batch-size", type=positive, default=64, metavar="N", help="images in a batch (default: 64)")
@@ -113,7 +115,7 @@ def _images(args: Namespace, model: ViT, labelled: bool):
     from ..data.sources.folder import every_image
 
     size = getattr(args, "image_size", model.config.image_size)
-    if not labelled:
+    if not labelled and not args.data:
         if not args.data_path:
             raise ValueError("say where the images are: --data-path DIR, a folder of images")
         return every_image(args.data_path, size, model.config)
