@@ -90,8 +90,10 @@ def test_any_folder_of_images_will_do_without_labels(tmp_path, folder, capsys):
     _, features = saved(tmp_path, replace(CONFIG, classes=0), classes=None)
     assert main(["probe", "entry", features, *flags]) == 0
     assert "agreement" not in (out := capsys.readouterr().out) and "cosine" in out
+    _, path = saved(tmp_path)
     assert main(["probe", "entry", path, "--unlabelled", "--data", "shapes", "--part", "held_out", *flags[2:]]) == 0
-    assert "on shapes level 1 held out" in (out := capsys.readouterr().out) and "correct" not in out
+    out = capsys.readouterr().out
+    assert "on shapes level 1 held_out, n = 2,000" in out and "agreement" in out and "correct" not in out
 
 
 def test_each_row_is_a_record(tmp_path, folder, capsys, monkeypatch):
