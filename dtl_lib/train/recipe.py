@@ -25,7 +25,7 @@ class Recipe:
         ValueError: where a value is out of range or two contradict each other, with what would be right.
     """
 
-    epochs: float | None = _note(None, "passes over the training images")
+    epochs: float | None = _note(None, "passes over the training images; 1 if max_steps is not given either")
     max_steps: int | None = _note(None, "optimiser steps; with epochs, whichever ends first")
     batch_size: int = _note(128, "images in one optimiser step, over all processes")
     accumulate: int = _note(1, "gradient accumulation: parts that a batch is split into, to save memory")

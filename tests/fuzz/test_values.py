@@ -92,6 +92,8 @@ def test_values_of_recipes_configurations_and_plans(data, kind):
                 by_name = {group["name"]: group for group in written[name]}
                 assert isinstance(value, list) and len(value) == len(by_name)
                 assert all(group.items() <= by_name[group["name"]].items() for group in value)
+            elif value is None and name in ("epochs", "distill"):  # what the help says that leaving them out means
+                assert written[name] in (None, 1.0, "hard")
             elif name != "plan":
                 square = name == "image_size" and isinstance(value, int)
                 assert written[name] == ([value] * 2 if square else value), name
