@@ -71,6 +71,9 @@ def quiet(line: list[str]) -> int:
     return status
 
 
+DEFAULTS = {"epochs": 1.0, "distill": "hard"}  # what the help says that leaving one out may mean
+
+
 @examples(300)
 @given(st.data(), st.sampled_from((Recipe, ViTConfig, TokenPlan)))
 def test_values_of_recipes_configurations_and_plans(data, kind):
@@ -92,8 +95,8 @@ def test_values_of_recipes_configurations_and_plans(data, kind):
                 by_name = {group["name"]: group for group in written[name]}
                 assert isinstance(value, list) and len(value) == len(by_name)
                 assert all(group.items() <= by_name[group["name"]].items() for group in value)
-            elif value is None and name in ("epochs", "distill"):  # what the help says that leaving them out means
-                assert written[name] in (None, 1.0, "hard")
+            elif value is None and name in DEFAULTS:
+                assert written[name] in (None, DEFAULTS[name]), name
             elif name != "plan":
                 square = name == "image_size" and isinstance(value, int)
                 assert written[name] == ([value] * 2 if square else value), name

@@ -57,6 +57,21 @@ def test_a_rate_is_chosen_by_held_out_images_and_by_the_seeds_given():
     assert followup.better_rates(by_rate)[EARLY] == 1e-3  # by seeds 0 and 2, which both rates have
 
 
+def test_a_length_is_read_with_each_place_at_its_own_rate(tmp_path):
+    for rate, grid in followup.lengths(1).items():
+        for cell in grid.cells():
+            for seed in followup.CHOOSING:
+                own = (rate < 2e-3) == (cell == LATE)
+                config, recipe = cell.config(grid.config).to_dict(), replace(grid.recipe, seed=seed).to_dict()
+                values = {"accuracy": rate, "held_out": 0.4 + 0.1 * own}
+                about = {"n": 1, "seed": seed, "config": config, "recipe": recipe, "folder": tmp_path}
+                ledger.add(grid.experiment, str(cell), "none", "cpu", values, **about)
+    read = followup.length_records(1, tmp_path)
+    assert {job: record.get("accuracy") for job, record in read.items()} == {
+        (EARLY, 0): 2e-3, (EARLY, 1): 2e-3, (LATE, 0): 1e-3, (LATE, 1): 1e-3
+    }  # fmt: skip
+
+
 def test_what_length_brings_is_paired_by_seed():
     grid = atlas.grids()["cpu"]
     short = {(EARLY, 0): 0.40, (LATE, 0): 0.37, (EARLY, 1): 0.50, (LATE, 1): 0.49, (EARLY, 2): 0.1}
