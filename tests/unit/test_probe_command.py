@@ -153,3 +153,10 @@ def test_a_folder_that_is_missing_or_empty_or_not_given(tmp_path, capsys):
     for words in (["probe"], ["probe", "entry"]):
         assert main(words) == 2 and "dtl probe entry MODEL" in capsys.readouterr().err
     assert main(["probe", "what", path]) == 2 and "choose from entry" in capsys.readouterr().err
+
+
+def test_the_help_names_the_ways_that_there_are():
+    from dtl_lib.cli import probe
+    from dtl_lib.probes import entry
+
+    assert tuple(probe.WAYS) == entry.WAYS and probe.BEFORE == entry.BEFORE
