@@ -81,21 +81,3 @@ def check_wide(wide) -> None:
         asked = replace(config, dim=answer.dim, heads=answer.heads, depth=answer.depth, plan=None)
         for name, value in asked.to_dict().items():
             expect(answer.to_dict()[name] == value, f"{name} changed too: change one thing at a time")
-
-
-@exercise
-def check_largest_batch(largest_batch) -> None:
-    """Memory for weights alone, for some images, for less than one, and for less than the weights."""
-    answer = largest_batch(1000, 20, 68)
-    expect(
-        not is_near(answer, 13), "that counts the weights alone: there are gradients and AdamW's two averages as well"
-    )
-    expect(
-        not (is_near(answer, 11) or is_near(answer, 12)),
-        "four numbers a parameter: the weight, its gradient and both of AdamW's averages",
-    )
-    expect(not is_near(answer, 14), "the parameters take memory too")
-    expect_number(answer, 10, "320 bytes for 20 parameters leave 680: ten images of 68")
-    expect_number(largest_batch(1000, 10, 85), 9, "whole images only")
-    expect_number(largest_batch(1000, 30, 521), 0, "480 bytes for the parameters leave 520, which is no image of 521")
-    expect_number(largest_batch(100, 10, 7), 0, "where not even the weights fit, no image does: 0, not less")

@@ -82,24 +82,35 @@ def show_intervals(
     reference: str | None = None,
     width: float = WIDTH,
     level: float | None = None,
+    linear: float | None = None,
 ) -> Figure:
     """Estimates with their ± from top to bottom, with a line through what to compare them with.
 
     Args:
-        estimates: name → (value, half width of its interval), or (value, low, high).
+        estimates: name → (value, half width of its interval), (value, low, high), or (value,): without an interval its
+            mark is hollow.
         x: what the values are, with their unit.
         reference: the name of the estimate to compare with.
         level: a value to compare with, such as 0 for differences.
+        linear: the axis is linear from −linear to linear, and logarithmic beyond; linear throughout where None.
     """
     figure, axis = plt.subplots(figsize=(width, 0.7 + 0.34 * len(estimates)))
     for row, (name, (value, *interval)) in enumerate(estimates.items()):
         colour = COLOURS[1] if name == reference else COLOURS[0]
+        if not interval:
+            axis.plot(value, row, "o", color=colour, markerfacecolor="none")
+            continue
         below, above = (value - interval[0], interval[1] - value) if len(interval) == 2 else 2 * interval
         axis.errorbar(value, row, xerr=[[below], [above]], fmt="o", color=colour, capsize=3)
     if reference is not None:
         axis.axvline(estimates[reference][0], color=COLOURS[1], linewidth=1, linestyle=":")
     if level is not None:
         axis.axvline(level, color="#777777", linewidth=1, linestyle=":")
+    if linear is not None:
+        axis.set_xscale("symlog", linthresh=linear, linscale=1.5)
+        ticks = [step * linear for step in (-4, -1, -0.5, 0, 0.5, 1, 4)]
+        axis.set_xticks(ticks, [f"{tick:g}".replace("-", "−") for tick in ticks], minor=False)
+        axis.minorticks_off()
     axis.set_yticks(range(len(estimates)), list(estimates))
     axis.set(xlabel=x, ylim=(len(estimates) - 0.4, -0.6))  # the last row stays clear of the axis
     axis.spines["left"].set_visible(False)

@@ -133,3 +133,16 @@ def test_the_command_makes_what_is_missing(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out.count("tiny: class token at") == 4
     atlas_followup.main(["depth", "--folder", str(tmp_path)])
     assert ledger.read("tiny", tmp_path) == made and capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("reg", [(None,), (0,), (None, 0), (0, 4)])
+@pytest.mark.parametrize("cls", [(0,), (4,), (0, 4), (0, "class attention"), ("average pooling",)])
+def test_a_comparison_needs_both_of_its_sides(cls, reg):
+    grid = replace(atlas.grids()["cpu"], cls=cls, reg=reg)
+    names = {contrast.name: contrast.weights for contrast in atlas.contrasts(grid)}
+    assert all(sum(weights.values()) == pytest.approx(0) for weights in names.values())
+    both = {"class token late − early": {0, 4} <= {*cls}, "registers − none": {None, 0} <= {*reg}}
+    both["registers at 4 − registers at 0"] = {0, 4} <= {*reg}
+    both["class attention − class token at 0"] = {0, "class attention"} <= {*cls}
+    both["what registers bring: late − early class token"] = {0, 4} <= {*cls} and {None, 0} <= {*reg}
+    assert {*names} == {name for name, asked in both.items() if asked}

@@ -36,6 +36,7 @@ DRAWN = {
     "intervals": lambda: figures.show_intervals({"a": (1.0, 0.1), "b": (2.0, 0.2)}, "x", reference="a"),
     "agreement": lambda: figures.show_agreement({"a": [(1.0, 1.1, 0.9, 1.2)], "b": [(0.9, 0.9, 0.8, 1)]}, "x", "y"),
     "differences": lambda: figures.show_intervals({"a": (1.0, 0.1), "b": (2.0, 1.9, 2.2)}, "x", level=0.0),
+    "far apart": lambda: figures.show_intervals({"a": (1.0, 0.1), "b": (-20.0,)}, "x", level=0.0, linear=5),
     "surface": lambda: figures.show_surface(**SURFACE, half=0.25, label="accuracy, %", mark=(1, 2)),
     "pareto": lambda: figures.show_pareto(**PARETO),
     "pareto, bare": lambda: figures.show_pareto(POINTS),

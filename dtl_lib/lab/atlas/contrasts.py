@@ -30,19 +30,19 @@ def contrasts(grid: Grid) -> list[Contrast]:
     cells = grid.cells()
     token = [cell for cell in cells if isinstance(cell.cls, int)]
     early, late = ([c for c in token if (c.cls >= grid.config.depth / 2) == side] for side in (False, True))
-    places = [reg for reg in grid.reg if reg is not None]
+    places = sorted(reg for reg in grid.reg if reg is not None) or [None]  # of registers
     asked = [
         Contrast("class token late − early", _difference(late, early)),
         Contrast("class attention − class token at 0", _difference(_at(cells, ATTENTION), _at(cells, 0))),
         Contrast("average pooling − class token at 0", _difference(_at(cells, POOLING), _at(cells, 0))),
         Contrast("registers − none", _registers(cells)),
         Contrast(
-            f"registers at {max(places)} − registers at {min(places)}",
-            _difference(*([c for c in cells if c.reg == place] for place in (max(places), min(places)))),
+            f"registers at {places[-1]} − registers at {places[0]}",
+            _difference(*([c for c in cells if c.reg == place] for place in (places[-1], places[0]))),
         ),
         Contrast("what registers bring: late − early class token", _minus(_registers(late), _registers(early))),
     ]
-    return [contrast for contrast in asked if contrast.weights and abs(sum(contrast.weights.values())) < EXACT]
+    return [contrast for contrast in asked if contrast.weights]
 
 
 def stages(grid: Grid) -> tuple[Grid, ...]:
@@ -60,6 +60,8 @@ def stages(grid: Grid) -> tuple[Grid, ...]:
 
 
 def _difference(plus: list[Cell], minus: list[Cell]) -> dict[Cell, float]:
+    if not plus or not minus or plus == minus:
+        return {}
     return {cell: 1 / len(plus) for cell in plus} | {cell: -1 / len(minus) for cell in minus}
 
 
@@ -69,7 +71,7 @@ def _registers(cells: Iterable[Cell]) -> dict[Cell, float]:
 
 
 def _minus(plus: dict[Cell, float], minus: dict[Cell, float]) -> dict[Cell, float]:
-    return plus | {cell: -weight for cell, weight in minus.items()}
+    return plus | {cell: -weight for cell, weight in minus.items()} if plus and minus else {}
 
 
 def _at(cells: Iterable[Cell], place: int | str) -> list[Cell]:

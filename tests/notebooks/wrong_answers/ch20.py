@@ -127,34 +127,6 @@ def in_per_cent(images_per_s, multiply_adds, rate):
     return 100 * 6 * images_per_s * multiply_adds / rate
 
 
-def weights_alone(memory, parameters, kept):
-    return max(0, (memory - 4 * parameters) // kept)
-
-
-def one_average(memory, parameters, kept):
-    return max(0, (memory - 12 * parameters) // kept)
-
-
-def pictures_alone(memory, parameters, kept):
-    return memory // kept
-
-
-def below_nothing(memory, parameters, kept):
-    return (memory - 16 * parameters) // kept
-
-
-def parts_of_pictures(memory, parameters, kept):
-    return max(0, (memory - 16 * parameters) / kept)
-
-
-def rounded(memory, parameters, kept):
-    return max(0, round((memory - 16 * parameters) / kept))
-
-
-def at_least_one(memory, parameters, kept):
-    return max(1, (memory - 16 * parameters) // kept)
-
-
 WRONG = {
     "check_at_most": [added, the_shorter, arithmetic_alone, memory_alone, a_rate],
     "check_share_of": [of_speed, what_remains, without_the_factor, a_ratio],
@@ -168,14 +140,5 @@ WRONG = {
         numbers_alone,
         moves_tokens_too,
         drops_paths_too,
-    ],
-    "check_largest_batch": [
-        weights_alone,
-        one_average,
-        pictures_alone,
-        below_nothing,
-        parts_of_pictures,
-        rounded,
-        at_least_one,
     ],
 }

@@ -1,0 +1,152 @@
+"""Everything the ledger says about one question: what a class token that enters late brings, against an early one.
+
+Each study has its own model, data, length and noise, so nothing is pooled: an estimate and its interval from each.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ... import ledger
+from ...ledger import Record
+from . import followup
+from .analysis import Estimate
+from .contrasts import Contrast, contrasts
+from .grid import Cell, Grid, Job, grids
+from .run import missing, read
+from .strata import strata
+
+POINTS = 100.0
+TRAINED = "vit_tiny_patch16_224.augreg_in21k_ft_in1k"
+TRAINED_BLOCK = 4
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """One study's answer, in points of accuracy: late − early.
+
+    Attributes:
+        study: which, in a few words.
+        compared: late and early, in words.
+        value: above 0 where late is better.
+        low, high: of its 95 % interval; None where the study has one seed, which gives none.
+        over: what the interval is over: seeds, or images.
+        command: what makes the records.
+    """
+
+    study: str
+    compared: str
+    value: float
+    low: float | None
+    high: float | None
+    over: str
+    command: str
+
+
+def evidence(folder: str | Path | None = None) -> list[Evidence]:
+    """What there is of each study, in the order of chapter 7; a study without enough records is left out.
+
+    Args:
+        folder: where the records are; the library's ledger where None.
+    """
+    found = []
+    for study in (_atlas, _better_rate, _length, _depth, _shapes, _minutes, _trained):
+        found += study(folder)
+    return found
+
+
+def _atlas(folder) -> Iterator[Evidence]:
+    grid = grids()["cpu"]
+    yield from _surface("CIFAR-10, 1 epoch", grid, read(grid, folder))
+
+
+def _better_rate(folder) -> Iterator[Evidence]:
+    first, half = grids()["cpu"], followup.half_rate()
+    by_rate = dict(zip(followup.RATES, (read(grid, folder) for grid in (first, half))))
+    if not any(missing(first.cells(), first.seeds, records) for records in by_rate.values()):
+        better = followup.at_better_rate(by_rate, first.seeds)
+        yield from _surface("the same, better rate", half, better)
+
+
+def _length(folder) -> Iterator[Evidence]:
+    for epochs in followup.EPOCHS:
+        by_rate = {rate: read(grid, folder) for rate, grid in followup.lengths(epochs).items()}
+        try:
+            records = followup.at_better_rate(by_rate, followup.CHOOSING)
+            estimate = followup.over_seeds(list(followup.late_minus_early(records).values()))
+        except ValueError:  # not enough seeds yet
+            continue
+        name = f"longer: {epochs} epoch{'s' * (epochs > 1)}"
+        yield _over_seeds(name, "block 4 − block 0", estimate, records)
+
+
+def _depth(folder) -> Iterator[Evidence]:
+    grid = followup.deep()
+    records = read(grid, folder)
+    try:
+        estimate = _paired(contrasts(grid)[0], records)
+    except ValueError:
+        return
+    yield _over_seeds("shapes, 12 blocks", "blocks 6, 9 − blocks 0, 3", estimate, records)
+
+
+def _shapes(folder) -> Iterator[Evidence]:
+    """One seed each, so no interval; without registers, and with four from block 0."""
+    runs = {Cell.from_config(run.config): run for run in ledger.read("atlas_shapes", folder, missing_ok=True)}
+    for registers, text in (((), ""), ((0, 4), ", 4 registers")):
+        early, late = (runs.get(Cell(place, *registers)) for place in followup.PLACES)
+        if early and late:
+            value = POINTS * (late.get("accuracy") - early.get("accuracy"))
+            yield Evidence(f"shapes, 6 blocks{text}", "block 4 − block 0", value, None, None, "1 seed", late.command)
+
+
+def _minutes(folder) -> Iterator[Evidence]:
+    from scipy.stats import ttest_ind
+
+    runs = ledger.read("cifar10_same_minutes", folder, missing_ok=True)
+    late, early = (
+        [run for run in runs if run.what == f"{name}, 10 minutes"] for name in ("class token from 3", "ours")
+    )
+    if min(len(late), len(early)) < 2:
+        return
+    points = [[POINTS * run.get("accuracy") for run in side] for side in (late, early)]
+    low, high = map(float, ttest_ind(*points, equal_var=False).confidence_interval())
+    value = sum(points[0]) / len(late) - sum(points[1]) / len(early)
+    over = f"{len(late)} seeds each (Welch)"
+    yield Evidence("CIFAR-10, 10 minutes", "block 3 − block 0", value, low, high, over, late[0].command)
+
+
+def _trained(folder) -> Iterator[Evidence]:
+    """Nothing is trained: the token that enters is the untouched model's own, what differs are the patches."""
+    what = f"{TRAINED}: itself, absent before block {TRAINED_BLOCK}"
+    for run in [run for run in ledger.read("entry", folder, missing_ok=True) if run.what == what]:
+        value, low, high = (POINTS * run.get(f"difference{end}") for end in ("", "_low", "_high"))
+        name = "trained ViT-Ti/16"
+        yield Evidence(name, f"block {TRAINED_BLOCK} − block 0", value, low, high, f"{run.n} photos", run.command)
+
+
+def _surface(name: str, grid: Grid, records: Mapping[Job, Record]) -> Iterator[Evidence]:
+    if not records or missing(grid.cells(), grid.seeds, records):
+        return
+    layers = strata(records, "accuracy", POINTS, cells=grid.cells(), seeds=grid.seeds)
+    estimate = layers.estimate(contrasts(grid)[0].weights)
+    yield _over_seeds(name, "blocks 4, 5 − blocks 0, 2", estimate, records)
+
+
+def _paired(contrast: Contrast, records: Mapping[Job, Record]) -> Estimate:
+    """A contrast's interval over seeds that have all of its cells."""
+    seeds = sorted({seed for _, seed in records})
+    whole: Sequence[int] = [seed for seed in seeds if all((cell, seed) in records for cell in contrast.weights)]
+    return followup.over_seeds(
+        [
+            sum(POINTS * w * records[cell, seed].get("accuracy") for cell, w in contrast.weights.items())
+            for seed in whole
+        ]
+    )
+
+
+def _over_seeds(study: str, compared: str, estimate: Estimate, records: Mapping[Job, Record]) -> Evidence:
+    low, high = estimate.value - estimate.half, estimate.value + estimate.half
+    seeds = len({seed for _, seed in records})
+    command = next(iter(records.values())).command
+    return Evidence(study, compared, estimate.value, low, high, f"{seeds} seeds", command)

@@ -1,0 +1,89 @@
+"""All evidence about a late class token: which studies speak, with which value and which interval."""
+
+from dataclasses import replace
+
+import pytest
+from scipy.stats import t
+
+from dtl_lib import ledger
+from dtl_lib.lab import atlas
+from dtl_lib.lab.atlas import followup
+from dtl_lib.lab.atlas.evidence import evidence
+
+
+def add(folder, grid, cell, seed, accuracy, held_out=0.5):
+    """A record of a grid's run."""
+    config, recipe = cell.config(grid.config).to_dict(), replace(grid.recipe, seed=seed).to_dict()
+    about = {"n": 1, "seed": seed, "config": config, "recipe": recipe, "folder": folder}
+    ledger.add(grid.experiment, str(cell), "a command", "cpu", {"accuracy": accuracy, "held_out": held_out}, **about)
+
+
+def only(found):
+    (one,) = found
+    return one
+
+
+def test_without_records_there_is_no_evidence(tmp_path):
+    assert evidence(tmp_path) == []
+
+
+def test_depth_compares_the_two_halves_by_seed(tmp_path):
+    grid = followup.deep()
+    at = {0: 0.80, 3: 0.90, 6: 0.92, 9: 0.94}
+    for cell in grid.cells():
+        for seed in (0, 1, 2):
+            add(tmp_path, grid, cell, seed, at[cell.cls] + 0.01 * seed * (cell.cls == 9))
+    one = only(evidence(tmp_path))
+    gaps = [8.0, 8.5, 9.0]  # points: (92 + 94 + seed) / 2 − 85
+    half = t.ppf(0.975, 2) * 0.5 / 3**0.5
+    assert one.value == pytest.approx(sum(gaps) / 3) and one.high - one.low == pytest.approx(2 * half)
+    assert (one.over, one.command) == ("3 seeds", "a command")
+
+
+def test_a_seed_that_lacks_a_place_is_left_out(tmp_path):
+    grid = followup.deep()
+    for cell in grid.cells():
+        for seed in (0, 1) if cell.cls else (0,):
+            add(tmp_path, grid, cell, seed, 0.9)
+    assert evidence(tmp_path) == []  # one whole seed gives no interval
+
+
+def test_each_length_takes_each_place_at_its_better_rate(tmp_path):
+    for rate, grid in followup.lengths(3).items():
+        for cell in grid.cells():
+            for seed in followup.CHOOSING:
+                better = (rate < 2e-3) == (cell.cls == 4)  # the late token at half the rate, the early one at the whole
+                add(
+                    tmp_path,
+                    grid,
+                    cell,
+                    seed,
+                    0.5 + 0.03 * (cell.cls == 4) * (1 + seed) - 0.2 * (not better),
+                    0.4 + better,
+                )
+    one = only(evidence(tmp_path))
+    assert one.value == pytest.approx(4.5) and "3 epochs" in one.study and one.low < 0 < one.high
+
+
+def test_the_second_rate_is_read_beside_the_first(tmp_path):
+    first, half = atlas.grids()["cpu"], followup.half_rate()
+    for grid, late, held_out in ((first, 0.40, 0.4), (half, 0.46, 0.5)):
+        for cell in first.cells():
+            for seed in grid.seeds:
+                is_late = cell.cls in (4, 5)
+                add(
+                    tmp_path, grid, cell, seed, (late if is_late else 0.45) + 0.001 * seed, held_out if is_late else 0.4
+                )
+    found = {one.study: one.value for one in evidence(tmp_path)}
+    assert list(found.values()) == pytest.approx([-5.0, 1.0])
+
+
+def test_the_ledger_holds_the_studies_that_chapter_7_names():
+    found = {one.study: one for one in evidence()}
+    assert found["CIFAR-10, 1 epoch"].value == pytest.approx(-2.31, abs=0.01)
+    assert found["CIFAR-10, 1 epoch"].high - found["CIFAR-10, 1 epoch"].value == pytest.approx(0.89, abs=0.01)
+    trained = found["trained ViT-Ti/16"]
+    assert trained.low < trained.value < trained.high < 0 and trained.over == "200 photos"
+    assert all(one.low is None for name, one in found.items() if name.startswith("shapes, 6 blocks"))
+    minutes = found["CIFAR-10, 10 minutes"]
+    assert minutes.low < minutes.value < minutes.high and "Welch" in minutes.over
