@@ -25,9 +25,24 @@ def described(chapter):
             yield n, "draws a figure: needs metadata mystnb.figure.caption, which also says how to read it"
 
 
+def shares(chapter):
+    """Maps of attention show the patches alone: `notes=` says what share lies elsewhere."""
+    for n, cell in chapter.cells("code"):
+        for call in _calls(cell.source):
+            given = {word.arg: word.value for word in call.keywords}
+            label = given.get("label")
+            of_attention = not isinstance(label, ast.Constant) or "attention" in label.value
+            if ast.unparse(call.func) == "figures.show_maps" and of_attention and "notes" not in given:
+                yield n, "draws attention on the patches alone: notes= says what share each map leaves out"
+
+
 def _draws(source: str) -> bool:
-    calls = (node.func for node in ast.walk(parse(source)) if isinstance(node, ast.Call))
-    return any(isinstance(call, ast.Attribute) and ast.unparse(call.value) in ("plt", "figures") for call in calls)
+    functions = (call.func for call in _calls(source))
+    return any(isinstance(one, ast.Attribute) and ast.unparse(one.value) in ("plt", "figures") for one in functions)
+
+
+def _calls(source: str) -> list[ast.Call]:
+    return [node for node in ast.walk(parse(source)) if isinstance(node, ast.Call)]
 
 
 def _has_image(cell) -> bool:

@@ -205,6 +205,7 @@ RULES = (
     locks,
     alt_text,
     figures.described,
+    figures.shares,
     numbers.backed,
     exercises.complete,
     exercises.built_first,

@@ -131,6 +131,7 @@ MISTAKES = {
     "other chapter": (at(7, source="def a(x): ...\nch02.check_answer(a)"), "this chapter's checkers are in ch01"),
     "minutes": (says(6, "\n\n*Difficulty 2 of 3 · 5 minutes.*"), "the exercises' minutes come to 5"),
     "term": (says(1, "\n\nOf rollout.\n\n**Rollout** is defined too late."), "'rollout' is first used here"),
+    "share": (says(4, "\nfigures.show_maps(x, label=name)"), "notes= says what share each map leaves out"),
     "no drawing": (at(4, source="plt.plot([1]);"), "nothing is drawn"),
     "no change": (
         lambda nb: at(12, source=nb.cells[11].source.replace("Change, run, explain", "Exercise"))(nb),
@@ -164,6 +165,13 @@ def test_a_figure_only_the_output_shows(project, good):
     executed = nbformat.from_dict(json.loads(json.dumps(notebook)))
     executed.cells[2].outputs = [nbformat.v4.new_output("display_data", {"image/png": "x"})]
     assert "cell 3: draws a figure" in "\n".join(check(Chapter(project, path, notebook, executed)))
+
+
+@pytest.mark.parametrize("more", ["label='length'", "notes=notes", "label='attention', notes=notes"])
+def test_maps_that_leave_nothing_out_or_say_what_are_fine(project, good, more):
+    path, notebook = good
+    says(4, f"\nfigures.show_maps(x, {more})")(notebook)
+    assert not any("share" in line for line in check(Chapter(project, path, notebook)))
 
 
 BACKED = {
