@@ -24,6 +24,7 @@ def compare(
     steps: int = 300,
     level: int = 1,
     ask: str = "what",
+    seed: int = 0,
 ) -> None:
     """Train the plain model and the changed one on the same images from the same seed, and print how each fares.
 
@@ -37,6 +38,7 @@ def compare(
         level: of `shapes`, 1 to 3.
         ask: "what" is shown, one of ten kinds; or "where": images are rolled by half their width, their height, both
             or neither, and which of the four is asked. The patches are the same, their places are not.
+        seed: of the fresh weights, and of the images: another seed sees others.
 
     Raises:
         WrongAnswer: if `changed` does not return such a model.
@@ -49,7 +51,7 @@ def compare(
         return
     make = plain if callable(plain) else lambda: ViT.build(plain)
     marks = sorted({max(1, round(steps * part)) for part in (0.25, 0.5, 0.75, 1)})
-    plain_curve, changed_curve = (_learn(_fresh(model), marks, level, ask) for model in (make, changed))
+    plain_curve, changed_curve = (_learn(_fresh(model, seed), marks, level, ask, seed) for model in (make, changed))
     print(" step   plain   changed")
     for step, first, second in zip(marks, plain_curve, changed_curve):
         print(f"{step:5}   {first:5.0%}   {second:7.0%}")
@@ -79,8 +81,8 @@ def compare_batches(changed: Callable[[int, int, float], tuple[int, int, float]]
     print("held-out accuracy on 500 images; chance is 10 %")
 
 
-def _fresh(make: Callable[[], nn.Module]) -> nn.Module:
-    torch.manual_seed(0)
+def _fresh(make: Callable[[], nn.Module], seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
     model = make()
     if not isinstance(model, nn.Module):
         raise WrongAnswer(f"return a model, not {type(model).__name__}")
@@ -109,6 +111,7 @@ def _learn(
     marks: list[int],
     level: int,
     ask: str = "what",
+    seed: int = 0,
     batch_size: int = RECIPE.batch_size,
     lr: float = RECIPE.lr,
 ) -> list[float]:
@@ -117,11 +120,11 @@ def _learn(
     seen = _batch(sets.held_out, torch.arange(500), ask)
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=RECIPE.weight_decay)
     curve = []
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     for step in range(total):
         for group in optimizer.param_groups:
             group["lr"] = lr / RECIPE.lr * learning_rate(RECIPE, step, total, min(RECIPE.warmup_steps, total // 6))
-        first = step * batch_size
+        first = (step + seed * total) * batch_size
         images, labels = _batch(sets.train, torch.arange(first, first + batch_size), ask)
         loss = F.cross_entropy(model.train()(images), labels)
         optimizer.zero_grad()

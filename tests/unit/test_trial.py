@@ -41,6 +41,21 @@ def test_a_model_that_cannot_learn_stays_where_it_was(capsys):
     assert int(lines[-1][1].rstrip("%")) > int(lines[-1][2].rstrip("%"))
 
 
+def test_another_seed_has_other_weights_and_sees_other_images(capsys, monkeypatch):
+    seen, learn = [], trial._batch
+    monkeypatch.setattr(trial, "_batch", lambda images, at, ask: seen.append(at[0].item()) or learn(images, at, ask))
+    runs = []
+    for seed in (0, 1, 1):
+        torch.manual_seed(7)  # what the reader did before does not matter
+        weights = []
+        trial.compare(lambda: weights.append(plain()) or weights[0], plain=plain, steps=4, seed=seed)
+        runs.append((shares(capsys.readouterr().out), weights[0].norm.weight.detach().clone(), seen[1:5]))
+        seen.clear()
+    (first, at_first, images), (second, at_second, others), (again, at_again, same) = runs
+    assert second == again and torch.equal(at_second, at_again) and others == same
+    assert not torch.equal(at_first, at_second) and not set(images) & set(others)
+
+
 def test_a_stub_trains_nothing(capsys):
     trial.compare(stub)
     assert capsys.readouterr().out == "not attempted\n"
