@@ -73,10 +73,8 @@ class Tape:
         if not self._stream:
             raise ValueError("the residual stream was not kept: leave stream=False out")
         block = block if block == "input" else number
-        kept = self._tokens[block]
-        return (
-            kept if block != self._last or self._deferred is None else torch.cat([kept, self._deferred.tokens], dim=1)
-        )
+        kept, deferred = self._tokens[block], self._deferred if block == self._last else None
+        return kept if deferred is None else torch.cat([kept, deferred.tokens], dim=1)
 
     def queries(self, block: int) -> Tensor:
         """Queries of a block, `(batch, heads, query, head_dim)`; in class attention only cls and dist are queries."""
@@ -88,14 +86,15 @@ class Tape:
         """Keys of a block, `(batch, heads, key, head_dim)`."""
         return self._qk[self._check(block, every_query=False)][1]
 
-    def attention(self, block: int, stage: str = "attention") -> Tensor:
+    def attention(self, block: int, stage: str = "attention", queries: slice = ALL) -> Tensor:
         """What multiplies v in a block, `(batch, heads, query, key)`, float32.
 
         Args:
             block: 0 … blocks − 1.
             stage: `"softmax"` for the matrix before talking heads mix it a second time; the same elsewhere.
+            queries: the rows to compute.
         """
-        return self._attention(self._check(block), ALL, stage)
+        return self._attention(self._check(block, every_query=queries == ALL), queries, stage)
 
     def maps(self, block: int, of: Token = "cls", stage: str = "attention") -> Tensor:
         """How much a token attends to each patch: `(batch, heads, rows, columns)`, float32.
@@ -122,7 +121,7 @@ class Tape:
             TokenNotThere: as in `maps`.
         """
         block = self._check(block, every_query=False)
-        rows = self._attention(block, self._queries_of(block, of), stage)
+        rows = self._attention(block, self.queries_of(block, of), stage)
         return rows if isinstance(of, str) and of not in READ_BY_HEAD else rows.squeeze(2)
 
     def norms(self, block: int | Literal["input"]) -> dict[str, Tensor]:
@@ -134,18 +133,18 @@ class Tape:
         norms |= {name: norms[name].squeeze(1) for name in READ_BY_HEAD if name in norms}
         return norms | {PATCHES: rearrange(norms[PATCHES], "b (rows columns) -> b rows columns", rows=self.grid[0])}
 
-    def attention_gradient(self, block: int) -> Tensor:
+    def attention_gradient(self, block: int, queries: slice = ALL) -> Tensor:
         """The loss's gradient with respect to what multiplies v: dL/dO · vᵀ, `(batch, heads, query, key)`, float32.
 
         Raises:
             ValueError: without `grad=True`, or before `backward` has been called.
         """
-        block = self._check(block)
+        block = self._check(block, every_query=queries == ALL)
         if not self._grad:
             raise ValueError("gradients were not kept: record(model, grad=True) keeps them")
         if block not in self._output_gradients:
             raise ValueError(f"no gradient has reached block {block}: call backward on a loss of the recorded forward")
-        gradient, v = self._output_gradients[block].float(), self._v[block].float()
+        gradient, v = self._output_gradients[block][:, :, queries].float(), self._v[block].float()
         with full_precision(v.device):
             return gradient @ v.transpose(-2, -1)
 
@@ -166,8 +165,8 @@ class Tape:
                 )
             return core.attention(q, k, stage)
 
-    def _queries_of(self, block: int, of: Token) -> slice:
-        """Where in the sequence of `block` a token stands."""
+    def queries_of(self, block: int, of: Token) -> slice:
+        """Where a token stands in the sequence of `block`, as a query; `of` and the errors are those of `maps`."""
         name, *index = (of,) if isinstance(of, str) else of if isinstance(of, tuple | list) and of else (None,)
         if not isinstance(name, str) or not all(map(is_whole, index)):
             raise ValueError(f'of is a name, ("reg", 2) or ("patch", row, column), not {of!r}')

@@ -2,6 +2,7 @@ from . import attention as attention
 from . import entry as entry
 from . import norms as norms
 from . import objects as objects
+from . import rollouts as rollouts
 from .attention import attention_row as attention_row
 from .attention import entropy as entropy
 from .attention import share as share
@@ -15,3 +16,6 @@ from .objects import elsewhere as elsewhere
 from .objects import heaviest as heaviest
 from .objects import iou as iou
 from .objects import pointing_game as pointing_game
+from .rollouts import gradient_rollout as gradient_rollout
+from .rollouts import relevance as relevance
+from .rollouts import rollout as rollout
