@@ -3,6 +3,7 @@ from . import entry as entry
 from . import norms as norms
 from . import objects as objects
 from . import rollouts as rollouts
+from . import trial as trial
 from .attention import attention_row as attention_row
 from .attention import entropy as entropy
 from .attention import share as share
