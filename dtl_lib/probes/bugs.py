@@ -18,7 +18,7 @@ class Steps:
     heads: str = "heads"  # "rows" (of the first one), "twice" (as many, half as wide)
     registers: bool = False  # taken for patches
     cls: bool = False  # taken for a patch
-    grid: str = "rows"  # "columns", "turned" (that, transposed), "transposed", "square"
+    grid: str = "rows"  # "columns", "turned" (that, transposed), "transposed", "square", "square at the end"
     scale: str = "none"  # "range", "maximum", "sum" (of each map)
     images: str = "own"  # "first", "one"
     calls: str = "own"  # "first"
@@ -127,7 +127,7 @@ BUGS = {
             "square grid",
             "The grid's side is the root of the number of patches, and what does not fit is dropped.",
             _GITHUB + "lucidrains/vit-pytorch/issues/219",
-            ({"grid": "square"},),
+            ({"grid": "square"}, {"grid": "square at the end", "registers": False, "cls": False}),
         ),
         Bug(
             "own scale",

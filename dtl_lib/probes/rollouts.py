@@ -55,7 +55,7 @@ def rollout(
     Args:
         tape: from `record`.
         of: as in `Tape.maps`: a register group by name gives `(batch, tokens, rows, columns)`. `"patches"` is the mean
-            over all patches, which is what a model without class token reads.
+            over all patches, which a model without class token may read.
         fuse: how the heads become one: `"mean"`, `"max"` or `"min"`, of each element.
         discard: share of the patches, from 0 to below 1, whose weights are set to 0: in every row the smallest, before
             the skip connection is added. Of equal ones all are kept. Class token and registers are never discarded.

@@ -54,6 +54,12 @@ def test_what_the_front_door_promises(name):
     assert name in dir(dtl_lib) and name in dtl_lib.__all__ and getattr(dtl_lib, name) is not None
 
 
+@pytest.mark.parametrize("stub", STUBS, ids=lambda stub: stub.parent.name)
+def test_nothing_bears_the_name_of_its_file(stub):
+    """Whoever imports such a file first would find the module under the name of what is in it."""
+    assert not [name for name, module in names_of(stub).items() if module.split(".")[-1] == name]
+
+
 def test_what_it_does_not_have_it_says():
     with pytest.raises(AttributeError, match="Tokenplan"):
         _ = dtl_lib.Tokenplan

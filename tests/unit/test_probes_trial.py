@@ -128,6 +128,10 @@ def own_scale(model, images, block):
     return ((maps - low) / (high - low)).unflatten(-1, GRID)
 
 
+def square_at_the_end(model, images, block):
+    return attention(model, images, block)[:, :, 0, -4:].unflatten(-1, (2, 2))
+
+
 def own_maximum(model, images, block):
     maps = right(model, images, block)
     return maps / maps.amax(dim=(2, 3), keepdim=True)
@@ -185,6 +189,7 @@ REBUILT = [
     (height_for_width_turned, "rows and columns"),
     (transposed, "rows and columns"),
     (square, "square grid"),
+    (square_at_the_end, "square grid"),
     (own_scale, "own scale"),
     (own_maximum, "own scale"),
     (softmax_over_patches, "own scale"),
@@ -208,6 +213,13 @@ def test_every_bug_of_a_map_is_rebuilt():
     assert {name for _, name in REBUILT} == {bug.name for bug in trial.BUGS.values() if bug.of != "rollout"}
 
 
+def test_a_function_that_public_code_resembles():
+    """Hooks on fused attention, the sum's axis lost, and a map over its own maximum."""
+    rollout = each(axis=None, fused=True)
+    report = trial.examine_rollout(lambda *given: torch.stack([m / m.max() for m in rollout(*given)]), "timm")
+    assert report.bugs == (("fused attention", "own scale", "columns scaled"),)
+
+
 def test_what_is_right_passes():
     assert trial.examine(right).right and trial.examine(right).bugs == ()
     assert str(trial.examine(right)).startswith("right")
@@ -229,7 +241,7 @@ def test_what_is_right_passes():
         ),
         (
             lambda *given: patches(attention(*given, axis=2), start=0).unflatten(-1, GRID),
-            None,  # three: softmax, registers, class token
+            ("softmax", "registers as patches", "class token as a patch"),
         ),
         (
             lambda *given: patches(attention(*given), start=0).unflatten(-1, GRID),
@@ -237,6 +249,7 @@ def test_what_is_right_passes():
         ),
         (lambda *given: full_width(*given)[:1], ("scale", "first image")),
         (lambda *given: right(*given) * 2, None),
+        (lambda *given: own_scale(*given).flip(-1), None),
         (lambda *given: right(*given)[:, :1], None),
         (lambda *given: right(*given).mean(dim=1), None),
         (lambda *given: torch.full((2, HEADS, *GRID), torch.nan), None),
@@ -326,9 +339,9 @@ def rolled(matrices, axis=-1, residual=True, reverse=False):
     return result[0, 3:].unflatten(0, GRID)
 
 
-def each(**how):
+def each(fused=False, **how):
     """A rollout image by image, as where a batch is one image."""
-    hooked = Hooked(fused=False)
+    hooked = Hooked(fused)
     return lambda model, images: torch.stack([rolled([m[0] for m in hooked(model, x[None])], **how) for x in images])
 
 
