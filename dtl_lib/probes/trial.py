@@ -49,7 +49,7 @@ class Report:
         if self.right:
             return "right: every map is the one that was planted"
         if not self.bugs:
-            return f"wrong, and no {MOST} bugs of the list explain it: {self.seen}"
+            return f"wrong, by none of the bugs listed, nor by up to {MOST} of them at once: {self.seen}"
         lines = []
         for names in self.bugs:
             lines += [("or: " if lines else "wrong: ") + " and ".join(names)]
@@ -141,20 +141,18 @@ def examine_rollout(function: Callable[[Any, Tensor], Any], library: str = "dtl"
 
 def _examine(function: Callable, planted: Planted, blocks: list, of: str) -> Report:
     found, seen = _ask(function, planted, blocks)
-    sets = _explained(planted, found, of)
-    if sets != [()] and _unfuse(planted.model):
+    hidden: tuple[str, ...] = ()
+    if not _explained(planted, found, of, most=0) and _unfuse(planted.model):
         again, then = _ask(function, planted, blocks)
         if again and (not found or any(not again[where].equal(answer) for where, answer in found.items())):
-            sets = [(FUSED, *names) for names in _explained(planted, again, of)]
-            seen += f"; without fused attention {then}"
-    if seen == NOTHING:
-        sets = [(FUSED,)]
+            hidden, found, seen = (FUSED,), again, f"{seen}; without fused attention {then}"
+    sets = [(FUSED,)] if seen == NOTHING else [hidden + names for names in _explained(planted, found, of, MOST)]
     return Report(sets == [()], tuple(names for names in dict.fromkeys(sets) if names), seen)
 
 
-def _explained(planted: Planted, found: dict[tuple, Tensor], of: str) -> list[tuple[str, ...]]:
+def _explained(planted: Planted, found: dict[tuple, Tensor], of: str, most: int) -> list[tuple[str, ...]]:
     """The sets of fewest bugs that return what was found; one empty set where it is right."""
-    for number in range(1 + MOST if found else 0):
+    for number in range(1 + most if found else 0):
         sets = [
             names
             for names, steps in _mistakes(number, of)
@@ -269,9 +267,7 @@ def _set_weights(model: Any, scores: Tensor, query_late: Tensor, key_late: Tenso
 
     A key is one-hot, and a query a column of scores; with the clock wrong both have a part that depends on their kind.
     """
-    pairs = torch.zeros(DIM // 2, DIM)
-    for i in range(DIM // 2):
-        pairs[i, 2 * i], pairs[i, 2 * i + 1] = 1, -1
+    pairs = torch.kron(torch.eye(DIM // 2), torch.tensor([[1.0, -1.0]]))
     code, clock = pairs[:KINDS], pairs[KINDS : KINDS + BLOCKS + 1]
     for name, parameter in model.named_parameters():
         if "norm" not in name:
