@@ -48,7 +48,7 @@ def test_another_seed_has_other_weights_and_sees_other_images(capsys, monkeypatc
     for seed in (0, 1, 1):
         torch.manual_seed(7)  # what the reader did before does not matter
         weights = []
-        trial.compare(lambda: weights.append(plain()) or weights[0], plain=plain, steps=4, seed=seed)
+        trial.compare(lambda kept=weights: kept.append(plain()) or kept[0], plain=plain, steps=4, seed=seed)
         runs.append((shares(capsys.readouterr().out), weights[0].norm.weight.detach().clone(), seen[1:5]))
         seen.clear()
     (first, at_first, images), (second, at_second, others), (again, at_again, same) = runs
