@@ -105,7 +105,7 @@ def expect_number(answer, expected: float, hint: str) -> None:
 def refuse_mistakes(answer: torch.Tensor, mistakes: Mapping[str, torch.Tensor]) -> None:
     """Refuse an answer that is what a known mistake gives, to within 1e-5; the keys are the hints."""
     for hint, wrong in mistakes.items():
-        same = answer.shape == wrong.shape and torch.allclose(answer, wrong, rtol=1e-5, atol=1e-5)
+        same = answer.shape == wrong.shape and torch.allclose(answer.double(), wrong.double(), rtol=1e-5, atol=1e-5)
         expect(not same, hint)
 
 
@@ -142,16 +142,28 @@ def _does_nothing(function: types.FunctionType) -> bool:
 
 
 def _watched(answer):
-    """A function answer that says so when it returns the placeholder or nothing."""
+    """A function answer that says so when it returns the placeholder or nothing, or changes what it is given."""
     if not isinstance(answer, types.FunctionType):
         return answer
 
     @functools.wraps(answer)
     def watched(*args, **kwargs):
-        result = answer(*args, **kwargs)
+        before = [_state(value) for value in args]
+        try:
+            result = answer(*args, **kwargs)
+        finally:
+            for name, value, state in zip(answer.__code__.co_varnames, args, before):
+                expect(_state(value) == state, f"{name} itself has changed: build a new one")
         if result is ...:
             raise NotAttempted
         expect(result is not None, f"{answer.__name__} returns nothing: does it end with `return`?")
         return result
 
     return watched
+
+
+def _state(value):
+    """What an answer changes when it works in place on an argument: a tensor's version, a dictionary's names."""
+    if isinstance(value, torch.Tensor):
+        return None if value.is_inference() else value._version
+    return list(value) if isinstance(value, dict) else None

@@ -18,7 +18,7 @@ def _random(*shape: int, seed: int = 0) -> Tensor:
 
 
 class _Computed(TorchFunctionMode):
-    """Remembers what is computed inside it: the shape of every tensor, and the name of every function called."""
+    """Remembers what is computed inside it: the shape of every tensor, and every function called but questions."""
 
     def __init__(self):
         super().__init__()
@@ -27,29 +27,33 @@ class _Computed(TorchFunctionMode):
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         result = function(*args, **(kwargs or {}))
-        self.calls.append(getattr(function, "__name__", ""))
+        if (name := getattr(function, "__name__", "")) not in ASKED:
+            self.calls.append(name)
         values = result if isinstance(result, tuple | list) else (result,)
         self.shapes += [tuple(value.shape) for value in values if isinstance(value, Tensor)]
         return result
 
 
 FUSED, MANY_CALLS = "scaled_dot_product_attention", 20  # a product for every head or token makes more
+ASKED = ("__get__", "is_inference")  # of a tensor, such as its shape: nothing is computed
 
 
 @exercise
 def check_my_attend(my_attend) -> None:
-    """Fewer queries than keys, against the fused call."""
-    q, k, v = _random(2, 3, 4, 8), _random(2, 3, 6, 8, seed=1), _random(2, 3, 6, 8, seed=2)
+    """Fewer queries than keys, of a width that stands nowhere on the page, against the fused call."""
+    q, k, v = _random(2, 3, 4, 5), _random(2, 3, 6, 5, seed=1), _random(2, 3, 6, 5, seed=2)
     with _Computed() as computed:
         out = my_attend(q, k, v)
-    expect_shape(out, (2, 3, 4, 8), "one output for each query: (batch, heads, queries, dim)")
+    expect_shape(out, (2, 3, 4, 5), "one output for each query: (batch, heads, queries, dim)")
     products = q @ k.mT
-    scores = products / 8**0.5
+    scores = products / 5**0.5
     mistakes = {
         "the shares sum to 1 over the queries: the softmax runs over the keys, the last axis": scores.softmax(-2) @ v,
         "the scores are not divided: divide by √dim before the softmax": products.softmax(-1) @ v,
-        "the scores are divided by dim: divide by its square root": (products / 8).softmax(-1) @ v,
-        "divide by √dim before the softmax, not after it": products.softmax(-1) @ v / 8**0.5,
+        "the scores are divided by dim: divide by its square root": (products / 5).softmax(-1) @ v,
+        "the scores are divided by 8, whatever the width: take the root of q's last axis": (products / 8).softmax(-1)
+        @ v,
+        "divide by √dim before the softmax, not after it": products.softmax(-1) @ v / 5**0.5,
         "the scores are divided by √keys: divide by √dim": (products / 6**0.5).softmax(-1) @ v,
         "the scores themselves weight the values: the softmax is missing": scores @ v,
         "these are mixtures of the keys: the shares mix the values": scores.softmax(-1) @ k,
@@ -69,6 +73,10 @@ def _by_hand(layer: Attention, x: Tensor, how: str) -> Tensor:
     run, apart = "(heads dim)", "(dim heads)"
     cut = f"batch tokens {apart if how.startswith('interleaved') else run} -> batch heads tokens dim"
     q, k, v = (rearrange(part, cut, heads=heads) for part in parts)
+    if how == "head by head":
+        q, k, v = rearrange(layer.qkv(x), "b n (heads part dim) -> part b heads n dim", heads=heads, part=3)
+    if how == "over heads":
+        q, k, v = (part.transpose(1, 2) for part in (q, k, v))
     if how == "reshaped":
         q, k, v = (part.reshape(q.shape) for part in parts)
     if how == "one head":
@@ -81,6 +89,7 @@ def _by_hand(layer: Attention, x: Tensor, how: str) -> Tensor:
         k, v = v, k
     scale = x.shape[-1] ** -0.5 if how == "wide scale" else 1.0 if how == "no scale" else None
     out = F.scaled_dot_product_attention(q, k, v, scale=scale)
+    out = out.transpose(1, 2) if how == "over heads" else out
     if how == "joined as it lies":
         out = out.reshape(x.shape)
     else:
@@ -96,12 +105,14 @@ def check_my_attention(my_attention) -> None:
     answer, library, x = my_attention(12, 3), Attention(12, 3), _random(2, 5, 12)
     give_weights(answer, library)
     with torch.no_grad():
-        out = answer(x)
+        out = answer(x.clone())
         expect_shape(out, (2, 5, 12), "a token in, a token out: (batch, tokens, dim)")
         run = "head 0 has channels 0 to dim / heads − 1: a head is a run of neighbours, not every third"
         hints = {
             "interleaved": run,
             "interleaved twice": f"{run}, in the cut and in the join",
+            "head by head": "qkv gives the queries of all heads first: cut it in three, then into heads",
+            "over heads": "the heads of one token attend to each other: the tokens' axis comes after the heads'",
             "reshaped": "the cut has mixed tokens and channels: split the channels into heads, then move that axis",
             "one head": "this is one head as wide as the token: cut q, k and v into heads first",
             "keys first": "queries and keys are swapped: qkv gives queries, keys, values, in this order",
@@ -116,6 +127,9 @@ def check_my_attention(my_attention) -> None:
         }
         refuse_mistakes(out, {hint: _by_hand(library, x, how) for how, hint in hints.items()})
         expect_close(out, library(x), "not the library's output: check q, k and v, then the cut, then the join")
+        answer, library = my_attention(12, 2), Attention(12, 2)
+        give_weights(answer, library)
+        expect_close(answer(x.clone()), library(x), "right with 3 heads, and not with 2: use self.heads")
 
 
 @exercise
@@ -148,8 +162,8 @@ def check_look_left(look_left) -> None:
     positions = sincos_positions((4, 6), 16)
     weight = look_left(positions)
     expect_shape(weight, (16, 16), "(dim, dim): it maps a position to a query")
-    flat = positions.flatten(0, 1)
-    attention = (flat @ weight @ flat.T / 16**0.5).softmax(dim=-1).reshape(4, 6, 4, 6)
+    flat = sincos_positions((4, 6), 16).flatten(0, 1)
+    attention = (flat @ weight.to(flat) @ flat.T / 16**0.5).softmax(dim=-1).reshape(4, 6, 4, 6)
     looks = {(r, c): divmod(int(attention[r, c].argmax()), 6) for r in range(4) for c in range(1, 6)}
     for hint, (down, right) in {
         "most patches look at themselves: the query has to be the position of the patch on the left": (0, 0),
@@ -198,39 +212,48 @@ def check_map_of(map_of) -> None:
     expect(not every, "right, but the scores of every token are computed: take the one query before the product")
 
 
+def _wide(shape: tuple[int, ...]) -> bool:
+    """Whether a tensor holds scores of more keys than a tile of 4, in `check_in_tiles`: no other axis has 6 to 14."""
+    last = sorted(shape[-2:])
+    return bool(last) and 6 <= last[-1] <= 14 and not {3, 4} & set(last)
+
+
 @exercise
 def check_in_tiles(in_tiles) -> None:
     """Keys in tiles of which the last is not full, scores too large for a bare exponential, no score of all keys."""
-    q, k, v = _random(2, 3, 5, 8), _random(2, 3, 14, 8, seed=1), _random(2, 3, 14, 8, seed=2)
+    q, k, v = _random(2, 2, 5, 3), _random(2, 2, 14, 3, seed=1), _random(2, 2, 14, 3, seed=2)
     with _Computed() as computed:
         out = in_tiles(q, k, v, 4)
-    expect_shape(out, (2, 3, 5, 8), "one output for each query: (batch, heads, queries, dim)")
-    tiles = list(zip(k.split(4, dim=-2), v.split(4, dim=-2)))
-    each = [F.scaled_dot_product_attention(q, *tile) for tile in tiles]
-    last = F.scaled_dot_product_attention(q, k[:, :, :12], v[:, :, :12])
+    expect_shape(out, (2, 2, 5, 3), "one output for each query: (batch, heads, queries, dim)")
+    attend = F.scaled_dot_product_attention
+    each = [attend(q, *tile) for tile in zip(k.split(4, dim=-2), v.split(4, dim=-2))]
     mistakes = {
         "these are the tiles' outputs, averaged: a tile counts by the sum of its exponentials": sum(each) / len(each),
         "these are the tiles' outputs, added: divide by the sum of the exponentials of all tiles": sum(each),
-        "the last tile is missing: it may be smaller than the others": last,
+        "the last tile is missing: it may be smaller than the others": attend(q, k[:, :, :12], v[:, :, :12]),
         "this is the last tile alone: earlier tiles have to be kept": each[-1],
-        "the scores are not divided by √dim": F.scaled_dot_product_attention(q, k, v, scale=1.0),
+        "the scores are not divided by √dim": attend(q, k, v, scale=1.0),
     }
     refuse_mistakes(out, mistakes)
-    expected = F.scaled_dot_product_attention(q, k, v)
+    expected = attend(q, k, v)
     expect_close(out, expected, "not the attention over all keys: does what is kept shrink when the maximum grows?")
     expect(FUSED not in computed.calls, "right, but that is PyTorch's own attention: write what it does")
-    wide = [shape for shape in computed.shapes if any(8 < n < 14 or n == 14 and 8 not in shape for n in shape)]
+    wide = any(map(_wide, computed.shapes))
     expect(not wide, "right, but more than `size` scores of a query are held at once: go tile by tile")
-    large = in_tiles(q * 300, k, v, 4)
-    expect(bool(large.isfinite().all()), "large scores overflow: subtract the maximum so far before the exponential")
+    large = in_tiles(q * 900, k, v, 4)
+    finite = "large scores give inf or nan: subtract each query's largest score so far before the exponential"
+    expect(bool(large.isfinite().all()), finite)
     grown = "with large scores the output is off: when the maximum grows, what is kept has to shrink with it"
-    expect_close(large, F.scaled_dot_product_attention(q * 300, k, v), grown, 1e-4)
+    expect_close(large, attend(q * 900, k, v), grown, 1e-4)
+    low, high = -900 * q.abs(), k.abs()
+    begun = "where all scores are far below 0 the output is off: the largest score so far begins at −∞"
+    expect_close(in_tiles(low, high, v, 4), attend(low, high, v), begun, 1e-4)
 
 
 @exercise
 def check_looks_at(looks_at) -> None:
     """One token, all tokens, and zeros."""
-    shares = torch.tensor([[0.5, 0.25, 0.25, 0.0], [1.0, 0.0, 0.0, 0.0], [0.25] * 4]).expand(2, 3, 4)
+    shares = torch.tensor([[0.5, 0.25, 0.25, 0.0], [1.0, 0.0, 0.0, 0.0], [0.25] * 4]).repeat(2, 1, 1)
     numbers = looks_at(shares)
     expect_shape(numbers, (2, 3), "(…, queries): one number for each query, so sum over the keys")
     expect(not numbers.isnan().any(), "a share of 0 gives 0 · log 0 = nan: use torch.special.entr")

@@ -3,13 +3,15 @@
 from typing import cast
 
 import torch
+import torch.nn.functional as F
+from einops import rearrange
 
 from ..config import ViTConfig, named
 from ..layers import Block
 from ..models import ViT
 from ..tape import record
 from ..tokens import Group, TokenPlan
-from . import exercise, expect, expect_close, expect_shape
+from . import exercise, expect, expect_close, expect_shape, refuse_mistakes
 
 NO_BATCH = "learned[name] has no batch axis: repeat it for each image"
 
@@ -18,18 +20,20 @@ NO_BATCH = "learned[name] has no batch axis: repeat it for each image"
 def check_enter_and_leave(enter_and_leave) -> None:
     """Groups with names of their own enter in front, in the middle, leave, and do both at once."""
     torch.manual_seed(0)
-    x, tokens = torch.randn(2, 9, 4), {name: torch.randn(n, 4) for name, n in (("cls", 1), ("guest", 2), ("aside", 3))}
+    x, tokens = torch.randn(3, 9, 4), {name: torch.randn(n, 4) for name, n in (("cls", 1), ("guest", 2), ("aside", 3))}
     alone = {"patches": slice(0, None)}
     with_own = {"aside": slice(0, 3), "patches": slice(3, None)}
     both = {"cls": slice(0, 1), "aside": slice(1, 4), "patches": slice(4, None)}
     exchanged = {"cls": slice(0, 1), "guest": slice(1, 3), "patches": slice(3, None)}
-    for now, then in ((alone, with_own), (with_own, both), (both, exchanged), (both, alone), (both, both)):
+    cases = [(alone, with_own), (with_own, both), (both, exchanged), (both, alone), (both, both)]
+    for batch, now, then in [*((2, *case) for case in cases), (3, *cases[0])]:
         try:
-            answer = enter_and_leave(x.clone(), now, then, tokens)
+            answer = enter_and_leave(x[:batch], now, then, tokens)
         except RuntimeError as error:
             expect("same number of dimensions" not in str(error), NO_BATCH)
+            expect(batch == 2, "right for 2 images, and not for 3: repeat the learned tokens for len(x) images")
             raise
-        _check_entered(answer, x, now, then, tokens)
+        _check_entered(answer, x[:batch], now, then, tokens)
     learned = {name: value.requires_grad_() for name, value in tokens.items()}
     moved = enter_and_leave(x, alone, both, learned)
     grads = moved.requires_grad and all(
@@ -41,27 +45,28 @@ def check_enter_and_leave(enter_and_leave) -> None:
     moved = enter_and_leave(earlier, with_own, both, learned)
     (grad,) = torch.autograd.grad(moved.sum(), [earlier], allow_unused=True)
     expect(grad is not None, "no gradient reaches the blocks before: do not detach x")
-    kept = x.clone()
-    enter_and_leave(x, both, exchanged, tokens)
-    expect(torch.equal(x, kept), "x itself has changed: build a new sequence")
 
 
 def _check_entered(answer, x, now, then, tokens) -> None:
-    pieces = {name: x[:, now[name]] if name in now else tokens[name].expand(2, -1, -1) for name in then}
+    pieces = {name: x[:, now[name]] if name in now else tokens[name].expand(len(x), -1, -1) for name in then}
     expected, case = torch.cat(list(pieces.values()), dim=1), f"from {', '.join(now)} to {', '.join(then)}: "
     entering = [name for name in then if name not in now]
     expect_shape(answer, expected.shape, case + _miscounted(answer, x, now, then, tokens))
     behind = torch.cat([pieces[name] for name in [*now, *entering] if name in then], dim=1)
     first = torch.cat([pieces[name] for name in [*entering, *now] if name in then], dim=1)
-    right = torch.equal(answer, expected)
-    for order, where in ((behind, "behind those that were there"), (first, "in front of all others")):
-        expect(
-            right or not torch.equal(answer, order),
-            case + f"the order is that of next_layout; yours puts groups {where}",
-        )
+    ordered = case + "the order is that of next_layout"
+    if not torch.equal(answer, expected):
+        expect(not torch.equal(answer, behind), f"{ordered}; yours puts groups behind those that were there")
+        expect(not torch.equal(answer, first), f"{ordered}; yours puts groups in front of all others")
+        expect(not torch.equal(_sorted(answer), _sorted(expected)), ordered)
     for name, where in then.items():
         hint = "is copied from x[:, layout[name]]" if name in now else "gets its learned tokens, unchanged"
         expect_close(answer[:, where], pieces[name], f"{case}{name} {hint}")
+
+
+def _sorted(sequence):
+    """The tokens in an order of their own, so that two sequences of the same tokens are equal."""
+    return sequence[:, sequence[0, :, 0].argsort()]
 
 
 def _miscounted(answer, x, now, then, tokens) -> str:
@@ -81,8 +86,8 @@ def _miscounted(answer, x, now, then, tokens) -> str:
 
 @exercise
 def check_layout(layout) -> None:
-    """Groups that come and go, in every block."""
-    groups = [("cls", 1, 2, None), ("reg", 4, 0, None), ("guest", 2, 1, 3)]
+    """Groups that come and go, in every block; in block 0 there are patches alone."""
+    groups = [("cls", 1, 2, None), ("reg", 4, 1, None), ("guest", 2, 1, 3)]
     plan = TokenPlan(4, tuple(Group(*group) for group in groups))
     for block in range(4):
         answer, expected = layout(groups, block), plan.layout(block)
@@ -95,13 +100,18 @@ def check_layout(layout) -> None:
         expect(not lacking, f"in block {block} {', '.join(sorted(lacking))} is missing")
         expect(all(isinstance(where, slice) for where in answer.values()), "the values are slices: slice(start, stop)")
         starts = {name: where.start for name, where in expected.items()}
-        answer_starts = {name: where.start for name, where in answer.items()}
+        answer_starts = {name: where.start or 0 for name, where in answer.items()}
         expect(starts == answer_starts, f"in block {block} the groups begin at {starts}; yours at {answer_starts}")
         expect(answer["patches"].stop is None, "the patches' slice is open at the end: slice(start, None)")
         stops = {name: where.stop for name, where in expected.items()}
         answer_stops = {name: where.stop for name, where in answer.items()}
         expect(stops == answer_stops, f"in block {block} the slices stop at {stops}; yours at {answer_stops}")
         expect(list(answer) == list(expected), f"in block {block} the order is {list(expected)}, not {list(answer)}")
+
+
+def _query(block: Block, token, part: int = 0):
+    """A token's query, key or value (part 0, 1, 2) in every head of a block: (3, 4)."""
+    return block.attention.qkv(token).chunk(3, -1)[part].reshape(3, 4)
 
 
 @exercise
@@ -116,42 +126,51 @@ def check_first_query(first_query) -> None:
             model(torch.randn(1, 3, 8, 8))
         answer, block, early = first_query(model), cast(Block, model.blocks[2]), cast(Block, model.blocks[0])
         expect_shape(answer, (3, 4), "(heads, head_dim)")
-        token = model.tokens["cls"]
-        unnormed = block.attention.project_qkv(token[None], slice(0, 1))[0].reshape(3, 4)
-        expect(not torch.allclose(answer, unnormed, atol=1e-5), "a block normalises what it reads: norm1 comes first")
-        _, key, _ = (part.reshape(3, 4) for part in block.attention.project_qkv(block.norm1(token)[None], slice(0, 1)))
-        expect(not torch.allclose(answer, key, atol=1e-5), "that is the key: queries are the first third of qkv")
-        early = early.attention.project_qkv(early.norm1(token)[None], slice(0, 1))[0].reshape(3, 4)
-        expect(not torch.allclose(answer, early, atol=1e-5), "the token enters before block 2 here: use that block")
-        transposed = tape.queries(2)[0, :, 0].flatten().reshape(4, 3).T
-        expect(not torch.allclose(answer, transposed, atol=1e-5), "a head is a run of channels: (heads head_dim)")
+        token, last = model.tokens["cls"], cast(Block, model.blocks[-1])
         right = tape.queries(2)[0, :, 0]
-        expect(not torch.allclose(answer, right / 2, atol=1e-5), "that is already divided by √d, here by 2")
-        bias = block.attention.qkv.bias[:12].reshape(3, 4)
-        expect(
-            not torch.allclose(answer, right - bias, atol=1e-5), "the bias is missing: its first third is the query's"
+        elsewhere = "the token enters before block 2 here: use that block"
+        head_by_head = rearrange(
+            block.attention.qkv(block.norm1(token))[0], "(heads part dim) -> part heads dim", heads=3, part=3
         )
+        for hint, wrong in (
+            ("a block normalises what it reads: norm1 comes first", _query(block, token)),
+            ("norm1 has a weight and a bias of its own", _query(block, F.layer_norm(token, token.shape[-1:]))),
+            ("norm2 belongs to the MLP: attention reads what norm1 gives", _query(block, block.norm2(token))),
+            ("model.norm comes after the last block: the block's own is norm1", _query(block, model.norm(token))),
+            ("that is the key: queries are the first third of qkv", _query(block, block.norm1(token), 1)),
+            ("that is the value: queries are the first third of qkv", _query(block, block.norm1(token), 2)),
+            (elsewhere, _query(early, early.norm1(token))),
+            (elsewhere, _query(last, last.norm1(token))),
+            ("a head is a run of channels: (heads head_dim)", right.flatten().reshape(4, 3).T),
+            ("qkv gives the queries of all heads first: cut it in three, then into heads", head_by_head[0]),
+            ("that is already divided by √d, here by 2", right / 2),
+            (
+                "the bias is missing: its first third is the query's",
+                right - block.attention.qkv.bias[:12].reshape(3, 4),
+            ),
+        ):
+            refuse_mistakes(answer, {hint: wrong})
         expect_close(answer, right, "the query is q's weight and bias on the normalised token")
 
 
 @exercise
 def check_saved(saved) -> None:
     """ViT-Tiny's numbers and a small model's, against the cost model."""
-    for dim, depth, side, cls_pos in ((192, 12, 14, 4), (8, 4, 3, 3), (64, 6, 8, 0)):
+    for dim, depth, side, cls_pos in ((192, 12, 14, 5), (8, 4, 3, 3), (64, 6, 8, 0)):
         config = ViTConfig(side * 2, 2, dim=dim, depth=depth, heads=1, classes=2)
         later = config.with_plan(TokenPlan.of(depth, cls_pos=cls_pos)).cost().total
         expected, answer = config.cost().total - later, saved(dim, side**2, cls_pos)
         linear = cls_pos * 12 * dim**2
         if cls_pos:
             expect(answer != linear, "nearly: the token is also a key and a query in the two products of attention")
-            one_way = linear + cls_pos * 2 * (side**2) * dim
-            expect(answer != one_way, "nearly: as a query it meets every key, and as a key every query")
+            one_way = [linear + cls_pos * 2 * (side**2 + itself) * dim for itself in (0, 1)]
+            expect(answer not in one_way, "nearly: as a query it meets every key, and as a key every query")
             once = linear + cls_pos * 4 * (side**2) * dim
             expect(answer != once, "nearly: the class token also attends to itself")
             expect(answer != 2 * expected, "a multiply–add is one operation here, not two")
-            expect(
-                answer * cls_pos != expected * depth, "it is absent from the blocks before cls_pos, and from no other"
-            )
+            absent = "it is absent from the blocks before cls_pos, and from no other"
+            others = (depth, depth - cls_pos, depth - 1 - cls_pos, cls_pos - 1, cls_pos + 1)
+            expect(all(answer * cls_pos != expected * blocks for blocks in others), absent)
         expect(answer == expected, f"dim {dim}, {side**2} patches, entering at {cls_pos}: {expected:,}, not {answer:,}")
 
 

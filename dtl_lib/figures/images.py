@@ -7,6 +7,8 @@ from matplotlib.patches import Rectangle
 
 from .style import MARK, panels, styled
 
+MARGIN = 0.12  # of a patch: about the width of the frame's line in the smallest maps
+
 
 @styled
 def show_images(images: Sequence, titles: Sequence[str] | None = None, columns: int = 3, size: float = 1.6) -> Figure:
@@ -55,11 +57,12 @@ def show_patches(image, patch_size: int, mark: tuple[int, int] | None = None, si
 def outline(axis, mark: tuple[int, int], patch_size: float = 1, colour: str = MARK) -> None:
     """Frame the patch in (row, column) on an axis whose unit is a pixel, or a patch where `patch_size` is 1.
 
-    The frame stands half a patch outside, so that the patch itself stays in sight.
+    The frame stands just outside, so that the patch itself stays in sight and its neighbours do, too.
     """
     row, column = mark
-    corner = ((column - 0.5) * patch_size - 0.5, (row - 0.5) * patch_size - 0.5)
-    axis.add_patch(Rectangle(corner, 2 * patch_size, 2 * patch_size, fill=False, edgecolor=colour, linewidth=1.5))
+    side = (1 + 2 * MARGIN) * patch_size
+    corner = ((column - MARGIN) * patch_size - 0.5, (row - MARGIN) * patch_size - 0.5)
+    axis.add_patch(Rectangle(corner, side, side, fill=False, edgecolor=colour, linewidth=1.2))
 
 
 def write_below(axis, note: str) -> None:

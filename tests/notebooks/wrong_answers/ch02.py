@@ -41,6 +41,14 @@ def a_list(q, k, v):
     return [F.scaled_dot_product_attention(q, k, v)]
 
 
+def divided_by_8(q, k, v):
+    return (q @ k.mT / 8).softmax(dim=-1) @ v
+
+
+def divided_in_place(q, k, v):
+    return (q.div_(q.shape[-1] ** 0.5) @ k.mT).softmax(dim=-1) @ v
+
+
 def layer(cut="(heads dim)", join="(heads dim)", order=(0, 1, 2), scale=None, project=True, whole=False):
     """A multi-head attention with one mistake."""
 
@@ -80,6 +88,24 @@ class JoinedByReshape(CutByReshape):
         cut = "b n (heads dim) -> b heads n dim"
         q, k, v = (rearrange(part, cut, heads=self.heads) for part in self.qkv(x).chunk(3, dim=-1))
         return self.project(F.scaled_dot_product_attention(q, k, v).reshape(x.shape))
+
+
+class HeadByHead(CutByReshape):
+    def forward(self, x):
+        q, k, v = rearrange(self.qkv(x), "b n (heads part dim) -> part b heads n dim", heads=self.heads, part=3)
+        return self.project(rearrange(F.scaled_dot_product_attention(q, k, v), "b heads n dim -> b n (heads dim)"))
+
+
+class OverHeads(CutByReshape):
+    def forward(self, x):
+        q, k, v = (rearrange(part, "b n (h dim) -> b n h dim", h=self.heads) for part in self.qkv(x).chunk(3, dim=-1))
+        return self.project(F.scaled_dot_product_attention(q, k, v).flatten(2))
+
+
+class ThreeHeads(CutByReshape):
+    def forward(self, x):
+        q, k, v = (rearrange(part, "b n (h dim) -> b h n dim", h=3) for part in self.qkv(x).chunk(3, dim=-1))
+        return self.project(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
 
 class OtherNames(nn.Module):
@@ -321,15 +347,27 @@ def larger_tiles(q, k, v, size):
     return in_proper_tiles(q, k, v, 3 * size)
 
 
+def tiles_twice_as_large(q, k, v, size):
+    return in_proper_tiles(q, k, v, 2 * size)
+
+
+def maximum_from_0(q, k, v, size):
+    return in_proper_tiles(q, k, v, size, begin=0.0)
+
+
+def one_maximum_for_all(q, k, v, size):
+    return in_proper_tiles(q, k, v, size, axes=(0, 1, 2, 3))
+
+
 def undivided_tiles(q, k, v, size):
     return in_proper_tiles(q * q.shape[-1] ** 0.5, k, v, size)
 
 
-def in_proper_tiles(q, k, v, size):
-    top, total, out = torch.full((*q.shape[:-1], 1), -torch.inf), 0.0, 0.0
+def in_proper_tiles(q, k, v, size, begin=-torch.inf, axes=(-1,)):
+    top, total, out = torch.full((*q.shape[:-1], 1), begin), 0.0, 0.0
     for keys, values in zip(k.split(size, dim=-2), v.split(size, dim=-2)):
         scores = q @ keys.mT / q.shape[-1] ** 0.5
-        highest = torch.maximum(top, scores.amax(dim=-1, keepdim=True))
+        highest = torch.maximum(top, scores.amax(dim=axes, keepdim=True))
         weights, shrink = (scores - highest).exp(), (top - highest).exp()
         total, out, top = total * shrink + weights.sum(-1, keepdim=True), out * shrink + weights @ values, highest
     return out / total
@@ -357,12 +395,17 @@ WRONG = {
         no_softmax,
         keys_mixed,
         a_list,
+        divided_by_8,
+        divided_in_place,
         ready_made,
         a_loop,
     ],
     "check_my_attention": [
         CutByReshape,
         JoinedByReshape,
+        HeadByHead,
+        OverHeads,
+        ThreeHeads,
         OtherNames,
         interleaved,
         interleaved_both,
@@ -400,6 +443,9 @@ WRONG = {
         ready_made_tiles,
         query_by_query,
         larger_tiles,
+        tiles_twice_as_large,
+        maximum_from_0,
+        one_maximum_for_all,
         undivided_tiles,
     ],
     "check_looks_at": [log_of_zero, in_bits, entropy_alone, wrong_sign, over_the_queries, those_not_zero],

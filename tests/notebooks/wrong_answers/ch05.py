@@ -51,6 +51,11 @@ def patches_in_front(groups, block):
     return {"patches": places.pop("patches"), **places}
 
 
+def nothing_without_groups(groups, block):
+    places = _layout(groups, block, _there)
+    return places if len(places) > 1 else {}
+
+
 def starts_alone(groups, block):
     return {name: where.start for name, where in _layout(groups, block, _there).items()}
 
@@ -114,6 +119,14 @@ def in_place(x, now, then, tokens):
     return answer
 
 
+def for_two_images(x, now, then, tokens):
+    return torch.cat([x[:, now[n]] if n in now else tokens[n].expand(2, -1, -1) for n in then], dim=1)
+
+
+def taken_out_of_the_layout(x, now, then, tokens):
+    return torch.cat([x[:, now.pop(n)] if n in now else tokens[n].expand(len(x), -1, -1) for n in then], dim=1)
+
+
 def _query(model: ViT, block: int, part: int = 0, norm: bool = True):
     token, layer = model.tokens["cls"], model.blocks[block]
     token = layer.norm1(token) if norm else token
@@ -156,12 +169,44 @@ def no_bias(model):
     return (layer.norm1(model.tokens["cls"]) @ weight.T).reshape(model.config.heads, -1)
 
 
+def value_instead(model):
+    layer = model.blocks[_enters(model)]
+    return layer.attention.qkv(layer.norm1(model.tokens["cls"])).chunk(3, -1)[2].reshape(model.config.heads, -1)
+
+
+def norm_of_the_mlp(model):
+    layer = model.blocks[_enters(model)]
+    return layer.attention.qkv(layer.norm2(model.tokens["cls"])).chunk(3, -1)[0].reshape(model.config.heads, -1)
+
+
+def bare_norm(model):
+    token = torch.nn.functional.layer_norm(model.tokens["cls"], (model.config.dim,))
+    return model.blocks[_enters(model)].attention.qkv(token).chunk(3, -1)[0].reshape(model.config.heads, -1)
+
+
+def head_by_head(model):
+    layer = model.blocks[_enters(model)]
+    return layer.attention.qkv(layer.norm1(model.tokens["cls"])).reshape(model.config.heads, 3, -1)[:, 0]
+
+
 def linear_alone(dim, patches, cls_pos):
     return cls_pos * 12 * dim**2
 
 
 def query_alone(dim, patches, cls_pos):
     return cls_pos * (12 * dim**2 + 2 * patches * dim)
+
+
+def its_own_row(dim, patches, cls_pos):
+    return cls_pos * (12 * dim**2 + 2 * (patches + 1) * dim)
+
+
+def blocks_it_is_in(dim, patches, cls_pos):
+    return saved_rightly(dim, patches, 12 - cls_pos)
+
+
+def one_block_less(dim, patches, cls_pos):
+    return saved_rightly(dim, patches, cls_pos - 1)
 
 
 def without_itself(dim, patches, cls_pos):
@@ -230,7 +275,7 @@ def same_again():
 WRONG = {
     "check_enter_and_leave": [
         nothing_moves, appended, put_in_front, nobody_leaves, cut_by_then, one_for_the_batch, over_the_batch, detached,
-        class_token_alone, zeros_enter, in_place, cut_off, by_name,
+        class_token_alone, zeros_enter, in_place, cut_off, by_name, for_two_images, taken_out_of_the_layout,
     ],
     "check_late": [
         from_the_start, one_block_early, pooled, with_registers, class_attention, deeper, other_patches, plan_alone,
@@ -238,8 +283,14 @@ WRONG = {
     ],
     "check_layout": [
         never_leaves, leaves_late, enters_late, always_there, closed_patches, no_patches, one_token_a_group,
-        patches_in_front, starts_alone,
+        patches_in_front, starts_alone, nothing_without_groups,
     ],
-    "check_first_query": [unnormalised, key_instead, of_block_0, heads_transposed, not_cut, divided, no_bias],
-    "check_saved": [linear_alone, query_alone, without_itself, all_blocks, all_blocks_of_four, two_operations],
+    "check_first_query": [
+        unnormalised, key_instead, value_instead, of_block_0, heads_transposed, not_cut, divided, no_bias,
+        norm_of_the_mlp, bare_norm, head_by_head,
+    ],
+    "check_saved": [
+        linear_alone, query_alone, its_own_row, without_itself, all_blocks, all_blocks_of_four, two_operations,
+        blocks_it_is_in, one_block_less,
+    ],
 }  # fmt: skip
