@@ -14,6 +14,7 @@ from dtl_lib.exercises import (
     expect_shape,
     give_weights,
     is_near,
+    refuse_mistakes,
 )
 
 
@@ -163,3 +164,41 @@ def test_a_number_of_any_kind_is_compared(kind):
 @pytest.mark.parametrize("answer", ["0.1", None, [0.1], torch.tensor([0.1, 0.1]), float("nan")])
 def test_what_is_no_number_is_no_answer(answer):
     assert not is_near(answer, 0.1)
+
+
+def in_place(x):
+    return x.mul_(2)
+
+
+def through_a_view(x):
+    x[1:] *= 2
+    return 2 * x
+
+
+def then_stops(x):
+    x.zero_()
+    raise KeyError("gone")
+
+
+@pytest.mark.parametrize("answer", [in_place, through_a_view, then_stops])
+def test_an_answer_that_changes_a_tensor_it_is_given_hears_so(answer):
+    with pytest.raises(WrongAnswer, match="^x itself has changed: build a new one$"):
+        check_double(answer)
+
+
+def test_an_answer_that_changes_a_dictionary_it_is_given_hears_so():
+    @exercise
+    def check_first(first):
+        expect(first({"a": 1, "b": 2}) == 1, "the first value")
+
+    with pytest.raises(WrongAnswer, match="names itself has changed"):
+        check_first(lambda names: names.pop("a"))
+    check_first(lambda names: next(iter(names.values())))
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.float64, torch.int64])
+def test_a_mistake_is_known_in_any_type(kind):
+    answer = torch.tensor([1.0, 2.0])
+    with pytest.raises(WrongAnswer, match="once, not twice"):
+        refuse_mistakes(answer.to(kind), {"once, not twice": answer})
+    refuse_mistakes(2 * answer.to(kind), {"once, not twice": answer})

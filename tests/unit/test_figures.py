@@ -158,7 +158,7 @@ def test_the_marked_patch_is_where_it_is_in_the_photo():
     (outline,) = grid.patches
     middle = outline.get_x() + outline.get_width() / 2, outline.get_y() + outline.get_height() / 2
     assert middle == (2 * 16 + 8 - 0.5, 16 + 8 - 0.5)
-    assert outline.get_width() == outline.get_height() > 16, "the frame leaves the patch in sight"
+    assert 16 < outline.get_width() == outline.get_height() < 1.5 * 16, "the patch and its neighbours stay in sight"
     np.testing.assert_array_equal(alone.images[0].get_array(), PHOTO[16:32, 32:48])
 
 
