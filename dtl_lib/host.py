@@ -53,6 +53,14 @@ def device_name(device="cpu") -> str:
     return f"{cores} CPU core{'s' * (cores != 1)} ({_processor()})"
 
 
+def machine_load() -> tuple[float, float, float] | None:
+    """Processes that ran or waited for a core, mean of the last 1, 5 and 15 minutes; None where nobody counts them."""
+    try:
+        return os.getloadavg()
+    except (AttributeError, OSError):  # not on every system
+        return None
+
+
 def usable_cores(limits: str | Path = CGROUP) -> frozenset[int]:
     """The numbers of the cores that this process may use; of a container's, as many of the first as its quota pays for.
 

@@ -2,36 +2,38 @@
 
 from __future__ import annotations
 
-import math
 import shlex
 import sys
 from argparse import Namespace
-from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .. import ledger
+from ..host import find_device
+from .atlas_grid import (
+    EXPERIMENT,
+    add_own_grid,
+    asked_grid,
+    check_same_data,
+    command_of,
+    has_own,
+    own_flags,
+    recorded_grid,
+)
+from .atlas_output import paragraphs
 from .parser import Parser, positive
 from .shared_flags import add_device
 
 if TYPE_CHECKING:
-    from ..lab.atlas import Cell, Findings, Grid, Strata, TestedContrast
+    from ..data import Sets
+    from ..lab.atlas import Grid
 
 SUMMARY = "Train a ViT for each choice of entry blocks in a grid, and show the results."
+NAMED, OWN = ("cpu", "gpu"), "own"
 RUN, SHOW = ("weights", "jobs", "device", "quiet"), ("value", "figure")
 FORMATS = (".png", ".pdf", ".svg")
-PERCENTAGES = {
-    "accuracy": "test accuracy, %",
-    "held_out": "held-out accuracy, %",
-    "on_registers": "class token's attention on registers, %",
-}
-LABELS = {
-    **PERCENTAGES,
-    "entropy": "entropy of the class token's attention, nats",
-    "norm_ratio": "98th percentile of patch norms over their median",
-    "loss": "test loss, nats",
-    "multiply_adds": "multiply–adds an image",
-}
+EXAMPLE = "--depth 4 --cls 0,2,none --seeds 0,1"
 
 
 def flags(parser: Parser) -> None:
@@ -39,8 +41,11 @@ def flags(parser: Parser) -> None:
     parser.add_argument(
         "what", choices=("run", "show"), help="run: train every cell that has no record yet; show: print the results"
     )
-    parser.add_argument("--grid", choices=("cpu", "gpu"), default="cpu", help="which grid (default: cpu)")
-    parser.add_argument("--records", metavar="DIR", help="folder of the records (default: the ledger's own)")
+    default = "own where such a flag is given, or --records holds its runs; else cpu"
+    which = f"cpu or gpu, which are fixed, or own: the one that the flags below describe (default: {default})"
+    parser.add_argument("--grid", choices=(*NAMED, OWN), help=which)
+    where = "folder of the records (default: the ledger's own, for cpu and gpu alone)"
+    parser.add_argument("--records", "--output-dir", metavar="DIR", help=where)
     training = parser.add_argument_group("dtl atlas run")
     training.add_argument("--weights", metavar="DIR", help="save the weights of every run in DIR")
     training.add_argument("--jobs", type=positive, metavar="N", help="runs in parallel (default: 1)")
@@ -49,183 +54,120 @@ def flags(parser: Parser) -> None:
     shown = parser.add_argument_group("dtl atlas show")
     shown.add_argument("--value", metavar="NAME", help="which recorded value to show (default: accuracy)")
     shown.add_argument("--figure", metavar="FILE", help="also draw a figure, as .png, .pdf or .svg")
+    add_own_grid(parser)
 
 
 def main(args: Namespace) -> None:
     """`dtl atlas run`, `dtl atlas show`."""
-    from ..lab import atlas
-
     other, unused = ("show", SHOW) if args.what == "run" else ("run", RUN)
-    for name in unused:
-        if getattr(args, name):
-            raise ValueError(f"--{name} is a flag of dtl atlas {other}: leave it out")
-    (_run if args.what == "run" else _show)(args, atlas.grids()[args.grid])
+    wrong = [f"--{name}" for name in unused if getattr(args, name)]
+    if wrong := wrong or (own_flags(args) if args.what == "show" else []):
+        raise ValueError(f"{wrong[0]} is a flag of dtl atlas {other}: leave it out")
+    args.grid = _which(args)
+    if args.grid == OWN and not args.records:
+        raise ValueError("say which folder the records of your own grid are in: --records DIR")
+    (_run if args.what == "run" else _show)(args)
 
 
-def _run(args: Namespace, grid: Grid) -> None:
+def _which(args: Namespace) -> str:
+    """The name of the grid that is meant."""
+    mine = own_flags(args)
+    if args.grid in NAMED and mine:
+        raise ValueError(f"the grid {args.grid} is fixed, and {mine[0]} describes one of your own: leave one out")
+    if args.grid or mine:
+        return args.grid or OWN
+    if not has_own(args.records):
+        return "cpu"
     from ..lab import atlas
 
-    if repaired := atlas.drop_partial_record(grid, args.records):
+    if both := [name for name in NAMED if name in (grids := atlas.grids()) and _holds(grids[name], args.records)]:
+        raise ValueError(f"{args.records} holds records of {both[0]} and of your own grid: say which, --grid NAME")
+    return OWN
+
+
+def _holds(grid: Grid, folder: str) -> bool:
+    return ledger.path(grid.experiment, folder).is_file()
+
+
+def _run(args: Namespace) -> None:
+    from ..lab import atlas
+    from ..lab.atlas.run import mend
+
+    asked = asked_grid(args) if own_flags(args) else None
+    find_device(args.device)
+    experiment = EXPERIMENT if args.grid == OWN else atlas.grids()[args.grid].experiment
+    ledger.check_writable(experiment, args.records)
+    if repaired := mend(ledger.path(experiment, args.records)):
         print(repaired)
-    left, total = atlas.count_runs(grid, atlas.read(grid, args.records))
-    print(f"{args.grid}: {_size(grid)}: {left} of {total} runs left", flush=True)
+    grid, command, about = _own(asked, args.records) if args.grid == OWN else _named(args.grid)
+    records = atlas.read(grid, args.records)
+    left, total = atlas.count_runs(grid, records)
+    print(f"{args.grid}: {_size(grid)}: {left} of {total} runs left{_others(grid, records)}{about}", flush=True)
     progress = not args.quiet and sys.stdout.isatty()
     options = {"jobs": args.jobs or 1, "weights": args.weights, "device": args.device, "progress": progress}
-    with closing(atlas.run(grid, args.records, command=f"dtl atlas run --grid {args.grid}", **options)) as records:
-        for count, record in enumerate(records, 1):
+    with closing(atlas.run(grid, args.records, command=command, **options)) as made:
+        for count, record in enumerate(made, 1):
             if not progress:
                 what = f"{record.what}, seed {record.seed}: {record.get('accuracy'):.2%}"
                 print(f"{what}, {record.get('seconds'):.0f} s; {left - count} of {total} runs left", flush=True)
     print(f"complete; for the results: {_command('show', args)}")
 
 
-def _show(args: Namespace, grid: Grid) -> None:
+def _named(name: str) -> tuple[Grid, str, str]:
+    """Grid, command for its records, and what is said of it."""
     from ..lab import atlas
+
+    return atlas.grids()[name], f"dtl atlas run --grid {name}", ""
+
+
+def _own(asked: tuple[Grid, Sets] | None, folder: str) -> tuple[Grid, str, str]:
+    """The same of the grid that the flags describe, or without flags of the one that has been begun."""
+    if asked:
+        grid, sets = asked
+        check_same_data(grid, folder)
+    elif grid := recorded_grid(folder):
+        sets = grid.sets()
+    else:
+        raise ValueError(f"{folder} holds no records of your own grid yet: say which, such as {EXAMPLE}")
+    steps, images = grid.recipe.steps(len(sets.train)), grid.recipe.batch_size
+    return grid, command_of(grid), f"\n{sets.describe()}; {steps:,} steps of {images} images a run"
+
+
+def _show(args: Namespace) -> None:
+    from ..lab import atlas
+    from ..lab.atlas.draw import PERCENTAGES
 
     if args.figure and Path(args.figure).suffix not in FORMATS:
         raise ValueError(f"--figure is a file that ends in {', '.join(FORMATS)}, not {args.figure!r}")
-    records, value = atlas.read(grid, args.records), args.value or "accuracy"
+    own = args.grid == OWN
+    grid = recorded_grid(args.records) if own else atlas.grids()[args.grid]
+    records, value = atlas.read(grid, args.records) if grid else {}, args.value or "accuracy"
     if not records:
-        path = atlas.records_file(grid, args.records)
-        raise ValueError(f"{path} holds no records yet: run {_command('run', args)}")
+        path = ledger.path(grid.experiment if grid else EXPERIMENT, args.records)
+        raise ValueError(f"{path} holds no records yet: run {_command('run', args)}{' …' * own}")
     if value not in (names := atlas.value_names(records.values())):
         raise ValueError(f"the records have no value {value!r}; they have {', '.join(names)}")
     findings = atlas.find(grid, records, value, 100.0 if value in PERCENTAGES else 1.0)
     left, total = atlas.count_runs(grid, records)
-    print(f"{args.grid}: {_size(grid)}: {total - left} of {total} runs are recorded, {left} missing\n")
-    print("\n\n".join(_paragraphs(grid, findings, value)))
+    also = f"{_others(grid, records)}\n{command_of(grid)}" if own else ""
+    print(f"{args.grid}: {_size(grid)}: {total - left} of {total} runs are recorded, {left} missing{also}\n")
+    print("\n\n".join(paragraphs(grid, findings, value, registered=not own)))
     if args.figure:
-        _draw(grid, findings, value).savefig(args.figure)
+        atlas.draw(grid, findings, value, registered=not own).savefig(args.figure)
         print(f"\nfigure saved in {args.figure}")
 
 
-def _paragraphs(grid: Grid, findings: Findings, value: str) -> Iterator[str]:
-    """What is printed, a paragraph each."""
-    digits, name = _digits(findings.mean.values(), value), LABELS.get(value, value)
-    half = (
-        findings.surface and f"± {findings.surface.half:.{digits + 1}f} a cell (95 %), the seeds' own effect left out"
-    )
-    yield f"{name}; {half or 'means over the runs so far'}\n{_table(grid, findings.mean, digits)}"
-    if findings.effects:
-        yield _effects(findings, digits + 1)
-    if findings.tested:
-        yield f"as registered: all noise taken for independent\n{_contrasts(findings.tested)}"
-    if findings.post_hoc:
-        yield f"{_noise(findings.strata)}\n{_contrasts(findings.post_hoc)}"
-    if findings.best:
-        yield f"best held-out accuracy among cells with registers and a class token: {findings.best}"
-    if findings.sweep:
-        yield _sweep(findings, name, digits)
-    yield f"M multiply–adds an image\n{_table(grid, {cell: cost / 1e6 for cell, cost in findings.cost.items()}, 2)}"
-
-
-def _table(grid: Grid, values: Mapping[Cell, float], digits: int) -> str:
-    """Rows: where the class token enters; columns: where the registers do."""
-    rows = [["", *_names(grid.reg)]]
-    for cells, name in zip(_by_row(grid), _names(grid.cls)):
-        rows.append([name, *(f"{values[cell]:,.{digits}f}" if cell in values else "" for cell in cells)])
-    head = f"{'class token enters at':21}{'registers enter at':>{11 * len(grid.reg)}}"
-    return "\n".join([head, *_aligned(rows, [-21] + [11] * len(grid.reg))])
-
-
-def _effects(findings: Findings, digits: int) -> str:
-    rows, post_hoc = [], findings.post_hoc_effects or ({}, {})
-    for what, effects, by_strata in zip(("class token at", "registers at"), findings.effects, post_hoc):
-        for place, effect in effects.items():
-            name = f"{what} {place}" if isinstance(place, int) else place or "no registers"
-            halves = [f" ± {one.half:.{digits}f}" for one in (effect, by_strata.get(place)) if one]
-            rows.append([name, _signed(effect.value, digits), *halves])
-    which = "; first as registered, then by strata" if findings.post_hoc_effects else ""
-    head = f"main effects: a row's or column's mean minus the mean of all cells (95 %{which})"
-    return "\n".join([head, *_aligned(rows, [-21, 11, 0, 0])])
-
-
-def _noise(strata: Strata) -> str:
-    """What the post hoc intervals are made of."""
-    shared, rest = strata.row_by_seed, strata.residual
-    times = f"{shared.mean_square / rest.mean_square:.1f}" if rest.mean_square else "∞"
-    return (
-        "post hoc, by error strata: rows by row × seed, columns by column × seed, the interaction by the residual\n"
-        f"(mean square of row × seed over the residual's: {times}; 1 if the registered analysis were right)"
-    )
-
-
-def _contrasts(tested: Sequence[TestedContrast]) -> str:
-    from ..lab.atlas import verdict
-
-    rows = [["contrast, percentage points", "estimate", "95 %", "p (Holm)", "   verdict"]]
-    for one in tested:
-        low, high = (_signed(one.estimate.value + side * one.estimate.half, 2) for side in (-1, 1))
-        p = "< 0.001" if one.p < 0.001 else f"{one.p:.3f}"
-        rows.append([one.name, _signed(one.estimate.value, 2), f"{low} to {high}", p, f"   {verdict(one)}"])
-    return "\n".join(_aligned(rows, [-max(len(row[0]) for row in rows), 11, 18, 11, 0]))
-
-
-def _sweep(findings: Findings, name: str, digits: int) -> str:
-    rows = [
-        ["registers", *(str(cell.num_reg) for cell in findings.sweep)],
-        ["mean", *(f"{mean:,.{digits}f}" for mean in findings.sweep.values())],
-        ["M multiply–adds", *(f"{findings.cost[cell] / 1e6:,.2f}" for cell in findings.sweep)],
-    ]
-    lines = [f"{name}, by the number of registers there", *_aligned(rows, [-21] + [11] * len(findings.sweep))]
-    if findings.slope:
-        value, half = _signed(findings.slope.value, digits + 1), f"{findings.slope.half:.{digits + 1}f}"
-        tested = f", p = {findings.slope.p:.3f}" if findings.tested else ""
-        lines.append(f"± {findings.sweep_surface.half:.{digits + 1}f} a cell (95 %)")
-        lines.append(f"slope: {value} ± {half} a doubling of 1 + registers (95 %){tested}")
-    return "\n".join(lines)
-
-
-def _draw(grid: Grid, findings: Findings, value: str):
-    """The surface; for accuracies also what they cost."""
-    from .. import figures
-
-    best = findings.best
-    surface = {
-        "values": [[findings.mean.get(cell, math.nan) for cell in cells] for cells in _by_row(grid)],
-        "rows": _names(grid.cls),
-        "columns": _names(grid.reg),
-        "half": findings.surface.half if findings.surface else None,
-        "label": LABELS.get(value, value),
-        "mark": (grid.cls.index(best.cls), grid.reg.index(best.reg)) if best else None,
-        "digits": _digits(findings.mean.values(), value),
-    }
-    if value not in ("accuracy", "held_out"):
-        return figures.show_surface(**surface)
-    kinds = {str(cell): "class token" if isinstance(cell.cls, int) else cell.cls for cell in findings.mean}
-    cost = {"points": findings.points(), "front": findings.front(), "kinds": kinds, "y": LABELS[value]}
-    return figures.show_atlas(surface, cost)
-
-
 def _size(grid: Grid) -> str:
-    surface = f"{len(grid.cls)} × {len(grid.reg)} places × {len(grid.seeds)} seeds"
+    surface = f"{len(grid.cls)} × {len(grid.reg)} places × {len(grid.seeds)} seed{'s' * (len(grid.seeds) > 1)}"
     numbers = ", ".join(map(str, grid.sweep))
     return f"{surface}, then {numbers} registers at the best" if numbers else surface
 
 
-def _names(places: Iterable) -> list[str]:
-    return ["none" if place is None else str(place) for place in places]
-
-
-def _by_row(grid: Grid) -> list[list[Cell]]:
-    cells, wide = grid.cells(), len(grid.reg)
-    return [cells[at : at + wide] for at in range(0, len(cells), wide)]
-
-
-def _digits(values: Iterable[float], value: str) -> int:
-    """After the point: one for per cent, else three digits in all."""
-    top = max(map(abs, values), default=0)
-    return 1 if value in PERCENTAGES else max(0, 2 - math.floor(math.log10(top or 1)))
-
-
-def _aligned(rows: Iterable[Sequence[str]], widths: Sequence[int]) -> list[str]:
-    """Lines of cells, to the left where a width is below 0."""
-    lines = ("".join(f"{cell:{'<' if w < 0 else '>'}{abs(w)}}" for cell, w in zip(row, widths)) for row in rows)
-    return [line.rstrip() for line in lines]
-
-
-def _signed(value: float, digits: int) -> str:
-    return f"{value:+,.{digits}f}".replace("-", "−")
+def _others(grid: Grid, records) -> str:
+    """How many records are of no run of the grid; the sweep's are where it has one."""
+    cells = set(grid.cells())
+    others = 0 if grid.sweep else sum(cell not in cells or seed not in grid.seeds for cell, seed in records)
+    return f"; {others} recorded runs of other places or seeds are left out" if others else ""
 
 
 def _command(what: str, args: Namespace) -> str:

@@ -16,6 +16,7 @@ from .analysis import (
     verdict,
 )
 from .contrasts import Contrast, contrasts, stages
+from .draw import draw
 from .findings import Findings, costs, find
 from .grid import ATTENTION, POOLING, Cell, Grid, grids
 from .run import (
@@ -51,6 +52,7 @@ __all__ = [
     "costs",
     "crossed",
     "count_runs",
+    "draw",
     "drop_partial_record",
     "find",
     "grids",

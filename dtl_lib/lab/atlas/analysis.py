@@ -204,10 +204,13 @@ def pareto(points: Mapping[Any, Sequence[float]]) -> list:
     return sorted(front, key=lambda name: points[name][0])
 
 
-def best(surface: Surface) -> Cell:
-    """The cell with registers and a class token whose mean is highest: of held-out accuracy, never of the test's."""
-    choices = [cell for cell in surface.mean if cell.reg is not None and cell.cls != POOLING]
-    return max(choices, key=surface.mean.get)
+def best(level: Level) -> Cell | None:
+    """The cell with registers and a class token whose mean is highest: of held-out accuracy, never of the test's.
+
+    None where no cell has both.
+    """
+    choices = [cell for cell in level.mean if cell.reg is not None and cell.cls != POOLING]
+    return max(choices, key=level.mean.get, default=None)
 
 
 def slope(

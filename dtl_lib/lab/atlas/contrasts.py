@@ -5,8 +5,6 @@ from dataclasses import dataclass, replace
 
 from .grid import ATTENTION, POOLING, Cell, Grid
 
-EXACT = 1e-9  # what weights that sum to 0 may sum to in floating point
-
 
 @dataclass(frozen=True)
 class Contrast:
@@ -24,17 +22,19 @@ class Contrast:
 def contrasts(grid: Grid) -> list[Contrast]:
     """The comparisons that are made on a grid's surface, in the order of the book's predictions.
 
-    Early means the first half of the trunk, late the second; the block in the middle begins the second. A comparison
-    that the grid has only one side of is left out.
+    Early means the first half of the trunk, late the second; the block in the middle begins the second. What is no
+    class token in the trunk is compared with its first place. A comparison that the grid has only one side of is left
+    out.
     """
     cells = grid.cells()
     token = [cell for cell in cells if isinstance(cell.cls, int)]
     early, late = ([c for c in token if (c.cls >= grid.config.depth / 2) == side] for side in (False, True))
+    first = min((cell.cls for cell in token), default=0)
     places = sorted(reg for reg in grid.reg if reg is not None) or [None]  # of registers
     asked = [
         Contrast("class token late − early", _difference(late, early)),
-        Contrast("class attention − class token at 0", _difference(_at(cells, ATTENTION), _at(cells, 0))),
-        Contrast("average pooling − class token at 0", _difference(_at(cells, POOLING), _at(cells, 0))),
+        Contrast(f"class attention − class token at {first}", _difference(_at(cells, ATTENTION), _at(cells, first))),
+        Contrast(f"average pooling − class token at {first}", _difference(_at(cells, POOLING), _at(cells, first))),
         Contrast("registers − none", _registers(cells)),
         Contrast(
             f"registers at {places[-1]} − registers at {places[0]}",
@@ -60,6 +60,7 @@ def stages(grid: Grid) -> tuple[Grid, ...]:
 
 
 def _difference(plus: list[Cell], minus: list[Cell]) -> dict[Cell, float]:
+    """Nothing where a side is empty, or both are the same."""
     if not plus or not minus or plus == minus:
         return {}
     return {cell: 1 / len(plus) for cell in plus} | {cell: -1 / len(minus) for cell in minus}

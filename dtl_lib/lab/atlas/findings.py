@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from ...ledger import Record
 from .analysis import (
     Estimate,
+    Level,
     Surface,
     TestedContrast,
     best,
@@ -78,25 +79,27 @@ def find(grid: Grid, records: Mapping[Job, Record], value: str = TESTED, scale: 
         value: a name that `number` knows.
         scale: what to multiply it by: 100 for points.
     """
+    records = {(cell, seed): record for (cell, seed), record in records.items() if seed in grid.seeds}
     mean = means(records, value, scale, cells=grid.cells())
     runs_missing = missing(grid.cells(), grid.seeds, records)
     if runs_missing:
         return Findings(mean, runs_missing, costs(grid, grid.cells()))
-    whole = surface(records, value, scale, cells=list(mean), seeds=grid.seeds) if len(mean) > 1 else None
+    several = len(grid.seeds) > 1  # one run a cell has no spread
+    whole = surface(records, value, scale, cells=list(mean), seeds=grid.seeds) if several and len(mean) > 1 else None
     layers = strata(records, value, scale, cells=list(mean), seeds=grid.seeds) if whole and crossed(mean) else None
     asked = contrasts(grid) if value == TESTED else []
     sweep_cells = sweep(grid, records)
     runs_missing = missing(sweep_cells, grid.seeds, records)
     swept = means(records, value, scale, cells=sweep_cells)
-    complete = not runs_missing and len(swept) > 1
+    complete = not runs_missing and several and len(swept) > 1
     return Findings(
         mean,
         runs_missing,
         costs(grid, [*grid.cells(), *sweep_cells]),
         whole,
         whole and main_effects(whole),
-        best(surface(records, "held_out", cells=grid.cells(), seeds=grid.seeds)),
-        tuple(tested_contrasts(whole, asked)),
+        best(Level(means(records, "held_out", cells=grid.cells()), grid.seeds)),
+        tuple(tested_contrasts(whole, asked)) if whole else (),
         swept,
         surface(records, value, scale, cells=list(swept), seeds=grid.seeds) if complete else None,
         slope(records, value, scale, cells=list(swept), seeds=grid.seeds) if complete else None,

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from ...checks import shortened, whole
 from ...config import CIFAR_MEAN, CIFAR_STD, ViTConfig
 from ...tokens import TokenPlan
 from ...train.recipe import Recipe
@@ -79,6 +80,10 @@ class Grid:
         num_reg: registers of every cell that has some.
         sweep: numbers of registers to try at the best cell.
         seeds: of the runs of every cell.
+        data_path, level, samples: as in `data.load`.
+
+    Raises:
+        ValueError: where a place is not in this trunk, or one of the axes is empty or holds a value twice.
     """
 
     experiment: str
@@ -90,6 +95,21 @@ class Grid:
     num_reg: int = 4
     sweep: tuple[int, ...] = (0, 1, 2, 4, 8, 16)
     seeds: tuple[int, ...] = (0, 1, 2)
+    data_path: str | None = None
+    level: int = 1
+    samples: int | None = None
+
+    def __post_init__(self):
+        for name in ("cls", "reg", "sweep", "seeds"):
+            values = getattr(self, name)
+            if not isinstance(values, tuple | list) or not (values or name == "sweep"):
+                raise ValueError(f"{name} is a tuple of one value or more, not {shortened(values)}")
+            if twice := [value for at, value in enumerate(values) if value in values[:at]]:
+                raise ValueError(f"{name} holds {twice[0]} twice: give each value once")
+            object.__setattr__(self, name, tuple(values))
+        object.__setattr__(self, "seeds", tuple(whole("a seed", seed, 0) for seed in self.seeds))
+        for cell in self.cells():
+            cell.config(self.config)  # the plan says which places there are
 
     def cells(self) -> list[Cell]:
         """The surface, row by row of `cls`."""
@@ -103,7 +123,8 @@ class Grid:
         """The data set's parts, a `data.Sets`."""
         from ...data import load
 
-        return load(self.data)
+        config = self.config
+        return load(self.data, self.data_path, config.image_size, level=self.level, samples=self.samples, config=config)
 
 
 def grids() -> dict[str, Grid]:

@@ -7,16 +7,19 @@ from pathlib import Path
 
 from ... import ledger
 from ...atomic import lock
+from ...checks import shortened
 from ...hashing import plain
-from ...host import find_device
+from ...host import find_device, machine_load
 from ...ledger import Record
 from ...paths import require_writable
 from ...progress import progress_bar
 from ...train.distributed.signals import between_steps
 from ...train.recipe import Recipe
-from .analysis import best, surface
+from .analysis import Level, best, means
 from .grid import Cell, Grid, Job
 from .workers import Workers
+
+MENTIONED = 3  # fields that an error lists
 
 
 class Interrupted(KeyboardInterrupt):
@@ -47,28 +50,48 @@ def read(grid: Grid, folder: str | Path | None = None) -> dict[Job, Record]:
     for record in ledger.read(grid.experiment, folder, missing_ok=True):
         try:
             cell = Cell.from_config(record.config or {})
-            expected = {"model": cell.config(grid.config), "recipe": replace(grid.recipe, seed=record.seed)}
+            config, recipe = cell.config(grid.config), replace(grid.recipe, seed=record.seed)
         except (ValueError, TypeError):  # no plan for this depth, or no seed
-            cell, expected = None, {"model": None}
-        recipe = record.recipe and {**Recipe().to_dict(), **record.recipe}  # a field newer than the record: its default
-        for part, recorded in (("model", record.config), ("recipe", recipe)):
-            if expected[part] is None or plain(recorded) != plain(expected[part].to_dict()):
+            cell, config, recipe = None, grid.config, grid.recipe
+        older = record.recipe and {**Recipe().to_dict(), **record.recipe}  # a field newer than the record: its default
+        for part, recorded, asked in (("model", record.config, config), ("recipe", older, recipe)):
+            if cell is None or plain(recorded) != plain(asked.to_dict()):
+                differ = _differences(recorded, asked.to_dict())
                 raise ValueError(
-                    f"{path}: record {record.id} has another {part} than this grid: keep its runs in another folder"
+                    f"{path}: record {record.id} has another {part} than this grid{differ}: keep its runs in another "
+                    "folder"
                 )
         records[cell, record.seed] = record
     return records
 
 
+def _differences(recorded: Mapping | None, asked: Mapping) -> str:
+    """The fields in which a record differs from what is asked for; not those that each cell or seed has its own of."""
+    recorded, asked = plain(recorded or {}), plain(asked)
+    names = [name for name in asked if recorded.get(name) != asked[name] and name not in ("plan", "pool", "seed")]
+    told = [f"{name} {shortened(recorded.get(name))} instead of {shortened(asked[name])}" for name in names]
+    more = [f"{len(told) - MENTIONED} more"] if len(told) > MENTIONED else []
+    return f" ({', '.join(told[:MENTIONED] + more)})" if told else ""
+
+
 def drop_partial_record(grid: Grid, folder: str | Path | None = None) -> str:
     """Remove a last line that was being written when the machine died; returns a note of what was removed, or ""."""
-    if not (path := records_file(grid, folder)).is_file():
+    return mend(records_file(grid, folder))
+
+
+def mend(path: Path) -> str:
+    """What `drop_partial_record` does to a file of records.
+
+    Raises:
+        ValueError: where another process makes runs for it: the line may be one that it is writing.
+    """
+    if not path.parent.is_dir():
         return ""
-    with _exclusive(grid, folder):  # the line may be one that another process is writing
-        return _drop_partial_record(path)
+    with _exclusive(path):
+        return _mend(path) if path.is_file() else ""
 
 
-def _drop_partial_record(path: Path) -> str:
+def _mend(path: Path) -> str:
     content = path.read_bytes()
     *_, last = content.splitlines(keepends=True) or [b""]
     try:
@@ -93,7 +116,9 @@ def sweep(grid: Grid, done: Mapping[Job, Record]) -> list[Cell]:
     the surface is complete."""
     if not grid.sweep or missing(grid.cells(), grid.seeds, done):
         return []
-    return grid.sweep_cells(best(surface(done, "held_out", cells=grid.cells(), seeds=grid.seeds)))
+    runs = {job: record for job, record in done.items() if job[1] in grid.seeds}
+    place = best(Level(means(runs, "held_out", cells=grid.cells()), grid.seeds))
+    return grid.sweep_cells(place) if place else []
 
 
 def runs_left(grid: Grid, done: Mapping[Job, Record]) -> list[Job]:
@@ -133,7 +158,7 @@ def run(
     ledger.check_writable(grid.experiment, folder)
     if weights:
         require_writable(Path(weights) / ".writable", "weights")
-    with _exclusive(grid, folder):
+    with _exclusive(records_file(grid, folder)):
         yield from _run(grid, folder, command, jobs, weights, device, progress)
 
 
@@ -159,9 +184,8 @@ def _run(grid: Grid, folder, command: str, jobs: int, weights, device, progress:
                     raise Interrupted(now_left, stop_request.status)
 
 
-def _exclusive(grid: Grid, folder):
-    """Inside, no other process makes this grid's runs into the same records."""
-    path = records_file(grid, folder)
+def _exclusive(path: Path):
+    """Inside, no other process makes runs into the same records."""
     busy = f"another process makes runs for {path}: let it end, or choose another folder (--records)"
     return lock(path.with_name(f".{path.stem}.lock"), busy)
 
@@ -169,6 +193,8 @@ def _exclusive(grid: Grid, folder):
 def _recorded(grid: Grid, job: Job, values: dict, folder, command: str, device: str) -> Record:
     cell, seed = job
     recipe, config = replace(grid.recipe, seed=seed), cell.config(grid.config)
+    if load := machine_load():  # with other work beside it a run takes longer
+        values = {**values, "load": list(load)}
     about = {"n": values.pop("n"), "seed": seed, "config": config.to_dict(), "recipe": recipe.to_dict()}
     return ledger.add(grid.experiment, str(cell), command, device, values, **about, folder=folder)
 

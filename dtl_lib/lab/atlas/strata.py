@@ -14,8 +14,9 @@ import numpy as np
 
 from ...ledger import Record
 from .analysis import Estimate, Level, number, surface
-from .contrasts import EXACT
 from .grid import Cell, Job
+
+EXACT = 1e-9  # what weights that sum to 0 may sum to in floating point
 
 
 class Stratum(NamedTuple):
@@ -75,7 +76,8 @@ class Strata(Level):
         ]
         variance, scatter = sum(v for v, _ in variances), sum(v**2 / freedom for v, freedom in variances)
         value = sum(weight * self.mean[cell] for cell, weight in weights.items())
-        return Estimate(value, variance**0.5, variance**2 / scatter if scatter else float(self.residual.freedom))
+        least = min((freedom for _, freedom in variances), default=self.residual.freedom)  # where nothing varies
+        return Estimate(value, variance**0.5, variance**2 / scatter if scatter else float(least))
 
 
 def strata(

@@ -21,6 +21,7 @@ from .grid import Grid, Job
 from .train_cell import train_cell
 
 POLL = 0.5  # seconds between two updates of the progress
+LEAVING = 5  # seconds that a worker without a run has to leave
 SIGNALS = {signal.SIGINT, signal.SIGTERM}
 
 
@@ -47,7 +48,7 @@ class Workers:
 
     def __exit__(self, *error):
         for worker in self._workers:
-            worker.kill()  # a run in flight would hold the exit for minutes
+            worker.end()
 
     @property
     def steps(self) -> int:
@@ -107,7 +108,11 @@ class _Worker:
         self.job = None
         return job, values
 
-    def kill(self) -> None:
+    def end(self) -> None:
+        """Let it leave where it has nothing to do; else kill it: a run in flight would hold the exit for minutes."""
+        self.pipe.close()
+        if self.job is None:
+            self._process.join(LEAVING)  # its semaphores go with it, of which Python would warn
         self._process.kill()
         self._process.join()
 
