@@ -83,6 +83,7 @@ def asked_grid(args: Namespace) -> tuple[Grid, Sets]:
     grid = Grid(EXPERIMENT, config=config, recipe=Recipe(**{**base, **asked}), sweep=(), **axes, **images)
     check_trainable(grid.config)
     sets = grid.sets()
+    grid.recipe.steps_per_epoch(len(sets.train))  # a batch may be more than there is
     steps = grid.recipe.steps(len(sets.train))
     if asked.get("warmup_steps", 0) >= steps:
         raise ValueError(f"--warmup-steps {asked['warmup_steps']} does not end within a run's {steps} steps: lower it")
@@ -164,11 +165,12 @@ def _axes(args: Namespace) -> dict:
     if args.cls is None:
         raise ValueError("say where the class token enters in your grid: --cls 0,2,none, for example")
     depth, reg = getattr(args, "depth", MODEL["depth"]), args.reg or (None,)
-    for flag, places, others in (("cls", args.cls, "attention or none"), ("reg", reg, "none")):
+    for flag, places, others in (("cls", args.cls, ", attention or none"), ("reg", reg, " or none")):
         for place in places:
             if isinstance(place, int) and place >= depth > 0:
-                last = f"choose blocks from 0 to {depth - 1}, {others}" if depth > 1 else f"choose 0, {others}"
-                raise ValueError(f"--{flag} {place} is not a block of a trunk of {depth}: {last}")
+                raise ValueError(
+                    f"--{flag} {place} is not a block of a trunk of {depth}: choose from 0 to {depth - 1}{others}"
+                )
     if (number := args.num_reg) is None and reg != (None,):
         raise ValueError(f"--reg {','.join(map(_word, reg))} needs --num-reg, the number of registers (4 is usual)")
     if number is not None and reg == (None,):

@@ -67,6 +67,8 @@ def _effects(analyses: Sequence[Effects], digits: int) -> str:
     """Main effects, each with the half interval of every analysis."""
     rows = []
     for what, *by_analysis in zip(("class token at", "registers at"), *analyses):
+        if len(by_analysis[0]) < 2:  # nothing to compare the one place with
+            continue
         for place, effect in by_analysis[0].items():
             name = f"{what} {place}" if isinstance(place, int) else place or "no registers"
             halves = [f" ± {one.half:.{digits}f}" for effects in by_analysis if (one := effects.get(place))]

@@ -1,5 +1,6 @@
 """The atlas: a value for every place at which tokens can enter, and accuracy against cost."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from string import ascii_uppercase
 
@@ -17,6 +18,8 @@ from .style import COLOURS, INK, MAP, MARK, WIDTH, array, styled
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 LETTER = 14  # points that a letter takes in width and in height
 SIDES = ((-1, 0.3), (1, -0.3), (0, 1.2), (0, -1.2), (-1, -1), (1, 1))  # where a letter is put, the best side first
+TITLE = 2.4  # inches that the longest line of a title takes which is not wrapped
+CHARACTERS = 12.5  # of a title, an inch
 DARK = 0.5  # a cell below this lightness takes white text
 
 
@@ -71,7 +74,13 @@ def show_atlas(surface: Mapping, pareto: Mapping) -> Figure:
 
 
 def _surface_size(rows: Sequence[str], columns: Sequence[str]) -> tuple[float, float]:
-    return min(WIDTH, 1.4 + 0.75 * len(columns)), 1.4 + 0.48 * len(rows)
+    wide = max(1.4 + 0.75 * len(columns), _beside_axis(rows) + TITLE)
+    return min(WIDTH, wide), 1.4 + 0.48 * len(rows)
+
+
+def _beside_axis(rows: Sequence[str]) -> float:
+    """Inches to the left of the axis, about: its label and the names of its rows."""
+    return 0.45 + 0.085 * max(map(len, rows), default=0)
 
 
 def _surface(figure, values, rows, columns, half, label, mark, digits) -> None:
@@ -93,7 +102,8 @@ def _surface(figure, values, rows, columns, half, label, mark, digits) -> None:
                 Rectangle(corner, 1, 1, fill=False, edgecolor=colour, linewidth=line, clip_on=False, zorder=3)
             )
     interval = "" if half is None else f"\n± {half:.{digits + 1}f} a cell (95 %),\nthe seeds' own effect left out"
-    axis.set_title(f"{label}{interval}")
+    room = figure.bbox.width / figure.figure.dpi - _beside_axis(rows)
+    axis.set_title(f"{textwrap.fill(label, max(1, int(room * CHARACTERS)))}{interval}")
 
 
 def _pareto(figure, points, front, kinds, x, y) -> None:

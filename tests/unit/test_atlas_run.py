@@ -210,6 +210,8 @@ def test_what_does_not_fit_is_said_before_any_worker_starts(tmp_path, monkeypatc
         next(atlas.run(nowhere, tmp_path, **begin))
     with pytest.raises(ValueError, match="there is no device 'abacus' here"):
         next(atlas.run(tiny(), tmp_path, device="abacus", **begin))
+    with pytest.raises(ValueError, match="batch_size=97 is more than the 96 training images there are"):
+        next(atlas.run(replace(tiny(), recipe=replace(tiny().recipe, batch_size=97)), tmp_path, **begin))
     with pytest.raises(AssertionError, match="a worker"):
         next(atlas.run(tiny(), tmp_path, **begin))
 

@@ -167,7 +167,9 @@ def _run(grid: Grid, folder, command: str, jobs: int, weights, device, progress:
     todo, total = count_runs(grid, done)
     if not todo:
         return
-    device, steps = str(find_device(device)), grid.recipe.steps(len(grid.sets().train))
+    device, images = str(find_device(device)), len(grid.sets().train)
+    grid.recipe.steps_per_epoch(images)  # a batch may be more than there is
+    steps = grid.recipe.steps(images)
     bar = progress_bar(todo * steps, "step", shown=progress, smoothing=0)
     with between_steps() as stop_request, bar, Workers(min(jobs, todo), grid, weights, device) as workers:
         before = len(done)
