@@ -2,7 +2,9 @@
 
 import json
 import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -214,14 +216,20 @@ def check_writable(experiment: str, folder: str | Path | None = None) -> None:
 
 
 def append(record: Record | Mapping, folder: str | Path | None = None) -> Path:
-    """Append one record to its experiment's file; a ValueError where it is invalid or there already."""
+    """Append one record to its experiment's file, whole or not at all; a ValueError where it is invalid or there."""
     record = record if isinstance(record, Record) else Record.from_dict(record)
     file = path(record.experiment, folder)
     if file.is_file() and any(record.id == other.id for other in read(record.experiment, folder)):
         raise ValueError(f"id: record {record.id} is in {file} already")
     file.parent.mkdir(parents=True, exist_ok=True)
-    with open(file, "a", encoding="utf-8") as opened:
-        opened.write(to_json(record.to_dict()) + "\n")
+    size = file.stat().st_size if file.exists() else 0
+    try:
+        with open(file, "a", encoding="utf-8") as opened:
+            opened.write(to_json(record.to_dict()) + "\n")
+    except OSError as error:  # no space left, for one
+        with suppress(OSError):
+            os.truncate(file, size)
+        raise OSError(error.errno, error.strerror, str(file)) from None
     return file
 
 

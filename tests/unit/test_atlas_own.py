@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import sys
+import textwrap
 from dataclasses import replace
 
 import matplotlib.pyplot as plt
@@ -323,3 +324,17 @@ def test_two_at_once_killed_and_resumed(tmp_path, monkeypatch):
     assert status == 0 and f"{4 - len(done)} of 4 runs left" in out, error
     again = path.read_text().splitlines()
     assert len(again) == 4 and again[: len(done)] == done
+
+
+def test_a_full_disk_leaves_whole_records(tmp_path, monkeypatch):
+    monkeypatch.undo()
+    code = """
+        import resource, sys
+        from dtl_lib.__main__ import main
+        resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
+        sys.exit(main(sys.argv[1:]))
+    """
+    line = ["atlas", "run", *SMALL, "--cls", "0,none", "--seeds", "0,1", "--quiet", "--records", tmp_path]
+    status, out, error = launch.finished(launch.start([sys.executable, "-c", textwrap.dedent(code), *line]))
+    assert (status, error) == (2, f"dtl: {tmp_path}/atlas_own.jsonl: File too large\n")
+    assert len(ledger.read("atlas_own", tmp_path)) == out.count("runs left") - 1 > 0
