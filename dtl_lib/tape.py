@@ -58,11 +58,13 @@ class Tape:
     Attributes:
         plan: the model's token plan.
         grid: rows and columns of the patches of the images recorded; (0, 0) before.
+        patch_size: pixels along a patch's side.
     """
 
     def __init__(self, model: ViT, grad: bool = False, all_queries: bool = True, stream: bool = True):
         self.plan = model.plan
         self.grid: tuple[int, int] = (0, 0)
+        self.patch_size = model.config.patch_size
         self._model, self._grad, self._all_queries, self._stream = model, grad, all_queries, stream
         self._last, self._handles = model.plan.blocks - 1, []
         self._clear()
