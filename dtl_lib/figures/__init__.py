@@ -1,5 +1,6 @@
 """Numbers → matplotlib, structures → SVG. A function here draws what it is given; it computes nothing."""
 
+from .blocks import show_flow, show_heads
 from .curves import (
     show_agreement,
     show_bars,
@@ -18,6 +19,7 @@ from .style import COLOURS, styled, token_colours
 from .surface import show_atlas, show_pareto, show_surface
 from .tables import Table, table
 from .timeline import show_timeline
+from .weights import show_filters, show_positions
 
 __all__ = [
     "COLOURS",
@@ -34,6 +36,9 @@ __all__ = [
     "show_bars",
     "show_cosines",
     "show_curves",
+    "show_filters",
+    "show_flow",
+    "show_heads",
     "show_histograms",
     "show_images",
     "show_intervals",
@@ -42,6 +47,7 @@ __all__ = [
     "show_matrix",
     "show_pareto",
     "show_patches",
+    "show_positions",
     "show_ratios",
     "show_roofline",
     "show_similarity",

@@ -21,6 +21,9 @@ SURFACE = {"values": [[1.0, 2.0, 3.0], [4.0, float("nan"), 6.0]], "rows": ["0", 
 POINTS = {"a": (1.0, 40.0, 0.5), "b": (2.0, 39.0, 0.5), "c": (2.01, 41.0, 0.5), "d": (3.0, 42.0)}
 PARETO = {"points": POINTS, "front": ["a", "c", "d"], "kinds": {"a": "one", "b": "one", "c": "two", "d": "two"}}
 
+HEADS = torch.arange(12.0).reshape(4, 3) + 5
+FLOW = {"cls gives": {"cls": [float("nan"), 0.2], "patches": [float("nan"), 0.8]}, "all give": {"patches": [1.0, 0.9]}}
+
 DRAWN = {
     "images": lambda: figures.show_images([PHOTO, PHOTO[..., 0]], ["colour", "grey"]),
     "patches": lambda: figures.show_patches(PHOTO, 16, mark=(1, 2)),
@@ -46,6 +49,12 @@ DRAWN = {
     "histograms": lambda: figures.show_histograms({"a": [1.0, 2.0, 400.0], "b": [3.0, 4.0]}, "x", "y"),
     "cosines": lambda: figures.show_cosines([torch.eye(2), -torch.eye(2)], ["a", "b"], ["c", "d"]),
     "bars": lambda: figures.show_bars(["a", "b"], [0.3, 0.7], "share"),
+    "filters": lambda: figures.show_filters({"all": torch.rand(11, 4, 6, 3), "grey": torch.rand(3, 8, 8, 1)}, 4),
+    "positions": lambda: figures.show_positions(torch.rand(2, 3, 2, 3)),
+    "positions, many": lambda: figures.show_positions(torch.rand(20, 9, 20, 9), low=0, most=5),
+    "heads": lambda: figures.show_heads(HEADS, "y", HEADS - 1, HEADS + 2, HEADS / 2),
+    "heads, bare": lambda: figures.show_heads(HEADS[:1], "y"),
+    "flow": lambda: figures.show_flow(FLOW),
 }
 
 
@@ -86,6 +95,10 @@ LABELLED = {
     "show_pareto": (lambda label: figures.show_pareto(**PARETOS), 4),
     "show_atlas": (lambda label: figures.show_atlas(SURFACES, PARETOS), 7),
     "show_roofline": (lambda label: figures.show_roofline(1e11, 1e10, {label: (0.5, 1e9)}), 1),
+    "show_filters": (lambda label: figures.show_filters({label: torch.rand(2, 4, 4, 3)}), 1),
+    "show_positions": (lambda label: figures.show_positions(torch.rand(2, 3, 2, 3)), 0),
+    "show_heads": (lambda label: figures.show_heads(HEADS, label, control=HEADS, control_name=label), 2),
+    "show_flow": (lambda label: figures.show_flow({label: {label: [0.2, 0.8]}}), 2),
     "show_bars": (lambda label: figures.show_bars([label], [0.3], label), 2),
 }  # fmt: skip
 
