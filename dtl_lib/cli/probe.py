@@ -1,173 +1,177 @@
-"""`dtl probe`: a question asked of a trained model, on images."""
+"""`dtl probe`: a question asked of a trained model, on images.
+
+A question is a row of `QUESTIONS`: what it asks, its flags, and functions of the model, of a tape, or of the average
+over images. Reading images, progress and files are the same for all.
+"""
 
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
 
-from .. import data, ledger
 from ..config import ViTConfig
-from ..host import find_device
-from .evaluate import unreadable
-from .parser import Parser, add_field, positive, whole
-from .shared_flags import add_data, add_machine, add_record, check_level
+from .parser import Parser, add_field, fraction, positive, whole
+from .questions import drawn
+from .questions.answers import FORMATS
+from .questions.entry import BEFORE, WAYS
+from .questions.kinds import OfEach, OfEntry, OfWeights, OverImages, Question
+from .shared_flags import add_data, add_machine, add_record
 
-if TYPE_CHECKING:
-    from ..models import ViT
-    from ..probes import EntryResult, EntryRow
-    from ..probes.entry import Interval
+SUMMARY = "Ask a trained ViT a question: where it looks, what its tokens say, what its weights hold."
+CONTROL = 64  # images on which the untrained model is measured
 
-SUMMARY = "Ask a trained ViT a question. entry: where does it need its class token, or its registers?"
-WAYS = {
-    "learned": "the learned tokens enter before a block",
-    "mean": "their mean state over other images enters",
-    "shuffle": "their state of another image enters",
-    "itself": "their state of this image enters",
-    "leave": "they leave before it",
+MAP = ("query", "fuse", "discard", "residual")
+QUESTIONS: dict[str, Question] = {
+    "entry": OfEntry(
+        "what is left when a group of tokens enters later, or leaves early",
+        ("unlabelled", "group", "blocks", "ways", "before", "seed", "record"),
+    ),
+    "rollout": OfEach(
+        "what reaches a token through the attention of all blocks",
+        MAP,
+        drawn.through_all_blocks(drawn.rollout, "rollout"),
+    ),
+    "gradient-rollout": OfEach(
+        "rollout of attention times its gradient: which patches speak for a class",
+        (*MAP, "class"),
+        drawn.through_all_blocks(drawn.gradient_rollout, "gradient rollout"),
+        gradient=True,
+    ),
+    "relevance": OfEach(
+        "which patches speak for a class (Chefer et al.)",
+        ("query", "class"),
+        drawn.through_all_blocks(drawn.relevance, "relevance"),
+        gradient=True,
+    ),
+    "lens": OfEach("what the head says of each token after each block", ("class",), drawn.lens, table=True),
+    "distance": OverImages(
+        "how far each head looks, in pixels",
+        ("original",),
+        drawn.distance,
+        "mean attention distance, pixels",
+        CONTROL,
+    ),
+    "flow": OverImages(
+        "what attention class token, registers and patches give and receive",
+        (),
+        drawn.flow,
+        "share of attention",
+        draw=drawn.flow_figure,
+    ),
+    "filters": OfWeights("the filters that make tokens of patches, as images", (), drawn.filters, table=True),
+    "positions": OfWeights("how alike the positions are", (), drawn.positions),
 }
-BEFORE = ("absent", "present")
+
+
+@dataclass(frozen=True)
+class Flag:
+    """A flag of some questions alone.
+
+    Args:
+        text: for the help.
+        default: where it is not given.
+        said: the default in words; as it is where None.
+        options: argparse's.
+    """
+
+    text: str
+    default: object = None
+    said: str | None = None
+    options: dict = field(default_factory=dict)
+
+
+_WAYS = "; ".join(f"{way}: {text}" for way, text in WAYS.items())
+FLAGS = {
+    "group": Flag("which tokens: cls, reg, …", "cls", options={"metavar": "NAME"}),
+    "blocks": Flag(
+        "before which blocks", said="all that have the group", options={"type": whole, "nargs": "+", "metavar": "N"}
+    ),
+    "ways": Flag(_WAYS, [*WAYS], "all", {"choices": WAYS, "nargs": "+"}),
+    "before": Flag(
+        "absent, present: whether the blocks before run without the group, or with it as in the untouched model",
+        [*BEFORE], "both", {"choices": BEFORE, "nargs": "+"},
+    ),
+    "seed": Flag("of the images drawn for shuffle", 0, options={"type": whole, "metavar": "N"}),
+    "unlabelled": Flag(
+        "use no classes: no accuracy; without --data, every image below --data-path", False, "",
+        {"action": "store_const", "const": True},
+    ),
+    "query": Flag(
+        "whose map: cls, patches (their mean), reg:2 or patch:4,7 (row, column)", said="cls; patches without one",
+        options={"metavar": "TOKEN"},
+    ),
+    "fuse": Flag("how heads become one", "mean", options={"choices": ("mean", "max", "min")}),
+    "discard": Flag("share of the smallest weights of a row that are set to 0", 0.0,
+                    options={"type": fraction, "metavar": "X"}),
+    "residual": Flag("weight of the skip connection", 0.5, options={"type": fraction, "metavar": "X"}),
+    "class": Flag("which class, by number or by name", said="the likeliest of each image",
+                  options={"metavar": "CLASS", "dest": "class_"}),
+    "original": Flag(
+        "leave the rows as they are without the other tokens' columns, as published figures do", False, "",
+        {"action": "store_const", "const": True},
+    ),
+}  # fmt: skip
 
 
 def flags(parser: Parser) -> None:
     """Which question, of which model, on which images."""
-    text = "entry: what is left when a group of tokens enters later, or leaves early"
-    parser.add_argument("question", nargs="?", choices=("entry",), help=text)
+    text = "; ".join(f"{name}: {question.asks}" for name, question in QUESTIONS.items())
+    parser.add_argument("question", nargs="?", choices=QUESTIONS, metavar="QUESTION", help=text)
     parser.add_argument("model", nargs="?", metavar="MODEL", help="a name of timm's, a checkpoint of ours, or zoo/…")
+    text = "images, and folders of images (default: those of the data set, or a bundled photo)"
+    parser.add_argument("images", nargs="*", metavar="IMAGE|DIR", help=text)
     images = parser.add_argument_group("images")
     add_data(images, "data set (default: the one that the model was trained on; imagenet for a model of timm's)")
     parts = ("test", "held_out", "train")
     images.add_argument("--part", choices=parts, default="test", help="which part of the data set (default: test)")
-    images.add_argument(
-        "--unlabelled",
-        action="store_true",
-        help="use no classes: no accuracy; without --data, every image below --data-path",
-    )
+    text = "how many images of a data set: 1,000 are averaged over, 1 is looked at by itself, entry takes all"
+    images.add_argument("--samples", type=positive, metavar="N", help=text)
     add_field(images, "image_size", ViTConfig.__annotations__["image_size"], "height and width of an image in pixels")
-    images.add_argument("--batch-size", type=positive, default=64, metavar="N", help="images in a batch (default: 64)")
-    entry = parser.add_argument_group("dtl probe entry")
-    entry.add_argument("--group", default="cls", metavar="NAME", help="which tokens: cls, reg, … (default: cls)")
-    entry.add_argument(
-        "--blocks", type=whole, nargs="+", metavar="N", help="before which blocks (default: all that have the group)"
-    )
-    ways = "; ".join(f"{way}: {text}" for way, text in WAYS.items())
-    entry.add_argument("--ways", choices=WAYS, nargs="+", default=[*WAYS], help=f"{ways} (default: all)")
-    before = "whether the blocks before run without the group, or with it as in the untouched model (default: both)"
-    entry.add_argument("--before", choices=BEFORE, nargs="+", default=[*BEFORE], help=f"absent, present: {before}")
-    entry.add_argument(
-        "--seed", type=whole, default=0, metavar="N", help="of the images drawn for shuffle (default: 0)"
-    )
-    add_record(parser)
-    add_machine(parser)
+    text = "images in a batch (default: 64, or fewer where the attention of a block would take over 256 MiB)"
+    images.add_argument("--batch-size", type=positive, metavar="N", help=text)
+    files = parser.add_argument_group("files")
+    files.add_argument("--output-dir", default=".", metavar="DIR", help="where figures and numbers go (default: .)")
+    files.add_argument("--format", choices=FORMATS, default="png", help="of figures (default: png)")
+    files.add_argument("--force", action="store_true", help="replace files that are there")
+    groups = {}
+    for name, flag in FLAGS.items():
+        asked = ", ".join(question for question, row in QUESTIONS.items() if name in row.flags)
+        if asked not in groups:
+            groups[asked] = parser.add_argument_group(f"dtl probe {asked}")
+        said = str(flag.default) if flag.said is None else flag.said
+        text = f"{flag.text} (default: {said})" if said else flag.text
+        groups[asked].add_argument(f"--{name}", default=None, help=text, **flag.options)
+    add_record(groups["entry"])
+    add_machine(parser, max_corrupt=None, said="0.001 for entry, otherwise 1")
 
 
 def main(args: Namespace) -> None:
-    """Measure, print a table, and keep a record of each row where one is wanted."""
-    from ..data.corrupt import CorruptImages
+    """Load the model, and ask."""
     from ..pretrained import load_pretrained
-    from ..probes import measure_entry
-    from ..train.classes import match_classes
-    from ..train.evaluation import as_expected, check_not_empty, check_weights
+    from ..train.evaluation import check_weights
 
     if not args.model:
         raise ValueError("say what to ask, and which model: dtl probe entry MODEL --data-path DIR")
-    device = find_device(args.device)
+    question = QUESTIONS[args.question]
+    _settle(args, question)
     model = load_pretrained(args.model).eval()
     check_weights(model)
-    labelled = not args.unlabelled and model.config.classes > 0
-    images = as_expected(model, _images(args, model, labelled))
-    check_not_empty(images)
-    match = match_classes(model, images) if labelled else None
-    batches = _Batches(images, args, device, CorruptImages(args.max_corrupt), match, labelled)
-    result = measure_entry(model.to(device), batches, args.blocks, args.ways, args.before, args.group, args.seed)
-    print("\n".join([*(match.notes if match else ()), *_table(args.model, images.name, result)]))
-    if batches.corrupt.names:
-        print(unreadable(batches.corrupt.names))
-    if args.record:
-        for row in result.rows:
-            _record(args, images.name, result, row, model, device)
-        print(f"{len(result.rows)} rows recorded in {ledger.path(args.record)}")
+    question.run(args, model)
 
 
-class _Batches:
-    """The batches of a part, read anew each time."""
-
-    def __init__(self, images, args: Namespace, device, corrupt, match, labelled: bool):
-        self.images, self.args, self.device, self.corrupt = images, args, device, corrupt
-        self.numbers, self.labelled = match and match.numbers, labelled
-
-    def __iter__(self) -> Iterator:
-        from ..data import loader
-        from ..progress import progress_bar
-
-        options = {"device": self.device, "corrupt": self.corrupt}
-        bar = progress_bar(len(self.images), "img", shown=not self.args.quiet, leave=False)
-        for x, y in loader.evaluation_batches(self.images, self.args.batch_size, self.args.workers, **options):
-            y = y if self.numbers is None else self.numbers.to(y.device)[y]
-            yield (x, y) if self.labelled else x
-            bar.update(len(y))
-        bar.close()
-
-
-def _images(args: Namespace, model: ViT, labelled: bool):
-    """The part of a data set, or every image of a folder."""
-    from ..data.saved import saved_images
-    from ..data.sources.folder import every_image
-
-    size = getattr(args, "image_size", model.config.image_size)
-    if not labelled and not args.data:
-        if not args.data_path:
-            raise ValueError("say where the images are: --data-path DIR, a folder of images")
-        return every_image(args.data_path, size, model.config)
-    card = getattr(model, "card", {})
-    saved = saved_images(card, args.data, args.data_path)
-    name, path = args.data or saved.get("name") or ("" if card else "imagenet"), args.data_path or saved.get("path")
-    if not name:
-        raise ValueError("the model does not say what it was trained on: give --data NAME, or --unlabelled")
-    check_level(args, name)
-    level = args.level or saved.get("level") or 1
-    return getattr(data.load(name, path, size, level=level, config=model.config, download=False), args.part)
-
-
-def _record(args: Namespace, images: str, result: EntryResult, row: EntryRow, model: ViT, device) -> None:
-    what = f"{args.model} on {images}, {result.group}: {row.way}, {row.before} before block {row.block}"
-    values = row.values() | ({} if result.between is None else {"between": result.between})
-    values |= {} if result.accuracy is None else {"untouched": result.accuracy.value}
-    about = {"n": result.n, "seed": args.seed, "config": model.config.to_dict()}
-    ledger.add(args.record, what, args.line, device, values, **about)
-
-
-def _table(model: str, images: str, result: EntryResult) -> Iterator[str]:
-    """The result as lines; 95 % intervals in brackets."""
-    untouched = "" if result.accuracy is None else f"; untouched: {_percent(result.accuracy)} % correct"
-    yield f"{result.group} of {model} on {images}, n = {result.n:,}{untouched}"
-    if result.between is not None:
-        yield f"cosine between what is read of two images: {result.between:.3f}"
-    columns = {
-        "way": lambda row: f"{row.way:8}",
-        "before": lambda row: f"{row.before:8}",
-        "block": lambda row: f"{row.block:5}",
-        "correct, %": lambda row: _percent(row.accuracy),
-        "difference, points": lambda row: _percent(row.difference, signed=True),
-        "agreement, %": lambda row: _percent(row.agreement),
-        "cosine": lambda row: f"{row.similarity.value:.3f}",
-        "largest change": lambda row: f"{row.largest_change:.2g}",
-        "cost": lambda row: f"{row.cost:.4f}",
-    }
-    rows = [[*columns], *([write(row) for write in columns.values()] for row in result.rows)]
-    kept = [column for column in zip(*rows) if any(cell for cell in column[1:])]
-    widths = [max(map(len, column)) for column in kept]
-    kinds = [None, *((row.way, row.before) for row in result.rows)]
-    for number, cells in enumerate(zip(*kept)):
-        if number and kinds[number] != kinds[number - 1]:
-            yield ""
-        yield "  ".join(cell.rjust(width) for cell, width in zip(cells, widths)).rstrip()
-
-
-def _percent(interval: Interval | None, signed: bool = False) -> str:
-    """An estimate in per cent and its interval: `63.0 (56.1 to 69.4)`."""
-    if interval is None:
-        return ""
-    sign = "+" if signed else ""
-    value, low, high = (f"{100 * number:{sign}.1f}" for number in (interval.value, interval.low, interval.high))
-    return f"{value} ({low} to {high})".replace("-", "−")
+def _settle(args: Namespace, question: Question) -> None:
+    """Put the defaults in place of flags that were not given; a ValueError for one of another question."""
+    for name, flag in FLAGS.items():
+        place = flag.options.get("dest", name)
+        given = getattr(args, place)
+        if given is not None and name not in question.flags:
+            others = " and ".join(other for other, row in QUESTIONS.items() if name in row.flags)
+            raise ValueError(f"--{name} is a flag of dtl probe {others}: leave it out")
+        setattr(args, place, flag.default if given is None else given)
+    if args.record and "record" not in question.flags:
+        raise ValueError("--record is a flag of dtl probe entry: leave it out")
+    if args.question == "entry":
+        args.batch_size, args.max_corrupt = (
+            args.batch_size or 64,
+            0.001 if args.max_corrupt is None else args.max_corrupt,
+        )

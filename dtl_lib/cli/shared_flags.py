@@ -113,13 +113,14 @@ def add_device(group) -> None:
     group.add_argument("--device", metavar="NAME", help="cuda, cpu, … (default: the GPU if there is one)")
 
 
-def add_machine(group) -> None:
-    """Where to compute, and how images are read."""
+def add_machine(group, max_corrupt: float | None = 0.001, said: str = "0.001") -> None:
+    """Where to compute, and how images are read; the default of `--max-corrupt`, and what the help says of it."""
     add_device(group)
     workers = "worker processes that read images from files (default: one for each core of the process, at most 16)"
     group.add_argument("--workers", type=whole, metavar="N", help=workers)
-    corrupt = "fraction of the images that may be unreadable before the command stops (default: 0.001)"
-    group.add_argument("--max-corrupt", "--broken", type=fraction, default=0.001, metavar="X", help=corrupt)
+    corrupt = "fraction of the images that may be unreadable before the command stops"
+    corrupt = f"{corrupt} (default: {said})"
+    group.add_argument("--max-corrupt", "--broken", type=fraction, default=max_corrupt, metavar="X", help=corrupt)
     group.add_argument("--quiet", action="store_true", help="show no progress bar")
 
 

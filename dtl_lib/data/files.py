@@ -27,7 +27,12 @@ class ImageFiles(Images):
         members: the numbers in the source that are samples here, int64 (images,).
         config: anything with attributes image_size, crop, interpolation, mean and std; ImageNet's where None.
         image_size: (height, width) in place of the config's.
+
+    Attributes:
+        upright: whether images are turned as their camera noted and laid on white, as `open_image` does.
     """
+
+    upright = False
 
     def __init__(
         self, name: str, classes: Sequence[str], source: Callable, members: torch.Tensor, config=None, image_size=None
@@ -76,7 +81,7 @@ class ImageFiles(Images):
             try:
                 file, name, target = self.source(int(self.members[indices[row]]))
                 self._targets[indices[row]] = target
-                out[row] = transform(decode(file, name), row)
+                out[row] = transform(decode(file, name, self.upright), row)
             except CorruptImage as error:
                 corrupt[row] = error
 

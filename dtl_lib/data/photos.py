@@ -95,10 +95,15 @@ def photo(name: str) -> np.ndarray:
     Raises:
         ValueError: for a name that is not bundled.
     """
+    return open_image(photo_path(name))
+
+
+def photo_path(name: str) -> Path:
+    """The file of a bundled photo; a ValueError for a name that is not bundled."""
     if name not in PHOTOS:
         raise ValueError(f"there is no bundled photo {name!r}; there are {', '.join(PHOTOS)}")
     package = Path(find_spec("skimage").origin).parent
-    return open_image(package / "data" / PHOTOS[name].file)
+    return package / "data" / PHOTOS[name].file
 
 
 def open_image(path) -> np.ndarray:

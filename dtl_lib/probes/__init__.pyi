@@ -43,3 +43,4 @@ from .running import Estimate as Estimate
 from .running import RunningMean as RunningMean
 from .running import over_images as over_images
 from .running import untrained as untrained
+from .running import with_control as with_control

@@ -1,6 +1,6 @@
 """How far does a head look? The mean distance, in pixels, between a patch and the patches that it attends to."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -11,9 +11,7 @@ from ..checks import whole
 from ..models import ViT
 from ..tape import Tape
 from ..tokens import PATCHES, TokenNotThere
-from .running import Estimate, images_of, over_images, untrained
-
-CONTROL = 64  # images on which the untrained model is measured: its distances hardly differ between images
+from .running import CONTROL, Estimate, with_control
 
 
 def mean_attention_distance(tape: Tape, block: int, renormalise: bool = True) -> Tensor:
@@ -101,17 +99,11 @@ def measure_distance(
     Raises:
         ValueError: where there are no images, or a value is non-finite.
     """
-    control, first = whole("control", control), []
-
-    def kept() -> Iterator[Tensor]:
-        for images in images_of(batches):
-            if (missing := control - sum(map(len, first))) > 0:
-                first.append(images[:missing])
-            yield images
+    control = whole("control", control)
 
     def measure(tape: Tape) -> dict[str, Tensor]:
         blocks = range(tape.plan.depth)
         return {"distance": torch.stack([mean_attention_distance(tape, b, renormalise) for b in blocks], dim=1)}
 
-    trained = over_images(model, kept(), measure)["distance"]
-    return DistanceResult(trained, over_images(untrained(model, seed), first, measure)["distance"])
+    trained, fresh = with_control(model, batches, measure, control, seed)
+    return DistanceResult(trained["distance"], fresh["distance"])

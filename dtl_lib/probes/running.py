@@ -1,7 +1,8 @@
 """A value of each image, over any number of images: its mean and how sure that is, in memory that does not grow."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -9,6 +10,8 @@ from torch import Tensor
 from ..models import ViT
 from ..tape import Tape, record
 
+Name = TypeVar("Name", bound=Hashable)
+CONTROL = 64  # images on which an untrained model is measured, whose attention hardly differs between images
 STRANGE = "non-finite values: the weights are damaged, or too large for their precision"
 
 
@@ -86,7 +89,7 @@ def over_images(model: ViT, batches: Iterable, measure: Callable[[Tape], Mapping
     Raises:
         ValueError: where there are no images, or a value is non-finite.
     """
-    found: dict[str, RunningMean] = {}
+    found: dict[Name, RunningMean] = {}
     was_training, device = model.training, next(model.parameters()).device
     model.eval()
     try:
@@ -101,6 +104,28 @@ def over_images(model: ViT, batches: Iterable, measure: Callable[[Tape], Mapping
     if not found:
         raise ValueError("there are no images to measure on")
     return {name: mean.estimate() for name, mean in found.items()}
+
+
+def with_control(
+    model: ViT, batches: Iterable, measure: Callable, control: int = CONTROL, seed: int = 0
+) -> tuple[dict, dict]:
+    """`over_images`, and the same of the untrained model on the first images.
+
+    Args:
+        model, batches, measure: as in `over_images`; read once.
+        control: how many images the untrained model is shown; 0: none, and what is found of it is empty.
+        seed: of its weights.
+    """
+    first: list[Tensor] = []
+
+    def kept() -> Iterator[Tensor]:
+        for images in images_of(batches):
+            if (missing := control - sum(map(len, first))) > 0:
+                first.append(images[:missing])
+            yield images
+
+    found = over_images(model, kept(), measure)
+    return found, over_images(untrained(model, seed), first, measure) if first else {}
 
 
 def images_of(batches: Iterable) -> Iterator[Tensor]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from ...host import data_folder
-from ...paths import require, user_path
+from ...paths import kind, require, user_path
 from ..decoding import endings
 from ..images import Sets
 from ..labelled import LabelledFiles, labelled_sets
@@ -106,6 +106,32 @@ def every_image(path, image_size=None, config=None) -> LabelledFiles:
         raise ValueError(f"{root} holds no images")
     source = Folder(root, {"image": files}, {"image": 0})
     return LabelledFiles(root.name or str(root), ("image",), source, torch.arange(len(files)), config, image_size)
+
+
+def named_images(paths: Sequence, image_size=None, config=None) -> LabelledFiles:
+    """Images as a reader names them, upright: files as they are named, and every image below a folder.
+
+    Args:
+        paths: files and folders.
+        image_size, config: as in `load`.
+
+    Raises:
+        ValueError: for a path that leads to neither, and for a folder without images.
+    """
+    files: dict[str, None] = {}
+    for path in map(user_path, paths):
+        if kind(path) == "a folder":
+            if not (found := _pictures(path, top=(-1, -1))):
+                raise ValueError(f"{path} holds no images")
+            files |= dict.fromkeys(found)
+        else:
+            require(path, "a file", "name an image, or a folder that holds images")
+            files[str(path)] = None
+    name = str(paths[0]) if len(paths) == 1 else f"{len(files):,} images"
+    source = Folder(Path(), {"image": [*files]}, {"image": 0})
+    images = LabelledFiles(name, ("image",), source, torch.arange(len(files)), config, image_size)
+    images.upright = True
+    return images
 
 
 def pictures_by_class(root: Path) -> dict[str, list[str]]:

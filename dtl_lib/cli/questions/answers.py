@@ -1,0 +1,98 @@
+"""What `dtl probe` writes: a figure, its numbers, and a table."""
+
+from __future__ import annotations
+
+import csv
+import re
+from argparse import Namespace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ...atomic import replace
+from ...paths import require_writable, user_path
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+FORMATS = ("png", "pdf", "svg")
+_ODD = re.compile(r"[^\w.+-]+")
+SAID = 3  # files that are named one by one
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One answer.
+
+    Attributes:
+        figure: to look at.
+        arrays: numbers by name, for an NPZ file.
+        header, rows: of a table, for a CSV file; without rows there is none.
+        lines: for the terminal.
+    """
+
+    figure: Figure
+    arrays: dict
+    header: Sequence[str] = ()
+    rows: Sequence[Sequence] = ()
+    lines: Sequence[str] = field(default=())
+
+
+class Files:
+    """The files of one run, all in one folder; nothing that is there is overwritten without `--force`.
+
+    Args:
+        args: with `output_dir`, `format`, `force` and `question`.
+        names: of the answers to come, without the question.
+        table: whether they have tables.
+
+    Raises:
+        ValueError: where a file is in the way, or cannot be written: before any work is done.
+    """
+
+    def __init__(self, args: Namespace, names: Iterable[str], table: bool):
+        self.folder, self.question, self.format = user_path(args.output_dir), args.question, args.format
+        self.table, self.written = table, []
+        paths = [path for name in names for path in self._paths(name)]
+        there = [path for path in paths if path.exists() or path.is_symlink()]
+        if there and not args.force:
+            more = f" and {len(there) - 1} more files are" if len(there) > 1 else " is"
+            raise ValueError(
+                f"{there[0]}{more} there already: --force replaces them, --output-dir DIR writes elsewhere"
+            )
+        require_writable(paths[0], "an answer")
+
+    def save(self, name: str, answer: Answer) -> None:
+        """Write the files of one answer, each whole or not at all."""
+        import numpy as np
+
+        figure, numbers, *table = self._paths(name)
+        replace(figure, lambda path: answer.figure.savefig(path, format=self.format))
+        replace(numbers, lambda path: np.savez_compressed(path, **answer.arrays))
+        for path in table:
+            replace(path, lambda path: _write_table(path, answer))
+        self.written += [figure, numbers, *table]
+
+    def lines(self) -> Iterator[str]:
+        """What was written, for the terminal."""
+        for path in self.written[:SAID]:
+            yield f"written: {path}"
+        if len(self.written) > SAID:
+            yield f"and {len(self.written) - SAID:,} more files in {self.folder}"
+
+    def _paths(self, name: str) -> list[Path]:
+        stem = f"{self.question}_{_ODD.sub('_', name)}"
+        endings = (self.format, "npz", "csv") if self.table else (self.format, "npz")
+        return [self.folder / f"{stem}.{ending}" for ending in endings]
+
+
+def model_name(model: str) -> str:
+    """What a model is called in the name of a file: without its folder and ending."""
+    path = Path(model)
+    return path.stem if path.suffix == ".safetensors" else path.name
+
+
+def _write_table(path: Path, answer: Answer) -> None:
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([answer.header, *answer.rows])

@@ -1,0 +1,193 @@
+"""What each question of `dtl probe` takes from its probe, and how the answer is drawn."""
+
+from __future__ import annotations
+
+import math
+from argparse import Namespace
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from ... import probes
+from ...tokens import PATCHES
+from .answers import Answer
+from .kinds import Pass
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+    from ...models import ViT
+    from ...tape import Tape, Token
+
+FILTERS, COMPONENTS = 64, 28  # drawn: of the filters the first, of the components as many as ViT's figure 7 shows
+TOP = 5  # classes of a token that are kept
+
+
+def token(text: str) -> Token:
+    """A token as a user writes it: `cls`, `patches`, `reg:2` or `patch:4,7`."""
+    name, colon, index = text.partition(":")
+    parts = index.split(",") if colon else []
+    if not all(part.strip().isdecimal() for part in parts):
+        raise ValueError(f"--query is cls, patches, reg:2 or patch:4,7 (row, column), not {text!r}")
+    return (name, *map(int, parts)) if parts else name  # pyright: ignore[reportReturnType]
+
+
+def through_all_blocks(ask: Callable[[Pass, Token], Tensor], what: str) -> Callable[[Pass], Iterator[Answer]]:
+    """The answers of a probe that gives a map of each image, `(batch, rows, columns)`."""
+
+    def answers(of: Pass) -> Iterator[Answer]:
+        from ... import figures
+
+        text = of.args.query or ("cls" if of.model.plan.group("cls") else PATCHES)
+        where = token(text)
+        maps = ask(of, where)
+        if maps.ndim != 3:
+            raise ValueError(f"--query {text}: name one of its tokens, such as {text}:0")
+        if not maps.isfinite().all():
+            raise ValueError(probes.running.STRANGE)
+        mark = where[1:] if isinstance(where, tuple) and len(where) == 3 else None
+        for number, one in enumerate(maps.cpu()):
+            about = _about(of, number) if of.classes and what != "rollout" else ""
+            note = f"on all patches {one.sum():.0%}" if what == "rollout" else ""
+            photo = of.photos[number]
+            figure = figures.show_maps(
+                [one], [f"of {text}"], photo, mark, what, columns=2, size=2.4, notes=[note]
+            )  # fmt: skip
+            yield Answer(figure, {"map": one.numpy(), "photo": photo}, lines=[about] * bool(about))
+
+    return answers
+
+
+def rollout(of: Pass, where: Token) -> Tensor:
+    args = of.args
+    return probes.rollout(of.tape, where, args.fuse, args.discard, args.residual)
+
+
+def gradient_rollout(of: Pass, where: Token) -> Tensor:
+    args = of.args
+    return probes.gradient_rollout(of.tape, where, args.fuse, args.discard, args.residual)
+
+
+def relevance(of: Pass, where: Token) -> Tensor:
+    return probes.relevance(of.tape, where)
+
+
+def lens(of: Pass) -> Iterator[Answer]:
+    """What the head says of every token after every block."""
+    import numpy as np
+
+    blocks = range(of.model.plan.blocks)
+    if not of.classes:
+        raise ValueError("this model has no classes, so that its head says nothing of a token: load one that has")
+    for number, wanted in enumerate(of.classes):
+        maps, rows, said, arrays = [], [], [], {"class": wanted, "photo": of.photos[number]}
+        for block in blocks:
+            logits = probes.logit_lens(of.model, of.tape, block)[number]
+            probabilities, layout = logits.softmax(dim=-1), of.tape.plan.layout(block)
+            best = probabilities.topk(min(TOP, probabilities.shape[-1]))
+            arrays |= {f"classes_{block}": best.indices.numpy(force=True).astype("int32")}
+            arrays |= {f"probabilities_{block}": best.values.numpy(force=True)}
+            maps.append(probabilities[layout[PATCHES], wanted].unflatten(0, of.tape.grid).numpy(force=True))
+            rows += _lens_rows(of, block, best, probabilities[:, wanted])
+            said.append((block, rows[-len(probabilities)]))
+        arrays["map"] = np.stack(maps)
+        header = ("block", "token", "row", "column", "class", "name", "probability", f"probability of {wanted}")
+        yield Answer(_lens_figure(of, number, maps), arrays, header, rows, [*_lens_lines(of, number, said)])
+
+
+def _lens_rows(of: Pass, block: int, best, wanted: Tensor) -> Iterator[list]:
+    """A row of the table for each token of a block."""
+    layout, columns = of.tape.plan.layout(block), of.tape.grid[1]
+    for name, where in layout.items():
+        for index, place in enumerate(range(len(wanted))[where]):
+            number, p = int(best.indices[place, 0]), float(best.values[place, 0])
+            at = [*divmod(index, columns)] if name == PATCHES else ["", ""]
+            called = name if name in (PATCHES, *of.model.config.head_names) else f"{name} {index}"
+            said = of.names[number] if of.names else number
+            yield [block, called, *at, number, said, f"{p:.4g}", f"{float(wanted[place]):.4g}"]
+
+
+def _lens_figure(of: Pass, number: int, maps: list):
+    from ... import figures
+
+    trunk = maps[: of.model.plan.depth]  # class attention leaves the patches as they are
+    titles = [f"block {block}" for block in range(len(trunk))]
+    label = f"probability of {_short(of, of.classes[number])}"
+    return figures.show_maps(trunk, titles, of.photos[number], label=label, columns=4, size=1.25)
+
+
+def _lens_lines(of: Pass, number: int, said: list) -> Iterator[str]:
+    """What the first token says after each block."""
+    from ...figures import table
+
+    yield _about(of, number)
+    rows = [[block, row[1], row[5], f"{float(row[6]):.1%}", f"{float(row[7]):.1%}"] for block, row in said]
+    yield repr(table(rows, ["block", "token", "says", "", _short(of, of.classes[number])]))
+
+
+def _about(of: Pass, number: int) -> str:
+    chosen = of.classes[number]
+    how = "" if getattr(of.args, "class_", None) else ", the likeliest"
+    return f"class {chosen}{f', {of.names[chosen]}' if of.names else ''}{how}"
+
+
+def _short(of: Pass, number: int) -> str:
+    name = of.names[number].split(",")[0].split(" (")[0] if of.names else f"class {number}"
+    return name if len(name) <= 24 else f"{name[:23]}…"
+
+
+def filters(model: ViT, args: Namespace) -> Answer:
+    """Filters and their principal components."""
+    from ... import figures
+
+    raw, components = probes.embedding_filters(model), probes.principal_filters(model)
+    shares = components.shares.tolist()
+    groups = {
+        f"{min(FILTERS, len(raw))} of {len(raw)} filters": probes.as_pictures(raw[:FILTERS]),
+        f"first {min(COMPONENTS, len(shares))} principal components, {sum(shares[:COMPONENTS]):.0%} of the variance":
+            probes.as_pictures(components.filters[:COMPONENTS]),
+    }  # fmt: skip
+    arrays = {"filters": raw, "components": components.filters, "shares": components.shares}
+    rows = [[number, f"{share:.6g}", f"{sum(shares[: number + 1]):.6g}"] for number, share in enumerate(shares)]
+    half = next(number for number in range(len(shares)) if sum(shares[: number + 1]) >= 0.5) + 1
+    lines = [f"{len(raw)} filters; {half} principal components explain half of their variance"]
+    figure = figures.show_filters(groups, columns=10)
+    header = ("component", "share", "cumulative")
+    return Answer(figure, {name: value.numpy() for name, value in arrays.items()}, header, rows, lines)
+
+
+def positions(model: ViT, args: Namespace) -> Answer:
+    """Similarity of positions."""
+    from ... import figures
+
+    similarity = probes.position_similarity(model)
+    if not similarity.isfinite().all():
+        raise ValueError(probes.running.STRANGE)
+    rows, columns = similarity.shape[:2]
+    lines = [f"{model.config.positions} positions, {rows} × {columns}"]
+    return Answer(figures.show_positions(similarity), {"similarity": similarity.numpy()}, lines=lines)
+
+
+def distance(tape: Tape, args: Namespace) -> dict[tuple[str, int], Tensor]:
+    blocks = range(tape.plan.depth)
+    return {("distance", b): probes.mean_attention_distance(tape, b, not args.original) for b in blocks}
+
+
+def flow(tape: Tape, args: Namespace) -> dict[tuple[str, int], Tensor]:
+    found = {}
+    for one in probes.flow(tape):
+        found |= {(f"{of} to {on}", one.block): share for (of, on), share in one.given.items()}
+        found |= {(f"all to {on}", one.block): share for on, share in one.received.items()}
+    return found
+
+
+def flow_figure(means: Mapping[str, np.ndarray]):
+    """A panel for each group that gives, and one for all tokens."""
+    from ... import figures
+
+    panels: dict[str, dict[str, list[float]]] = {}
+    for name, values in means.items():
+        of, on = name.split(" to ")
+        title = "all tokens give to" if of == "all" else f"{of} give{'s' * (of in ('cls', 'dist'))} to"
+        panels.setdefault(title, {})[on] = [value if math.isfinite(value) else 0.0 for value in values.mean(axis=1)]
+    return figures.show_flow(panels)
