@@ -9,6 +9,7 @@ from __future__ import annotations
 from argparse import Namespace
 from dataclasses import dataclass, field
 
+from .. import probes
 from ..config import ViTConfig
 from .parser import Parser, add_field, fraction, positive, whole
 from .questions import drawn
@@ -47,9 +48,13 @@ QUESTIONS: dict[str, Question] = {
     "distance": OverImages(
         "how far each head looks, in pixels",
         ("original",),
-        drawn.distance,
+        lambda tape, args: {
+            ("distance", block): probes.mean_attention_distance(tape, block, not args.original)
+            for block in range(tape.plan.depth)
+        },
         "mean attention distance, pixels",
-        CONTROL,
+        control=CONTROL,
+        stream=False,
     ),
     "flow": OverImages(
         "what attention class token, registers and patches give and receive",
@@ -57,6 +62,7 @@ QUESTIONS: dict[str, Question] = {
         drawn.flow,
         "share of attention",
         draw=drawn.flow_figure,
+        stream=False,
     ),
     "filters": OfWeights("the filters that make tokens of patches, as images", (), drawn.filters, table=True),
     "positions": OfWeights("how alike the positions are", (), drawn.positions),

@@ -42,7 +42,8 @@ class CorruptImages:
         known = self.names_of(images)
         known.update((sample, name) for sample, name in names.items() if sample not in known)
         if self.limit == 1 and len(known) == len(images):
-            raise ValueError(f"none of the {len(known):,} images of {images.name} can be read")
+            first = next(iter(known.values()))
+            raise ValueError(f"none of the {len(known):,} images of {images.name} can be read; the first is {first}")
         if len(known) > min(max(1, self.limit * len(images)), len(images) - 1):
             raise ValueError(
                 f"{len(known):,} of the {len(images):,} images of {images.name} cannot be read, more than the "

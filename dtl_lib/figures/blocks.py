@@ -30,7 +30,7 @@ def show_heads(
         control = array(control)
         edges = np.repeat(np.arange(blocks + 1) - 0.5, 2)[1:-1]
         ends = (np.repeat(end, 2) for end in (control.min(axis=1), control.max(axis=1)))
-        axis.fill_between(edges, *ends, color="#777777", alpha=0.35, linewidth=0, label=f"{control_name}, all heads")
+        axis.fill_between(edges, *ends, color="#999999", linewidth=2, label=f"{control_name}, all heads")
     across = np.arange(blocks)[:, None] + np.linspace(-0.3, 0.3, heads + 2)[1:-1]  # side by side
     ends = None
     if low is not None and high is not None:
@@ -63,6 +63,7 @@ def show_flow(shares: Mapping[str, Mapping[str, Sequence[float]]], width: float 
             axis.bar(range(len(values)), values, bottom=below, width=0.85, color=colours[name], label=name)
             below = below + values
         axis.set(title=title, ylim=(0, 1), yticks=(0, 0.5, 1))
+        axis.set_xlim(-0.6, len(values) - 0.4)
     axes.flat[-1].set_xlabel("block")
     axes.flat[-1].xaxis.set_major_locator(MaxNLocator(12, integer=True))
     figure.supylabel("share of attention")

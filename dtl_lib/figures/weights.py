@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
-from .style import MAP, SIGNED, WIDTH, array, styled
+from .style import ABSENT, MAP, SIGNED, WIDTH, array, styled
 
 GAP = 8  # a gap is this part of a picture's side, one pixel at least
 
@@ -47,8 +47,8 @@ def show_positions(similarity, low: float = -1, most: int = 8, size: float = WID
     similarity = array(similarity)
     rows, columns = (_spread(length, most) for length in similarity.shape[:2])
     grid = _mosaic(similarity[np.ix_(rows, columns)].reshape(-1, *similarity.shape[2:], 1), len(columns))[..., 0]
-    figure, axis = plt.subplots(figsize=(size, 0.9 * size * grid.shape[0] / grid.shape[1]))
-    colours = colormaps[SIGNED if low == -1 else MAP].with_extremes(bad="white")
+    figure, axis = plt.subplots(figsize=(size, 0.5 + 0.7 * size * grid.shape[0] / grid.shape[1]))
+    colours = colormaps[SIGNED if low == -1 else MAP].with_extremes(bad=ABSENT)
     drawn = axis.imshow(grid, vmin=low, vmax=1, cmap=colours)
     for side, chosen, length in ((axis.yaxis, rows, grid.shape[0]), (axis.xaxis, columns, grid.shape[1])):
         step = (length + _gap(similarity.shape[2:])) / len(chosen)

@@ -105,5 +105,5 @@ def measure_distance(
         blocks = range(tape.plan.depth)
         return {"distance": torch.stack([mean_attention_distance(tape, b, renormalise) for b in blocks], dim=1)}
 
-    trained, fresh = with_control(model, batches, measure, control, seed)
+    trained, fresh = with_control(model, batches, measure, control, seed, stream=False)
     return DistanceResult(trained["distance"], fresh["distance"])

@@ -68,7 +68,9 @@ class RunningMean:
         return Estimate(mean, mean - half, mean + half, self.n)
 
 
-def over_images(model: ViT, batches: Iterable, measure: Callable[[Tape], Mapping[str, Tensor]]) -> dict[str, Estimate]:
+def over_images(
+    model: ViT, batches: Iterable, measure: Callable[[Tape], Mapping[Name, Tensor]], stream: bool = True
+) -> dict[Name, Estimate]:
     """What a probe finds, averaged over images: of each value its mean with a 95 % interval.
 
     A batch is forgotten before the next one is read.
@@ -85,6 +87,7 @@ def over_images(model: ViT, batches: Iterable, measure: Callable[[Tape], Mapping
         batches: images `(batch, channels, height, width)`, normalised as the model expects, or pairs of images and
             labels, which are not looked at.
         measure: a function of the tape of one batch; values `(batch, …)` by name.
+        stream: as in `record`; False takes less memory where attention alone is looked at.
 
     Raises:
         ValueError: where there are no images, or a value is non-finite.
@@ -95,7 +98,7 @@ def over_images(model: ViT, batches: Iterable, measure: Callable[[Tape], Mapping
     try:
         with torch.inference_mode():
             for images in images_of(batches):
-                with record(model, stream=False) as tape:
+                with record(model, stream=stream) as tape:
                     model(images.to(device))
                 for name, values in measure(tape).items():
                     found.setdefault(name, RunningMean()).add(values)
@@ -107,12 +110,12 @@ def over_images(model: ViT, batches: Iterable, measure: Callable[[Tape], Mapping
 
 
 def with_control(
-    model: ViT, batches: Iterable, measure: Callable, control: int = CONTROL, seed: int = 0
+    model: ViT, batches: Iterable, measure: Callable, control: int = CONTROL, seed: int = 0, stream: bool = True
 ) -> tuple[dict, dict]:
     """`over_images`, and the same of the untrained model on the first images.
 
     Args:
-        model, batches, measure: as in `over_images`; read once.
+        model, batches, measure, stream: as in `over_images`; the batches are read once.
         control: how many images the untrained model is shown; 0: none, and what is found of it is empty.
         seed: of its weights.
     """
@@ -124,8 +127,8 @@ def with_control(
                 first.append(images[:missing])
             yield images
 
-    found = over_images(model, kept(), measure)
-    return found, over_images(untrained(model, seed), first, measure) if first else {}
+    found = over_images(model, kept(), measure, stream)
+    return found, over_images(untrained(model, seed), first, measure, stream) if first else {}
 
 
 def images_of(batches: Iterable) -> Iterator[Tensor]:

@@ -14,23 +14,40 @@ NAME = "novel"
 
 PROBE = '''"""How long is the longest token?"""
 
+from torch import Tensor
+
 from ..tape import Tape
 
 
-def longest(tape: Tape, block: int) -> float:
-    """The length of the longest token after a block."""
-    return max(lengths.max().item() for lengths in tape.norms(block).values())
+def longest(tape: Tape, block: int) -> Tensor:
+    """The length of the longest token after a block, of each image: `(batch,)`."""
+    return tape.tokens(block).float().norm(dim=-1).amax(dim=1)
 '''
 PROBE_TEST = """
-from dtl_lib import probes, record
-from tests.unit.small import SMALL, build, images
+import numpy as np
+
+from dtl_lib import data, load_pretrained, probes, record
+from dtl_lib.cli.main import main
+from dtl_lib.data.splits import subset
 
 
-def test_novel():
-    model = build(SMALL)
+def test_novel(tmp_path):
+    model, test = load_pretrained("zoo/shapes_depth6"), data.load("shapes").test
     with record(model) as tape:
-        model(images(SMALL))
-    assert probes.longest(tape, 1) == tape.tokens(1).float().norm(dim=-1).max().item()
+        model(test.batch(subset(len(test), 2))[0])
+    longest = probes.longest(tape, 1)
+    assert longest.tolist() == [tape.norms(1)["patches"][0].max(), tape.norms(1)["patches"][1].max()]
+    flags = ["--samples", "2", "--output-dir", str(tmp_path), "--quiet", "--device", "cpu"]
+    assert main(["probe", "novel", "zoo/shapes_depth6", *flags]) == 0
+    found = np.load(tmp_path / "novel_shapes_depth6.npz")
+    assert np.allclose(found["length"][1], longest.mean().item())
+"""
+PROBE_ROW = """    "novel": OverImages(
+        "how long the longest token is",
+        (),
+        lambda tape, args: {("length", block): probes.longest(tape, block) for block in range(tape.plan.blocks)},
+        "length",
+    ),
 """
 COMMAND = '''"""`dtl novel`: say a word."""
 
@@ -173,6 +190,7 @@ ADDED = {
         "dtl_lib/probes/__init__.pyi": row(
             ("from . import objects as objects\n", "from .novel import longest as longest\n")
         ),
+        "dtl_lib/cli/probe.py": row(("QUESTIONS: dict[str, Question] = {\n", PROBE_ROW)),
         "book/api/probes.md": row(
             (".. automodule:: dtl_lib.probes.norms\n", "\n.. automodule:: dtl_lib.probes.novel\n")
         ),

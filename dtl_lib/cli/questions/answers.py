@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 FORMATS = ("png", "pdf", "svg")
 _ODD = re.compile(r"[^\w.+-]+")
-SAID = 3  # files that are named one by one
+SAID = 3  # files, and images, of which something is said one by one
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from ...tape import Tape, Token
 
 FILTERS, COMPONENTS = 64, 28  # drawn: of the filters the first, of the components as many as ViT's figure 7 shows
+SHOWN = 0.99  # of a map's values lie on its scale: one or two that stand out leave nothing else to see
 TOP = 5  # classes of a token that are kept
 
 
@@ -48,10 +48,13 @@ def through_all_blocks(ask: Callable[[Pass, Token], Tensor], what: str) -> Calla
         mark = where[1:] if isinstance(where, tuple) and len(where) == 3 else None
         for number, one in enumerate(maps.cpu()):
             about = _about(of, number) if of.classes and what != "rollout" else ""
-            note = f"on all patches {one.sum():.0%}" if what == "rollout" else ""
-            photo = of.photos[number]
+            high, photo = float(one.flatten().quantile(SHOWN)), of.photos[number]
+            notes = [f"all patches {one.sum():.0%}"] * (what == "rollout")
+            if above := int((one > high).sum()):
+                notes.append(f"{above} patch{'es' * (above > 1)} above, to {one.max():.2g}")
             figure = figures.show_maps(
-                [one], [f"of {text}"], photo, mark, what, columns=2, size=2.4, notes=[note]
+                [one.clamp_max(high)], [f"of {text}"], photo, mark, what, columns=2, size=2.4,
+                notes=["\n".join(notes)],
             )  # fmt: skip
             yield Answer(figure, {"map": one.numpy(), "photo": photo}, lines=[about] * bool(about))
 
@@ -89,7 +92,7 @@ def lens(of: Pass) -> Iterator[Answer]:
             arrays |= {f"probabilities_{block}": best.values.numpy(force=True)}
             maps.append(probabilities[layout[PATCHES], wanted].unflatten(0, of.tape.grid).numpy(force=True))
             rows += _lens_rows(of, block, best, probabilities[:, wanted])
-            said.append((block, rows[-len(probabilities)]))
+            said.append((block, *_said(of, layout, logits, wanted)))
         arrays["map"] = np.stack(maps)
         header = ("block", "token", "row", "column", "class", "name", "probability", f"probability of {wanted}")
         yield Answer(_lens_figure(of, number, maps), arrays, header, rows, [*_lens_lines(of, number, said)])
@@ -116,12 +119,21 @@ def _lens_figure(of: Pass, number: int, maps: list):
     return figures.show_maps(trunk, titles, of.photos[number], label=label, columns=4, size=1.25)
 
 
+def _said(of: Pass, layout: dict[str, slice], logits: Tensor, wanted: int) -> tuple[str, str, float, float]:
+    """What the token that the head reads says, or the patches' mean where it reads them, or is not there yet."""
+    name = next((name for name in of.model.config.head_names if name in layout), PATCHES)
+    probabilities = logits[layout[name]].mean(dim=0).softmax(dim=0)
+    best = int(probabilities.argmax())
+    reader = "mean of patches" if name == PATCHES else name
+    return reader, _name(of, best), float(probabilities[best]), float(probabilities[wanted])
+
+
 def _lens_lines(of: Pass, number: int, said: list) -> Iterator[str]:
-    """What the first token says after each block."""
+    """What is read after each block."""
     from ...figures import table
 
     yield _about(of, number)
-    rows = [[block, row[1], row[5], f"{float(row[6]):.1%}", f"{float(row[7]):.1%}"] for block, row in said]
+    rows = [[block, reader, name, f"{best:.1%}", f"{wanted:.1%}"] for block, reader, name, best, wanted in said]
     yield repr(table(rows, ["block", "token", "says", "", _short(of, of.classes[number])]))
 
 
@@ -131,8 +143,12 @@ def _about(of: Pass, number: int) -> str:
     return f"class {chosen}{f', {of.names[chosen]}' if of.names else ''}{how}"
 
 
+def _name(of: Pass, number: int) -> str:
+    return of.names[number].split(",")[0].split(" (")[0] if of.names else f"class {number}"
+
+
 def _short(of: Pass, number: int) -> str:
-    name = of.names[number].split(",")[0].split(" (")[0] if of.names else f"class {number}"
+    name = _name(of, number)
     return name if len(name) <= 24 else f"{name[:23]}…"
 
 
@@ -168,11 +184,6 @@ def positions(model: ViT, args: Namespace) -> Answer:
     return Answer(figures.show_positions(similarity), {"similarity": similarity.numpy()}, lines=lines)
 
 
-def distance(tape: Tape, args: Namespace) -> dict[tuple[str, int], Tensor]:
-    blocks = range(tape.plan.depth)
-    return {("distance", b): probes.mean_attention_distance(tape, b, not args.original) for b in blocks}
-
-
 def flow(tape: Tape, args: Namespace) -> dict[tuple[str, int], Tensor]:
     found = {}
     for one in probes.flow(tape):
@@ -185,9 +196,15 @@ def flow_figure(means: Mapping[str, np.ndarray]):
     """A panel for each group that gives, and one for all tokens."""
     from ... import figures
 
-    panels: dict[str, dict[str, list[float]]] = {}
-    for name, values in means.items():
+    panels: dict[str, dict[str, np.ndarray]] = {}
+    for name in sorted(means, key=_rank):
         of, on = name.split(" to ")
         title = "all tokens give to" if of == "all" else f"{of} give{'s' * (of in ('cls', 'dist'))} to"
-        panels.setdefault(title, {})[on] = [value if math.isfinite(value) else 0.0 for value in values.mean(axis=1)]
+        panels.setdefault(title, {})[on] = means[name].mean(axis=1)
     return figures.show_flow(panels)
+
+
+def _rank(name: str) -> list[int]:
+    """Class token first, then registers, patches, and all tokens, whenever they enter."""
+    order = ("cls", "dist", "", PATCHES, "all")
+    return [order.index(part if part in order else "") for part in name.split(" to ")]

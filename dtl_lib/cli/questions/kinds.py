@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING
 
 from ...host import find_device
 from ..evaluate import unreadable
-from .answers import Answer, Files, model_name
+from .answers import SAID, Answer, Files, model_name
 from .chosen import Chosen, choose, pixels, read
+from .classes import class_number, names_of_classes
 
 if TYPE_CHECKING:
     import numpy as np
+    from matplotlib.figure import Figure
     from torch import Tensor
 
     from ...data.corrupt import CorruptImages
@@ -93,13 +95,17 @@ class OfEach(Question):
         images = choose(args, model, samples=1)
         files = Files(args, images.names, self.table)
         model = model.to(find_device(args.device))
-        number = class_number(model, args.class_) if getattr(args, "class_", None) else None
-        corrupt = _corrupt(args)
+        names = names_of_classes(model, images)
+        number = class_number(args.class_, model.config.classes, names) if args.class_ else None
+        corrupt, lines = _corrupt(args), []
         for x, numbers in _batches(images, args, model, corrupt, 4 if self.gradient else 1):
-            for index, answer in zip(numbers.tolist(), self.answers(_pass(model, x, args, number, self.gradient))):
+            for index, answer in zip(
+                numbers.tolist(), self.answers(_pass(model, x, args, number, names, self.gradient))
+            ):
                 files.save(images.names[index], answer)
-                print("\n".join([images.names[index], *answer.lines]) if answer.lines else images.names[index])
-        print("\n".join([*_notes(images, corrupt), *files.lines()]))
+                if answer.lines and len(lines) < SAID:
+                    lines.append("\n".join([f"{images.names[index]}: {answer.lines[0]}", *answer.lines[1:]]))
+        print("\n".join([*lines, *_notes(images, corrupt), *files.lines()]))
 
 
 @dataclass(frozen=True)
@@ -111,12 +117,14 @@ class OverImages(Question):
         what: what the values are, with their unit.
         control: on how many images the untrained model is asked as well; 0: not at all.
         draw: a function of the averages by name, (blocks, heads), that gives a figure; of each head where None.
+        stream: whether the residual stream is looked at, and not attention alone.
     """
 
     measure: Callable[[Tape, Namespace], Mapping[tuple[str, int], Tensor]] = None  # pyright: ignore[reportAssignmentType]
     what: str = ""
     control: int = 0
-    draw: Callable[[Mapping[str, np.ndarray]], object] | None = None
+    draw: Callable[[Mapping[str, np.ndarray]], Figure] | None = None
+    stream: bool = True
 
     def run(self, args: Namespace, model: ViT) -> None:
         from ... import probes
@@ -125,7 +133,8 @@ class OverImages(Question):
         files = Files(args, [name := model_name(args.model)], table=True)
         model = model.to(find_device(args.device))
         batches = _batches(images, args, model, corrupt := _corrupt(args))
-        found, untrained = probes.with_control(model, batches, lambda tape: self.measure(tape, args), self.control)
+        measure = lambda tape: self.measure(tape, args)  # noqa: E731
+        found, untrained = probes.with_control(model, batches, measure, self.control, stream=self.stream)
         answer = self._answer(found, untrained)
         files.save(name, answer)
         print("\n".join([*answer.lines, *_notes(images, corrupt), *files.lines()]))
@@ -180,39 +189,7 @@ class Pass:
     photos: np.ndarray
 
 
-def names_of_classes(model: ViT) -> list[str] | None:
-    """As a reader calls them; None where nothing says so."""
-    from ...train.classes import class_names, shown_names
-
-    names = class_names(model) if model.config.classes else None
-    return names and shown_names(names)
-
-
-def class_number(model: ViT, text: str) -> int:
-    """The class that a user means, by number or by name.
-
-    Raises:
-        ValueError: where it is no class of the model's, or could be several.
-    """
-    classes, names = model.config.classes, names_of_classes(model) or []
-    if not classes:
-        raise ValueError("--class: this model has no classes")
-    if text.isdecimal() and text not in names:
-        if int(text) >= classes:
-            raise ValueError(f"--class: the model has classes 0 … {classes - 1}, not {text}")
-        return int(text)
-    wanted = text.casefold()
-    for alike in (wanted.__eq__, lambda name: name.split(",")[0].split(" (")[0] == wanted, lambda name: wanted in name):
-        found = [number for number, name in enumerate(names) if alike(name.casefold())]
-        if len(found) == 1:
-            return found[0]
-    if found:
-        some = ", ".join(f"{number} {names[number]}" for number in found[:5])
-        raise ValueError(f"--class: {text!r} is in the names of {len(found)} classes: give the number ({some}, …)")
-    raise ValueError(f"--class: no class of the model is called {text!r}: give its number, 0 … {classes - 1}")
-
-
-def _pass(model: ViT, x: Tensor, args: Namespace, number: int | None, gradient: bool) -> Pass:
+def _pass(model: ViT, x: Tensor, args: Namespace, number: int | None, names: list[str] | None, gradient: bool) -> Pass:
     import torch
 
     from ...tape import record
@@ -228,7 +205,7 @@ def _pass(model: ViT, x: Tensor, args: Namespace, number: int | None, gradient: 
         classes = [number] * len(x) if number is not None else logits.argmax(dim=1).tolist()
         if gradient:  # down to the images alone: no gradient of a weight is needed
             torch.autograd.grad(logits[range(len(x)), classes].sum(), x)
-    return Pass(model, args, tape, classes if model.config.classes else [], names_of_classes(model), photos)
+    return Pass(model, args, tape, classes if model.config.classes else [], names, photos)
 
 
 def _batches(
