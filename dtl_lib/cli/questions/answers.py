@@ -57,10 +57,10 @@ class Files:
         paths = [path for name in names for path in self._paths(name)]
         there = [path for path in paths if path.exists() or path.is_symlink()]
         if there and not args.force:
-            more = f" and {len(there) - 1} more files are" if len(there) > 1 else " is"
-            raise ValueError(
-                f"{there[0]}{more} there already: --force replaces them, --output-dir DIR writes elsewhere"
-            )
+            others = len(there) - 1
+            which = f"{there[0]} and {others} more files are" if others else f"{there[0]} is"
+            them = "them" if others else "it"
+            raise ValueError(f"{which} there already: --force replaces {them}, --output-dir DIR writes elsewhere")
         require_writable(paths[0], "an answer")
 
     def save(self, name: str, answer: Answer) -> None:

@@ -1,0 +1,178 @@
+"""`dtl probe QUESTION`: the files hold what the probes find, on images, folders and data sets."""
+
+import os
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dtl_lib import data, probes, record
+from dtl_lib.cli.probe import CONTROL
+from dtl_lib.tokens import TokenPlan
+from tests.unit.asked import CONFIG, NAMES, STEMS, ask, everything, pictures, read, saved, table
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return pictures(tmp_path)
+
+
+@pytest.mark.parametrize("question", ["rollout", "gradient-rollout", "relevance"])
+def test_a_map_of_each_image_is_the_probe_s(question, tmp_path, folder, capsys):
+    model, path = saved(tmp_path)
+    out = tmp_path / "out"
+    named = [] if question == "rollout" else ["--class", "owl"]
+    assert ask(question, path, folder, "--batch-size", 2, *named, folder=out) == 0
+    said = capsys.readouterr().out
+    x = everything(model, folder)
+    with record(model, grad=True) as tape:
+        model(x)[:, 2].sum().backward()
+    probe = {"rollout": probes.rollout, "gradient-rollout": probes.gradient_rollout, "relevance": probes.relevance}
+    expected = probe[question](tape)
+    for number, stem in enumerate(STEMS):
+        found = np.load(out / f"{question}_{stem}.npz")
+        assert found["map"].shape == (2, 3)
+        np.testing.assert_allclose(found["map"], expected[number], rtol=1e-4, atol=1e-7)
+        np.testing.assert_array_equal(found["photo"], data.undo(x[number], model.config.mean, model.config.std))
+        assert Image.open(out / f"{question}_{stem}.png").width > 500
+    assert len(os.listdir(out)) == 10 and "and 7 more files" in said
+    assert ("class 2, owl" in said) is bool(named)
+
+
+def test_flags_reach_the_probe(tmp_path, folder):
+    model, path = saved(tmp_path)
+    how = {"fuse": "max", "discard": 0.5, "residual": 0.2}
+    flags = [part for name, value in how.items() for part in (f"--{name}", value)]
+    assert ask("rollout", path, folder / "a.png", "--query", "reg:1", *flags, folder=tmp_path) == 0
+    with torch.no_grad(), record(model) as tape:
+        model(read(model, folder, "a.png"))
+    found = np.load(tmp_path / "rollout_a.npz")["map"]
+    np.testing.assert_allclose(found, probes.rollout(tape, ("reg", 1), **how)[0], rtol=1e-4)
+    assert not np.allclose(found, probes.rollout(tape, ("reg", 1))[0], rtol=1e-2)
+    assert ask("rollout", path, folder / "a.png", "--query", "patch:1,2", "--force", folder=tmp_path) == 0
+    found = np.load(tmp_path / "rollout_a.npz")["map"]
+    np.testing.assert_allclose(found, probes.rollout(tape, ("patch", 1, 2))[0], rtol=1e-4)
+    assert ask("rollout", path, folder / "b.jpg", "--image-size", 24, 16, "--format", "svg", folder=tmp_path) == 0
+    assert np.load(tmp_path / "rollout_b.npz")["map"].shape == (3, 2)
+    assert "<svg" in (tmp_path / "rollout_b.svg").read_text()
+
+
+def test_without_a_class_token_the_patches_ask(tmp_path, folder):
+    config = replace(CONFIG, plan=TokenPlan.of(3, None, 0, 2), pool="patches")
+    model, path = saved(tmp_path, config)
+    assert ask("relevance", path, folder / "a.png", folder=tmp_path) == 0
+    with record(model, grad=True) as tape:
+        model(read(model, folder, "a.png")).amax().backward()
+    expected = probes.relevance(tape, "patches")[0]
+    np.testing.assert_allclose(np.load(tmp_path / "relevance_a.npz")["map"], expected, rtol=1e-4, atol=1e-7)
+
+
+def test_the_lens_says_class_and_probability_of_every_token(tmp_path, folder, capsys):
+    model, path = saved(tmp_path)
+    assert ask("lens", path, folder / "sub" / "c.png", "--class", 1, folder=tmp_path) == 0
+    said = capsys.readouterr().out
+    with torch.no_grad(), record(model) as tape:
+        model(read(model, folder, "sub/c.png"))
+    rows, arrays = table(tmp_path / "lens_c.csv"), np.load(tmp_path / "lens_c.npz")
+    assert [row["token"] for row in rows if row["block"] == "1"][:4] == ["cls", "reg 0", "reg 1", "patches"]
+    for block in range(3):
+        p = probes.logit_lens(model, tape, block)[0].softmax(-1)
+        np.testing.assert_allclose(arrays["map"][block], probes.class_map(model, tape, block, 1)[0], rtol=1e-4)
+        here = [row for row in rows if row["block"] == str(block)]
+        assert len(here) == len(p)
+        for row, values in zip(here, p):
+            assert row["name"] == NAMES[values.argmax()] and int(row["class"]) == values.argmax()
+            assert float(row["probability"]) == pytest.approx(values.max().item(), rel=1e-3)
+            assert float(row["probability of 1"]) == pytest.approx(values[1].item(), rel=1e-3)
+    last = [row for row in rows if row["block"] == "2"][-1]
+    assert (last["row"], last["column"]) == ("1", "2")
+    assert (
+        "class 1, dog" in said
+        and "mean of patches" in said.splitlines()[2]
+        and said.splitlines()[3].split()[1] == "cls"
+    )
+
+
+def test_distances_are_averages_over_all_images_with_a_control(tmp_path, folder):
+    model, path = saved(tmp_path)
+    assert ask("distance", path, folder, "--batch-size", 2, folder=tmp_path) == 0
+    expected = probes.measure_distance(model, [everything(model, folder)])
+    found, rows = np.load(tmp_path / "distance_model.npz"), table(tmp_path / "distance_model.csv")
+    assert found["n"] == 5 and CONTROL >= 5
+    for name, value in {
+        "distance": expected.trained.mean, "distance_low": expected.trained.low,
+        "distance_high": expected.trained.high, "distance_untrained": expected.untrained.mean,
+    }.items():  # fmt: skip
+        np.testing.assert_allclose(found[name], value, rtol=1e-5)
+    assert [(row["block"], row["head"]) for row in rows] == [(str(b), str(h)) for b in range(3) for h in range(2)]
+    assert float(rows[3]["mean"]) == pytest.approx(expected.trained.mean[1, 1].item(), rel=1e-4)
+    assert float(rows[3]["untrained"]) == pytest.approx(expected.untrained.mean[1, 1].item(), rel=1e-4)
+    assert ask("distance", path, folder, "--original", "--force", folder=tmp_path) == 0
+    original = np.load(tmp_path / "distance_model.npz")["distance"]
+    expected = probes.measure_distance(model, [everything(model, folder)], renormalise=False)
+    np.testing.assert_allclose(original, expected.trained.mean, rtol=1e-5)
+
+
+def test_flow_is_of_every_group_in_its_blocks(tmp_path, folder):
+    model, path = saved(tmp_path)
+    assert ask("flow", path, folder, folder=tmp_path) == 0
+    with torch.no_grad(), record(model) as tape:
+        model(everything(model, folder))
+    found, flow = np.load(tmp_path / "flow_model.npz"), probes.flow(tape)
+    np.testing.assert_allclose(found["cls to reg"][2], flow[2].given["cls", "reg"].mean(dim=0), rtol=1e-4)
+    np.testing.assert_allclose(found["all to patches"][0], flow[0].received["patches"].mean(dim=0), rtol=1e-4)
+    assert np.isnan(found["cls to reg"][0]).all() and np.isfinite(found["reg to reg"]).all()
+    assert {row["value"] for row in table(tmp_path / "flow_model.csv") if row["block"] == "0"} == {
+        "reg to reg", "reg to patches", "patches to reg", "patches to patches", "all to reg", "all to patches",
+    }  # fmt: skip
+
+
+def test_filters_and_positions_are_the_model_s(tmp_path):
+    model, path = saved(tmp_path)
+    assert ask("filters", path, folder=tmp_path) == 0 and ask("positions", path, folder=tmp_path) == 0
+    found = np.load(tmp_path / "filters_model.npz")
+    np.testing.assert_array_equal(found["filters"], probes.embedding_filters(model))
+    np.testing.assert_allclose(found["shares"], probes.principal_filters(model).shares)
+    assert float(table(tmp_path / "filters_model.csv")[0]["share"]) == pytest.approx(
+        found["shares"][0].item(), rel=1e-4
+    )
+    similarity = np.load(tmp_path / "positions_model.npz")["similarity"]
+    np.testing.assert_allclose(similarity, probes.position_similarity(model))
+
+
+def test_the_model_s_own_data_or_a_photo_where_no_images_are_named(tmp_path, capsys, monkeypatch):
+    assert ask("rollout", "zoo/shapes_depth6", folder=tmp_path) == 0
+    assert "on shapes level 1 test" in capsys.readouterr().out
+    (numbers,) = [name for name in os.listdir(tmp_path) if name.endswith(".npz")]
+    number = int(numbers.removesuffix(".npz").rpartition("_")[2])
+    photo = data.undo(*[one.batch([number])[0] for one in [data.load("shapes").test]], mean=0.5, std=0.5)
+    assert np.load(tmp_path / numbers)["photo"].shape == photo[0].shape
+    assert ask("flow", "zoo/shapes_depth6", "--samples", 7, "--batch-size", 3, folder=tmp_path) == 0
+    assert np.load(tmp_path / "flow_shapes_depth6.npz")["n"] == 7
+    monkeypatch.setenv("DTL_DATA", str(tmp_path / "nothing"))
+    assert ask("lens", "zoo/cifar10_depth6", folder=tmp_path) == 0
+    assert "on the bundled photo chelsea" in capsys.readouterr().out and (tmp_path / "lens_chelsea.png").is_file()
+
+
+def test_a_photo_is_turned_as_its_camera_noted(tmp_path):
+    model, path = saved(tmp_path)
+    pixels = np.zeros((32, 48, 3), np.uint8)
+    pixels[:, :24] = 255
+    image = Image.fromarray(pixels)
+    turned = Image.Exif()
+    turned[0x0112] = 3  # upside down
+    image.save(tmp_path / "turned.png", exif=turned)
+    assert ask("rollout", path, tmp_path / "turned.png", folder=tmp_path) == 0
+    photo = np.load(tmp_path / "rollout_turned.npz")["photo"]
+    assert photo[:, :8].max() < 30 and photo[:, -8:].min() > 225
+
+
+def test_grey_models_see_grey(tmp_path, folder):
+    _, path = saved(tmp_path, replace(CONFIG, channels=1, mean=(0.5,), std=(0.5,)))
+    for question in ("rollout", "filters", "distance"):
+        words = [] if question == "filters" else [folder / "a.png"]
+        assert ask(question, path, *words, folder=tmp_path) == 0
+    photo = np.load(tmp_path / "rollout_a.npz")["photo"]
+    assert photo.shape == (16, 24, 3) and (photo[..., 0] == photo[..., 2]).all()
