@@ -79,6 +79,11 @@ def class_map(model: ViT, tape: Tape, block: int | Literal["input"], number: int
 def likeliest(logits: Tensor, names: Sequence[str] | None = None, top: int = 1) -> list:
     """The likeliest classes of each token, by name, with their probabilities.
 
+        >>> import torch
+        >>> from dtl_lib import probes
+        >>> probes.likeliest(torch.tensor([[0.0, 9.0], [3.0, 3.0]]).log(), ["cat", "dog"])
+        [[('dog', 1.0)], [('cat', 0.5)]]
+
     Args:
         logits: `(…, classes)`, such as `logit_lens` gives.
         names: one a class; their numbers where None.

@@ -2,7 +2,8 @@
 
 `python -m tests.benchmarks.bench_tape [--record]`: ViT-Ti/16 at 224, and the CIFAR model of width 192. Asked of it, as
 multiples of a plain forward pass: recording ≤ 1.05, the class token's maps of every block ≤ 1.1, every row of every
-block, one block at a time, ≤ 1.3 and with less memory at the peak than timm's hooks need.
+block, one block at a time, ≤ 1.3 and with less memory at the peak than timm's hooks need, and the mean attention
+distance of every head, averaged over images, ≤ 1.5.
 """
 
 import copy
@@ -15,6 +16,7 @@ import torch
 from dtl_lib.host import keep_memory
 from dtl_lib.lab.bench import measure, ratio
 from dtl_lib.models import ViT
+from dtl_lib.probes import mean_attention_distance, over_images
 from dtl_lib.tape import record as record_tape
 from dtl_lib.timm_models import from_timm
 from tests.benchmarks.pairs import parser, record, report, values
@@ -74,6 +76,15 @@ def every_row(tape, block: int) -> None:
     tape.attention(block)
 
 
+def distances(model, images):
+    """A function that averages the attention distance of every head over the images."""
+
+    def measure(tape):
+        return {block: mean_attention_distance(tape, block) for block in range(tape.plan.depth)}
+
+    return lambda: over_images(model, [images], measure, stream=False)
+
+
 def models(device: str = "cpu"):
     """timm's ViT-Ti/16 and ours with its weights."""
     torch.manual_seed(0)
@@ -126,6 +137,7 @@ def looking(name: str, ours, others: dict, options) -> None:
         "the same and the class token": recorded(ours, images, class_token, all_queries=False),
         "class token of every block": recorded(ours, images, class_token),
         "every row of every block": recorded(ours, images, every_row),
+        "distance of every head": distances(ours, images),
     }
     with torch.inference_mode():
         seconds = measure(ways, options.rounds, options.device)
@@ -134,6 +146,7 @@ def looking(name: str, ours, others: dict, options) -> None:
     asked = {"plain, again": "control: 1", "plain, every row": "what every row of the last block costs"}
     asked |= {"recording, all_rows=False": "≤ 1.05", "the same and the class token": "≤ 1.1"}
     asked |= {"recording": "≤ 1.05", "class token of every block": "≤ 1.1", "every row of every block": "≤ 1.3"}
+    asked |= {"distance of every head": "≤ 1.5"}
     ratios = {key: ratio(seconds, key, "plain") for key in asked}
     ratios["recording over every row"] = ratio(seconds, "recording", "plain, every row")
     if others:
