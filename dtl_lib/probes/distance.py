@@ -8,6 +8,7 @@ from einops import rearrange
 from torch import Tensor
 
 from ..checks import whole
+from ..hooks import full_precision
 from ..models import ViT
 from ..tape import Tape
 from ..tokens import PATCHES, TokenNotThere
@@ -47,7 +48,8 @@ def mean_attention_distance(tape: Tape, block: int, renormalise: bool = True) ->
     pixels = tape.patch_size * distances(tape.grid).to(rows)
     weights = torch.stack([pixels, torch.ones_like(pixels)], dim=1)
     # for each query a product (batch heads, key) × (key, 2): the matrix is read once and nothing of its size is made
-    far, whole = (rows.flatten(0, 1).transpose(0, 1) @ weights.transpose(1, 2)).unbind(dim=-1)
+    with full_precision(rows.device):
+        far, whole = (rows.flatten(0, 1).transpose(0, 1) @ weights.transpose(1, 2)).unbind(dim=-1)
     each = far / whole if renormalise else far
     # a patch that gives other patches nothing, not one float32, has no distance: 0 / 0 is left out
     return (each.nanmean(dim=0) if renormalise else each.mean(dim=0)).unflatten(0, rows.shape[:2])
