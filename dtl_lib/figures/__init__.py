@@ -13,8 +13,11 @@ from .curves import (
 )
 from .diagrams import draw_attention, draw_block, draw_data_parallel, draw_model, draw_sequence, draw_step
 from .drawing import Drawing
+from .frames import FrameLayout
 from .images import show_images, show_patches
 from .maps import show_cosines, show_maps, show_matrix, show_similarity, show_table
+from .overlay import overlay
+from .pages import attention_page
 from .style import COLOURS, styled, token_colours
 from .surface import show_atlas, show_pareto, show_surface
 from .tables import Table, table
@@ -24,13 +27,16 @@ from .weights import show_filters, show_positions
 __all__ = [
     "COLOURS",
     "Drawing",
+    "FrameLayout",
     "Table",
+    "attention_page",
     "draw_attention",
     "draw_block",
     "draw_data_parallel",
     "draw_model",
     "draw_sequence",
     "draw_step",
+    "overlay",
     "show_agreement",
     "show_atlas",
     "show_bars",

@@ -2,16 +2,30 @@
 
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from ..tokens import PATCHES, Group, TokenPlan
-from .style import WIDTH, styled, token_colours
+from .style import MARK, WIDTH, styled, token_colours
+
+MOST_TICKS = 16  # of more blocks, not every one is numbered
 
 
 @styled
 def show_timeline(plan: TokenPlan, width: float = WIDTH) -> Figure:
     """A token plan as bars from the block each group enters to the block it leaves."""
+    figure, axis = plt.subplots(figsize=(width, timeline_height(plan, 0.42)))
+    draw_timeline(axis, plan)
+    return figure
+
+
+def timeline_height(plan: TokenPlan, row: float = 0.24) -> float:
+    """Inches that a timeline takes with its axis, `row` for each group."""
+    return 0.6 + row * (len(plan.groups) + 1)
+
+
+def draw_timeline(axis, plan: TokenPlan, mark: int | None = None) -> None:
+    """The bars of a plan on a given axis, and a frame around a block where `mark` says which."""
     groups = [*plan.groups, Group(PATCHES, 1)]
-    figure, axis = plt.subplots(figsize=(width, 0.6 + 0.42 * len(groups)))
     colours = token_colours(group.name for group in groups)
     for row, group in enumerate(groups):
         end = plan.blocks if group.leave is None else group.leave
@@ -19,11 +33,13 @@ def show_timeline(plan: TokenPlan, width: float = WIDTH) -> Figure:
     names = [f"{group.name} × {group.tokens}" for group in plan.groups] + [PATCHES]
     axis.set_yticks(range(len(groups)), names)
     axis.invert_yaxis()
-    axis.set_xticks(range(plan.blocks))
+    axis.set_xticks(range(0, plan.blocks, -(-plan.blocks // MOST_TICKS)))
     axis.set(xlabel="block", xlim=(-0.6, plan.blocks - 0.4))
     if plan.class_blocks:
         axis.axvline(plan.depth - 0.5, color="black", linestyle=":", linewidth=1.5)
         axis.text(plan.depth - 0.4, -0.55, "class attention", va="bottom")
+    if mark is not None:
+        frame = (mark - 0.5, -0.5), 1, len(groups)
+        axis.add_patch(Rectangle(*frame, fill=False, edgecolor=MARK, linewidth=2, clip_on=False, zorder=3))
     axis.spines["left"].set_visible(False)
     axis.tick_params(left=False)
-    return figure

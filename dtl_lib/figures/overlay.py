@@ -1,0 +1,56 @@
+"""A map laid over its image: the image in grey under the map's colours."""
+
+from functools import lru_cache
+
+import numpy as np
+from matplotlib import colormaps
+from PIL import Image
+
+from .style import MAP, array
+
+OPACITY = 0.62  # of the colours; the rest is the image in grey
+LUMA = np.array([77, 150, 29], np.uint32)  # of 256; ITU-R BT.601
+
+
+def overlay(image, values, high: float) -> np.ndarray:
+    """An image in grey under a map's colours, from 0 to `high`; values above have the colour of `high`.
+
+    The map is interpolated linearly between the middles of its patches, whose grid covers the whole image.
+
+    Args:
+        image: uint8 (height, width, 3).
+        values: (rows, columns), not negative.
+        high: the value where the colours end.
+
+    Returns:
+        uint8 (height, width, 3).
+    """
+    values = np.clip(array(values) / high if high > 0 else array(values) * 0, 0, 1)
+    steps = Image.fromarray(np.rint(values * 255).astype(np.uint8))
+    steps = np.asarray(steps.resize(image.shape[1::-1], Image.Resampling.BILINEAR))
+    grey = (image @ LUMA) >> 8
+    colours, shades = _tables()
+    return colours[steps] + shades[grey][..., None]
+
+
+def enlarged(image, least: int, most: int) -> np.ndarray:
+    """An image whose longer side has from `least` to `most` pixels: small ones keep their pixels as squares."""
+    longest = max(image.shape[:2])
+    if least <= longest <= most:
+        return image
+    factor = -(-least // longest) if longest < least else most / longest
+    size = [max(1, round(length * factor)) for length in image.shape[1::-1]]
+    method = Image.Resampling.NEAREST if factor > 1 else Image.Resampling.BICUBIC
+    return np.asarray(Image.fromarray(image).resize(size, method))
+
+
+def scale_colours() -> np.ndarray:
+    """The colours of a scale from its beginning to its end, uint8 (256, 3)."""
+    return np.rint(colormaps[MAP](np.arange(256))[:, :3] * 255).astype(np.uint8)
+
+
+@lru_cache
+def _tables() -> tuple[np.ndarray, np.ndarray]:
+    """What each of 256 values and each of 256 greys adds to a pixel; together at most 255."""
+    colours, shades = scale_colours() * OPACITY, np.arange(256) * (1 - OPACITY)
+    return np.floor(colours).astype(np.uint8), np.floor(shades).astype(np.uint8)

@@ -1,0 +1,10 @@
+from . import looking as looking
+from . import pages as pages
+from . import video as video
+from .looking import Look as Look
+from .looking import TokenMaps as TokenMaps
+from .looking import look as look
+from .looking import parse_query as parse_query
+from .pages import attention_pages as attention_pages
+from .pages import save_pages as save_pages
+from .video import attention_video as attention_video
