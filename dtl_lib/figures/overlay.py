@@ -25,9 +25,8 @@ def overlay(image, values, high: float) -> np.ndarray:
     Returns:
         uint8 (height, width, 3).
     """
-    values = np.clip(array(values) / high if high > 0 else array(values) * 0, 0, 1)
-    steps = Image.fromarray(np.rint(values * 255).astype(np.uint8))
-    steps = np.asarray(steps.resize(image.shape[1::-1], Image.Resampling.BILINEAR))
+    fine = Image.fromarray(np.asarray(array(values), np.float32)).resize(image.shape[1::-1], Image.Resampling.BILINEAR)
+    steps = np.clip(np.asarray(fine) * (255 / high if high > 0 else 0), 0, 255).astype(np.uint8)
     grey = (image @ LUMA) >> 8
     colours, shades = _tables()
     return colours[steps] + shades[grey][..., None]

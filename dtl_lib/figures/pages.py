@@ -87,7 +87,8 @@ def attention_page(
 def _bar(figure: Figure, axis, high: float, maps: Sequence, label: str) -> None:
     beyond = any(values.max() > high for values in maps)
     scale = plt.cm.ScalarMappable(Normalize(0, high), MAP)
-    bar = figure.colorbar(scale, cax=axis, label=label, extend="max" if beyond else "neither")
+    bar = figure.colorbar(scale, cax=axis, extend="max" if beyond else "neither")
+    axis.text(0, 1.09, label, transform=axis.transAxes, va="bottom")
     bar.locator, bar.formatter = plt.MaxNLocator(4), FuncFormatter(lambda value, _: f"{value:.3g}")
     bar.update_ticks()
 

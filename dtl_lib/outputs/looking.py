@@ -1,7 +1,8 @@
 """What tokens attend to in one block, of one photo: maps, what they leave out, and what the model saw."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -122,6 +123,8 @@ def default_tokens(plan: TokenPlan, block: int) -> list[Token]:
 def read_maps(model: ViT, x: Tensor, block: int, of: Sequence[Token]) -> dict[Token, tuple[Tensor, Tensor]]:
     """Maps `(batch, heads, rows, columns)` and the share elsewhere `(batch, heads)` of each token, in one forward pass.
 
+    The pass ends after the block.
+
     Args:
         model, block: as in `look`.
         x: (batch, channels, height, width).
@@ -132,7 +135,7 @@ def read_maps(model: ViT, x: Tensor, block: int, of: Sequence[Token]) -> dict[To
     """
     every = not set(of) <= set(READ_BY_HEAD)
     stage, found = stage_of(model, block), {}
-    with record(model, all_queries=every, stream=False) as tape:
+    with record(model, all_queries=every, stream=False) as tape, _ending_after(model, block):
         model(x)
     for each in of:
         found |= _split(tape, block, each, stage)
@@ -146,6 +149,24 @@ def read_maps(model: ViT, x: Tensor, block: int, of: Sequence[Token]) -> dict[To
         )
         for each, row in found.items()
     }
+
+
+class _Enough(Exception):
+    """The block that was asked about has run."""
+
+
+@contextmanager
+def _ending_after(model: ViT, block: int) -> Iterator[None]:
+    """Inside, a forward pass ends after a block: what comes later changes nothing there."""
+
+    def end(*_) -> None:
+        raise _Enough
+
+    with ExitStack() as stack:
+        if block + 1 < model.plan.blocks:
+            stack.callback(model.blocks[block + 1].register_forward_pre_hook(end).remove)
+        with suppress(_Enough):
+            yield
 
 
 def _split(tape: Tape, block: int, of: Token, stage: str) -> dict[Token, Tensor]:

@@ -38,12 +38,13 @@ def _page(look: Look, token: TokenMaps, name: str, model: str, heads: Sequence[i
     high = scale_of(maps)
     even = 1 / (maps[0].size + look.plan.tokens(look.block))
     beyond = f"; above it {(maps > high).mean():.1%} of the values" if (maps > high).any() else ""
-    what = "attention" if look.stage == "attention" else "softmax, before the heads are mixed again"
+    mixed = ["softmax, before the heads are mixed again"] if look.stage == "softmax" else []
     heading = [
         f"{token.title}, block {look.block} of 0 to {look.plan.blocks - 1}",
         *(line for line in (name, model) if line),
-        f"{what}; spread evenly: {even:.2g} each",
+        *mixed,
         f"colours from 0 to {high:.2g}{beyond}",
+        f"spread evenly, each token would get {even:.2g}",
         "not drawn: the share of attention on tokens that are no patches",
     ]
     notes = [f"max {values.max():.2g}\nnot drawn {share:.1%}" for values, share in zip(maps, elsewhere)]
