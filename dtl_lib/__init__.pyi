@@ -1,6 +1,7 @@
 from . import data as data
 from . import figures as figures
 from . import ledger as ledger
+from . import outputs as outputs
 from . import probes as probes
 from . import train as train
 from .config import ViTConfig as ViTConfig

@@ -49,6 +49,7 @@ class Clip:
     rate: Fraction
     time_base: Fraction
     count: int | None
+    problems: dict[str, str]
 
     def __init__(self, path: Path):
         self.path, self.problems = path, {}

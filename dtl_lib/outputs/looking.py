@@ -35,14 +35,14 @@ class TokenMaps:
 
     @property
     def name(self) -> str:
-        """In the name of a file or array: `cls`, `reg_2`, `patch_4_7`."""
+        """In the name of a file or array, such as `cls`, `reg_2` or `patch_4_7`."""
         return "_".join(map(str, (self.of,) if isinstance(self.of, str) else self.of))
 
     @property
     def title(self) -> str:
         """In words."""
         if isinstance(self.of, str):
-            return TITLES[self.of]
+            return TITLES.get(self.of, self.of)
         name, *index = self.of
         return f"{name} {index[0]}" if len(index) == 1 else f"patch ({index[0]}, {index[1]})"
 
@@ -131,7 +131,8 @@ def read_maps(model: ViT, x: Tensor, block: int, of: Sequence[Token]) -> dict[To
         of: as in `look`; a group of registers by its name means each of them.
 
     Raises:
-        TokenNotThere, ValueError: as in `look`.
+        TokenNotThere: as in `look`.
+        ValueError: as in `look`.
     """
     every = not set(of) <= set(READ_BY_HEAD)
     stage, found = stage_of(model, block), {}

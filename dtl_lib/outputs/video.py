@@ -86,7 +86,8 @@ def attention_video(
         progress: called with about the number of frames, where known; what it returns is called with those just done.
 
     Raises:
-        TokenNotThere, ValueError: as `look` does; where the source cannot be read, or holds no frames; where the output
+        TokenNotThere: as in `look`.
+        ValueError: as in `look`; where the source cannot be read, or holds no frames; where the output
             is there already, is the source, or does not end in `.mp4`.
     """
     source, output = user_path(source), user_path(output)
@@ -219,9 +220,13 @@ def _writing(file, clip: Clip, panels: FrameLayout, comment: str) -> Iterator[Ca
             waiting.popleft().result()
 
     with closing(writer), ThreadPoolExecutor(1) as pool:
-        yield put
-        while waiting:
-            waiting.popleft().result()
+        try:
+            yield put
+            while waiting:
+                waiting.popleft().result()
+        finally:
+            for left in waiting:
+                left.cancel()
 
 
 def _check(source: Path, output: Path, layout: str, scale: float | None, force: bool) -> None:

@@ -201,7 +201,7 @@ def test_a_page_can_have_some_heads_alone():
         attention_pages(seen, heads=[4])
 
 
-@pytest.mark.parametrize("heads", [1, 3, 6, 12, 16, 24])
+@pytest.mark.parametrize("heads", [1, 6, 12, 16])
 def test_nothing_on_a_page_is_cut_off_or_overlaps(heads):
     config = replace(
         named("vit_tiny_patch16_224"), dim=heads * 8, heads=heads, depth=24, plan=TokenPlan.of(24, 3, 2, 4)
