@@ -55,7 +55,7 @@ def attention_page(
     side = min((PAGE - 2 * MARGIN - BAR - GAP * (columns - 1)) / columns, 2.4)
     tall = side * photo.shape[0] / photo.shape[1]
     row = LINE * (below + 1) + tall + GAP
-    header = max(timeline_height(plan), LINE * len(heading)) + 0.35
+    header = max(timeline_height(plan) + LINE * (plan.class_blocks > 0), LINE * len(heading)) + 0.35
     height = header + row * -(-count // columns) + 0.1
     figure = plt.figure(figsize=(PAGE, height), layout="none")
 
@@ -80,7 +80,8 @@ def attention_page(
     _bar(figure, axis(MARGIN + (side + GAP) * columns, header + LINE, 0.16, tall), high, maps, label)
     _heading(figure, heading, height, PAGE * 0.5)
     left = PAGE * 0.62
-    draw_timeline(axis(left, 0.2, PAGE - MARGIN - left, timeline_height(plan) - 0.55), plan, block)
+    top = 0.2 + LINE * (plan.class_blocks > 0)  # their name stands above the bars
+    draw_timeline(axis(left, top, PAGE - MARGIN - left, timeline_height(plan) - 0.55), plan, block)
     return figure
 
 

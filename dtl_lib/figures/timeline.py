@@ -24,7 +24,11 @@ def timeline_height(plan: TokenPlan, row: float = 0.24) -> float:
 
 
 def draw_timeline(axis, plan: TokenPlan, mark: int | None = None) -> None:
-    """The bars of a plan on a given axis, and a frame around a block where `mark` says which."""
+    """The bars of a plan on a given axis.
+
+    Args:
+        mark: a block to frame; nothing then stands beyond the axis on the right.
+    """
     groups = [*plan.groups, Group(PATCHES, 1)]
     colours = token_colours(group.name for group in groups)
     for row, group in enumerate(groups):
@@ -37,7 +41,8 @@ def draw_timeline(axis, plan: TokenPlan, mark: int | None = None) -> None:
     axis.set(xlabel="block", xlim=(-0.6, plan.blocks - 0.4))
     if plan.class_blocks:
         axis.axvline(plan.depth - 0.5, color="black", linestyle=":", linewidth=1.5)
-        axis.text(plan.depth - 0.4, -0.55, "class attention", va="bottom")
+        place = (plan.depth - 0.4, "left") if mark is None else (plan.blocks - 0.5, "right")
+        axis.text(place[0], -0.55, "class attention", ha=place[1], va="bottom")
     if mark is not None:
         frame = (mark - 0.5, -0.5), 1, len(groups)
         axis.add_patch(Rectangle(*frame, fill=False, edgecolor=MARK, linewidth=2, clip_on=False, zorder=3))
