@@ -78,7 +78,8 @@ def looked_into(args: Namespace) -> tuple[ViT, int]:
     from ..train.evaluation import check_weights
 
     device = find_device(args.device)
-    args.pretrained = args.pretrained or bool(args.model)  # nobody looks into random weights
+    from_file = getattr(args, "weights", None)
+    args.pretrained = args.pretrained or bool(args.model and not from_file)  # nobody looks into random weights
     model = trained_model(args).eval()
     check_weights(model)
     block = min(LAYER, model.plan.blocks - 1) if args.layer_num is None else args.layer_num
