@@ -210,7 +210,8 @@ class Writer:
 
     def write(self, time: int, pixels: np.ndarray) -> None:
         """Add a frame, uint8 (height, width, 3), at its time; an odd side gets one more row or column like its last."""
-        pixels = np.pad(pixels, [(0, pixels.shape[0] % 2), (0, pixels.shape[1] % 2), (0, 0)], mode="edge")
+        odd = [(0, pixels.shape[0] % 2), (0, pixels.shape[1] % 2), (0, 0)]
+        pixels = np.pad(pixels, odd, mode="edge") if any(map(sum, odd)) else pixels
         if self._stream is None:
             self._stream = self._started(*pixels.shape[:2])
         frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")

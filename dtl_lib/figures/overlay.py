@@ -9,7 +9,6 @@ from PIL import Image
 from .style import MAP, array
 
 OPACITY = 0.62  # of the colours; the rest is the image in grey
-LUMA = np.array([77, 150, 29], np.uint32)  # of 256; ITU-R BT.601
 
 
 def overlay(image, values, high: float) -> np.ndarray:
@@ -27,7 +26,7 @@ def overlay(image, values, high: float) -> np.ndarray:
     """
     fine = Image.fromarray(np.asarray(array(values), np.float32)).resize(image.shape[1::-1], Image.Resampling.BILINEAR)
     steps = np.clip(np.asarray(fine) * (255 / high if high > 0 else 0), 0, 255).astype(np.uint8)
-    grey = (image @ LUMA) >> 8
+    grey = np.asarray(Image.fromarray(image).convert("L"))
     colours, shades = _tables()
     return colours[steps] + shades[grey][..., None]
 
