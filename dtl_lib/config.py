@@ -6,8 +6,9 @@ from difflib import get_close_matches
 from typing import cast
 
 from .checks import as_whole, check_types, is_whole, shortened, whole
+from .config_checks import LIMITS, MAX_SIDE, check
 from .cost import Cost, cost_of
-from .tokens import MAX_BLOCKS, READ_BY_HEAD, TokenPlan
+from .tokens import READ_BY_HEAD, TokenPlan
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
@@ -24,13 +25,31 @@ class ViTConfig:
         dim, depth, heads, mlp_ratio: width of a token, blocks in the trunk, heads, hidden width of an MLP over dim.
         plan: which tokens enter where; a class token from block 0 by default.
         classes: outputs; 0 for features alone.
-        pool: what the classifier reads: "cls" (and dist), or "patches": their mean, never of registers.
+        pool: what the classifier reads: "cls" (and dist), "patches": their mean, never of registers, or "attention":
+            what a learned query draws from them (SigLIP).
         norm_after_pool: pool first, then normalise (timm's `fc_norm`).
         layer_scale: first value of LayerScale; None for none.
         drop_path: stochastic depth's probability, rising to it ("linear") or the same in every block ("uniform").
         talking_heads: mix heads before and after the softmax in the trunk (CaiT).
-        positions: "learned", or fixed "sincos".
+        positions: "learned", fixed "sincos", or "none" (besides rotary ones).
         position_offset: DINOv2's way of interpolating (see `interpolate_positions`); None antialiases.
+        patch_bias: whether the projection of patches has a bias (CLIP: no).
+        norm_before: a norm of what enters the blocks, patches and learned tokens (CLIP).
+        final_norm: a norm after the last block.
+        norm: "layer" or "rms", of every norm.
+        qk_norm: a norm of each head's queries and keys.
+        attention_norm, mlp_norm: a norm before the last linear map of attention, of the MLP (NormFormer).
+        mlp: the MLP's activation: "gelu", "gelu_tanh", "quick_gelu" (OpenAI's CLIP) or "swiglu"; `mlp_ratio` is then
+            of the gate's width.
+        pool_prefix: the pool reads the tokens beside the patches too.
+        pool_heads, pool_mlp_ratio: of attention pooling; None for those of the blocks.
+        rotary: positions that turn queries and keys, of patches alone: "axial" (EVA-02), "centred" (DINOv3), "mixed"
+            (RoPE-ViT, with learned frequencies), or None.
+        rotary_temperature: ratio of the fastest to the slowest frequency, nearly.
+        rotary_reference: the grid, (rows, columns), whose places are stretched over every other; None counts patches.
+        rotary_offset: added to a patch's row and column.
+        rotary_columns_first: the first channels turn by the column, not by the row.
+        rotary_halves: a pair is a channel of the first half and one of the second, not two neighbours.
         mean, std, crop, interpolation: the preprocessing the weights expect. Of one channel, grey, the mean and std of
             three become those of their luma.
 
@@ -62,6 +81,23 @@ class ViTConfig:
     std: tuple[float, ...] = IMAGENET_STD
     crop: float = 0.9
     interpolation: str = "bicubic"
+    patch_bias: bool = True
+    norm_before: bool = False
+    final_norm: bool = True
+    norm: str = "layer"
+    qk_norm: bool = False
+    attention_norm: bool = False
+    mlp_norm: bool = False
+    mlp: str = "gelu"
+    pool_prefix: bool = False
+    pool_heads: int | None = None
+    pool_mlp_ratio: float | None = None
+    rotary: str | None = None
+    rotary_temperature: float = 10_000.0
+    rotary_reference: tuple[int, int] | None = None
+    rotary_offset: float = 0.0
+    rotary_columns_first: bool = False
+    rotary_halves: bool = False
 
     def __post_init__(self):
         size = (self.image_size,) * 2 if is_whole(self.image_size) else self.image_size
@@ -75,7 +111,7 @@ class ViTConfig:
                 raise ValueError(
                     f"{name} is one number a channel, such as {HALF}, not {shortened(getattr(self, name))}"
                 )
-        for name, (least, most) in _LIMITS.items():
+        for name, (least, most) in LIMITS.items():
             whole(name, getattr(self, name), least, most)
         check_types(self, skip=("plan",))
         if self.channels == 1:
@@ -83,48 +119,7 @@ class ViTConfig:
                 object.__setattr__(self, name, grey_values(getattr(self, name)))
         if self.plan is None:
             object.__setattr__(self, "plan", TokenPlan.of(self.depth, cls_pos=0 if self.pool == "cls" else None))
-        self._check()
-
-    def _check(self) -> None:
-        for name, choices in _CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise ValueError(f"{name} is one of {', '.join(choices)}, not {shortened(getattr(self, name))}")
-        for name in ("mean", "std"):  # one number is of every channel
-            if len(getattr(self, name)) not in (1, 3, self.channels):
-                raise ValueError(f"{name} is one number a channel, {self.channels} here, not {getattr(self, name)}")
-        if not all(value > 0 for value in self.std):
-            raise ValueError(f"std is one number a channel, above 0, such as {HALF}, not {self.std}")
-        if not 0 < self.norm_eps < 1:
-            raise ValueError(f"norm_eps is a small number above 0, such as 1e-6, not {self.norm_eps}")
-        if not 0 < self.crop <= 1:
-            raise ValueError(
-                f"crop is the fraction of an image's side that is kept, above 0 and at most 1, not {self.crop}"
-            )
-        if self.dim * self.mlp_ratio > _LIMITS["dim"][1] * 16:
-            raise ValueError(f"mlp_ratio is the MLP's width over dim (4 is usual), not {self.mlp_ratio}")
-        if self.dim * self.mlp_ratio < 1:
-            raise ValueError(f"mlp_ratio is the MLP's width over dim (4 is usual), not {self.mlp_ratio}")
-        if self.dim % self.heads:
-            fit = (heads for heads in range(1, self.dim + 1) if self.dim % heads == 0)
-            best = min(fit, key=lambda heads: abs(heads - self.heads))
-            raise ValueError(
-                f"dim has to be divisible by heads: {self.dim} is not divisible by {self.heads}; heads={best} would fit"
-            )
-        if not 0 <= self.drop_path < 1:
-            raise ValueError(f"drop_path is a probability from 0 to below 1, not {self.drop_path}")
-        if self.positions == "sincos" and self.dim % 4:
-            raise ValueError(f"2-D sin–cos positions need a dim divisible by 4, not {self.dim}")
-        if not isinstance(self.plan, TokenPlan):
-            raise ValueError(f"plan is a TokenPlan, such as TokenPlan.of({self.depth}), not {self.plan!r}")
-        if self.plan.depth != self.depth:
-            raise ValueError(f"the plan is for {self.plan.depth} blocks and depth is {self.depth}: make them agree")
-        if self.pool == "cls" and self.plan.group("cls") is None:
-            raise ValueError('pool="cls" reads a class token and the plan has none: give cls_pos, or pool="patches"')
-        if self.pool == "patches" and self.plan.class_blocks:
-            raise ValueError('class attention updates the class token alone: use pool="cls", or class_blocks=0')
-        if self.norm_after_pool and self.pool == "cls":
-            raise ValueError('norm_after_pool goes with pool="patches"; a class token is normalised either way')
-        self.grid_of(*self.size)
+        check(self)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -150,6 +145,26 @@ class ViTConfig:
         return height // patch, width // patch
 
     @property
+    def hidden(self) -> int:
+        """Channels that the MLP's second linear map takes."""
+        return int(self.dim * self.mlp_ratio)
+
+    @property
+    def pool_hidden(self) -> int:
+        """The same of attention pooling's MLP."""
+        return int(self.dim * (self.pool_mlp_ratio or self.mlp_ratio))
+
+    @property
+    def pool_mlp(self) -> str:
+        """The activation of attention pooling's MLP, which is never gated."""
+        return "gelu" if self.mlp == "swiglu" else self.mlp
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        """The fields in which this is no plain ViT."""
+        return tuple(name for name, value in _PLAIN.items() if getattr(self, name) != value)
+
+    @property
     def head_tokens(self) -> slice | None:
         """Where the tokens that the classifier reads stand in the final sequence; None where it reads patches."""
         return None if self.pool != "cls" else slice(0, len(self.head_names))
@@ -157,7 +172,7 @@ class ViTConfig:
     @property
     def head_names(self) -> tuple[str, ...]:
         """The names of what has a classifier of its own, ("cls",), ("cls", "dist") or ("patches",)."""
-        if self.pool == "patches":
+        if self.pool != "cls":
             return ("patches",)
         return tuple(name for name in READ_BY_HEAD if self.plan.group(name))
 
@@ -171,11 +186,15 @@ class ViTConfig:
         """The same model with another plan; reading patches where the plan has no class token."""
         if not isinstance(plan, TokenPlan):
             raise ValueError(f"plan is a TokenPlan, such as TokenPlan.of({self.depth}), not {plan!r}")
-        return replace(self, plan=plan, depth=plan.depth, pool=self.pool if plan.group("cls") else "patches")
+        pool = "patches" if self.pool == "cls" and plan.group("cls") is None else self.pool
+        return replace(self, plan=plan, depth=plan.depth, pool=pool)
 
     def to_dict(self) -> dict:
-        """Plain values for JSON; `from_dict` is its inverse."""
-        return asdict(self)
+        """Plain values for JSON; `from_dict` is its inverse.
+
+        Fields of variants are left out where they are as in a plain ViT: what was saved before there were any is alike.
+        """
+        return {name: value for name, value in asdict(self).items() if name not in _PLAIN or value != _PLAIN[name]}
 
     @classmethod
     def from_dict(cls, values: Mapping) -> "ViTConfig":
@@ -197,13 +216,11 @@ class ViTConfig:
         return cost_of(self)
 
 
-MAX_SIDE = 2**16  # pixels
-_LIMITS = {  # beyond what anybody trains, and within what a machine can be asked for
-    "patch_size": (1, MAX_SIDE), "channels": (1, 1024), "dim": (1, 2**16), "depth": (1, MAX_BLOCKS),
-    "heads": (1, 2**16), "classes": (0, 10**7),
-}  # fmt: skip
 LUMA = 0.299, 0.587, 0.114  # ITU-R BT.601
-_CHOICES = {"pool": ("cls", "patches"), "drop_path_schedule": ("linear", "uniform"), "positions": ("learned", "sincos")}
+_PLAIN = {  # the fields of variants, and what they are in a plain ViT
+    field.name: field.default
+    for field in fields(ViTConfig)[[field.name for field in fields(ViTConfig)].index("patch_bias") :]
+}
 
 
 def grey_values(values: tuple[float, ...]) -> tuple[float, ...]:

@@ -28,11 +28,11 @@ class Cost:
 def cost_of(config) -> Cost:
     """`ViTConfig.cost`: every block's products, parameters, and what autograd keeps."""
     rows, columns = config.grid
-    patches, dim, hidden = rows * columns, config.dim, int(config.dim * config.mlp_ratio)
+    patches, dim, hidden = rows * columns, config.dim, config.hidden
     parts = {
         "patches": patches * config.patch_size**2 * config.channels * dim,
         **dict.fromkeys(("qkv", "attention", "mixing", "projection", "mlp"), 0),
-        "head": dim * config.classes * len(config.head_names),
+        "head": dim * config.classes * len(config.head_names) + _pool(config, patches),
     }
     blocks, activations = [], 0
     for block in range(config.plan.blocks):
@@ -44,7 +44,7 @@ def cost_of(config) -> Cost:
             "attention": 2 * queries * tokens * dim,
             "mixing": 2 * queries * tokens * config.heads**2 if talking else 0,
             "projection": queries * dim**2,
-            "mlp": 2 * queries * dim * hidden,
+            "mlp": (3 if config.mlp == "swiglu" else 2) * queries * dim * hidden,
         }
         parts = {name: value + here.get(name, 0) for name, value in parts.items()}
         blocks.append(sum(here.values()))
@@ -52,6 +52,19 @@ def cost_of(config) -> Cost:
     activations += patches * config.patch_size**2 * config.channels  # the image, for the patch projection
     activations += _kept_by_head(config, tokens, patches)
     return Cost(parts, tuple(blocks), _parameters(config), 4 * activations)
+
+
+def _pool(config, patches: int) -> int:
+    """Attention pooling's products: one query, keys and values of what it reads, and its MLP."""
+    if config.pool != "attention":
+        return 0
+    read, dim = patches + _beside(config), config.dim
+    return 2 * dim**2 + 2 * read * dim**2 + 2 * read * dim + 2 * dim * config.pool_hidden
+
+
+def _beside(config) -> int:
+    """The tokens beside the patches that a pool reads."""
+    return config.plan.final["patches"].start if config.pool_prefix else 0
 
 
 def _narrow(config, block: int) -> bool:
@@ -77,13 +90,19 @@ def _kept_by_head(config, tokens: int, patches: int) -> int:
 
 
 def _parameters(config) -> int:
-    dim, hidden = config.dim, int(config.dim * config.mlp_ratio)
+    dim, hidden = config.dim, config.hidden
     rows, columns = config.grid
-    block = (3 * dim**2 + 3 * dim * config.qkv_bias) + (dim**2 + dim) + (2 * dim * hidden + hidden + dim) + 4 * dim
-    block += 2 * dim * (config.layer_scale is not None)
-    mixing = 2 * (config.heads**2 + config.heads) * config.talking_heads * config.depth
+    norm = 2 if config.norm == "layer" else 1  # numbers a channel
+    block = (
+        (3 * dim**2 + 3 * dim * config.qkv_bias) + (dim**2 + dim) + (2 * dim * hidden + hidden + dim) + 2 * norm * dim
+    )
+    block += 2 * dim * (config.layer_scale is not None) + (dim * hidden + hidden) * (config.mlp == "swiglu")
+    block += norm * (2 * dim // config.heads * config.qk_norm + dim * config.attention_norm + hidden * config.mlp_norm)
+    trunk = 2 * (config.heads**2 + config.heads) * config.talking_heads + dim * (config.rotary == "mixed")
     tokens = sum(group.tokens for group in config.plan.groups) * dim
     positions = rows * columns * dim * (config.positions == "learned")
-    patch = config.patch_size**2 * config.channels * dim + dim
-    head = (dim + 1) * config.classes * len(config.head_names)
-    return patch + positions + tokens + block * config.plan.blocks + mixing + 2 * dim + head
+    patch = config.patch_size**2 * config.channels * dim + dim * config.patch_bias
+    head = (dim + 1) * config.classes * len(config.head_names) + norm * dim * (config.final_norm + config.norm_before)
+    if config.pool == "attention":
+        head += dim + 4 * (dim**2 + dim) + norm * dim + 2 * dim * config.pool_hidden + config.pool_hidden + dim
+    return patch + positions + tokens + block * config.plan.blocks + trunk * config.depth + head

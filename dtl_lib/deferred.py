@@ -3,7 +3,7 @@
 A plain forward pass leaves them out, and reading a class token's maps needs none of them: a twelfth of the work.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 
@@ -25,10 +25,11 @@ class DeferredQueries:
         x: what the block was given, `(batch, tokens, dim)`.
         computed: the tokens that the forward pass computes, the first ones; all others are deferred.
         own: ids of the recorder's hooks, which change nothing.
+        places: what the block is given besides tokens and queries.
     """
 
-    def __init__(self, block: Block, x: Tensor, computed: slice, own: set[int]):
-        self.block, self.x, self.rest, self.own = block, x, slice(computed.stop, None), own
+    def __init__(self, block: Block, x: Tensor, computed: slice, own: set[int], places: Sequence[Tensor] = ()):
+        self.block, self.x, self.rest, self.own, self.places = block, x, slice(computed.stop, None), own, places
         self.parameters = list(block.parameters())  # kept, so that no other tensor gets their address
         self.state = _state(block, own)
         kind = x.device.type
@@ -39,14 +40,14 @@ class DeferredQueries:
         """`(batch, heads, query, head_dim)`."""
         attention = self.block.attention
         with self._as_recorded():
-            q, _, _ = attention.project_qkv(self.block.norm1(self.x), self.rest)
+            q, _, _ = attention.project_qkv(self.block.norm1(self.x), self.rest, *self.places)
         return rearrange(q, "batch tokens (heads dim) -> batch heads tokens dim", heads=attention.heads)
 
     @cached_property
     def tokens(self) -> Tensor:
         """The residual stream after the block, `(batch, tokens, dim)`."""
         with self._as_recorded():
-            return self.block.forward(self.x, self.rest)
+            return self.block.forward(self.x, self.rest, *self.places)
 
     @contextmanager
     def _as_recorded(self) -> Iterator[None]:

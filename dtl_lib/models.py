@@ -1,4 +1,4 @@
-"""One Vision Transformer: by configuration alone ViT, DeiT, DeiT-III, DINO, DINOv2 with registers, CaiT, and others."""
+"""One Vision Transformer: by configuration alone ViT, DeiT, CLIP, SigLIP, DINOv2, DINOv3, EVA-02, CaiT, and others."""
 
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, cast
@@ -20,6 +20,7 @@ from .layers import (
     sincos_positions,
 )
 from .tokens import PATCHES, TokenNotThere, TokenPlan
+from .variants import AttentionPool, MeanPool, RotaryBlock, equip, norm_of, rotary_places
 
 if TYPE_CHECKING:
     from .pretrained import LoadReport
@@ -89,17 +90,21 @@ class ViT(nn.Module):
         self.head_tokens, self.head_names = config.head_tokens, config.head_names
         self.all_queries = False  # True where a hook on the last block needs the tokens that the head does not read
         self.patch_embed = PatchEmbed(config.patch_size, config.dim, config.channels)
+        if not config.patch_bias:
+            self.patch_embed.project.register_parameter("bias", None)
         if config.positions == "learned":
             self.positions = nn.Parameter(nn.init.trunc_normal_(torch.empty(*config.grid, config.dim), std=0.02))
-        else:
+        elif config.positions == "sincos":
             self.register_buffer("positions", sincos_positions(config.grid, config.dim), persistent=False)
         self.tokens = nn.ParameterDict()
         for group in self.plan.groups:
             if hasattr(self.tokens, group.name):
                 raise ValueError(f"{group.name!r} cannot name a group: PyTorch's ParameterDict uses that name")
             self.tokens[group.name] = nn.init.trunc_normal_(torch.empty(group.tokens, config.dim), std=0.02)
+        self.norm_before = norm_of(config, config.dim) if config.norm_before else nn.Identity()
         self.blocks = nn.ModuleList(self._build_block(block) for block in range(self.plan.blocks))
-        self.norm = nn.LayerNorm(config.dim, eps=config.norm_eps)
+        self.norm = norm_of(config, config.dim) if config.final_norm else nn.Identity()
+        self.pool = AttentionPool(config) if config.pool == "attention" else MeanPool()
         self.classifiers = nn.ModuleDict(
             {name: nn.Linear(config.dim, config.classes) for name in config.head_names} if config.classes else {}
         )
@@ -121,9 +126,11 @@ class ViT(nn.Module):
         config = self.config
         common = {name: getattr(config, name) for name in ("mlp_ratio", "qkv_bias", "layer_scale", "norm_eps")}
         if block >= config.depth:
-            return ClassAttention(config.dim, config.heads, queries=cast(slice, config.head_tokens), **common)
+            queries = cast(slice, config.head_tokens)
+            return equip(ClassAttention(config.dim, config.heads, queries=queries, **common), config)
         core = TalkingHeads(config.heads) if config.talking_heads else None
-        return Block(config.dim, config.heads, drop_path=config.drop_path_rates()[block], core=core, **common)
+        kind, drop_path = RotaryBlock if config.rotary else Block, config.drop_path_rates()[block]
+        return equip(kind(config.dim, config.heads, drop_path=drop_path, core=core, **common), config)
 
     def __setstate__(self, state):
         """Of a copy or a pickle: the hooks of a record stay with the model that is recorded."""
@@ -164,11 +171,11 @@ class ViT(nn.Module):
             `(batch, queries, dim)`, and (rows, columns) of the patches.
         """
         x, grid = self.embed(images)
-        last, learned = len(self.blocks) - 1, cast(dict, self.tokens)
+        last, learned, places = len(self.blocks) - 1, self.learned(), self.places(grid)
         for index, block in enumerate(self.blocks):
             if change := self.changes[index]:  # the class token or registers enter before this block, or some leave
                 x = enter_and_leave(x, *change, learned)
-            x = block(x, queries if index == last else ALL)
+            x = block(x, queries if index == last else ALL, *places)
         return x, grid
 
     def embed(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
@@ -176,24 +183,46 @@ class ViT(nn.Module):
         self._check_images(images)
         x = self.patch_embed(images)
         grid = tuple(x.shape[1:3])
-        x = x + interpolate_positions(self.positions, grid, self.config.position_offset)
-        return rearrange(x, "batch rows columns dim -> batch (rows columns) dim").contiguous(), grid
+        if self.config.positions != "none":
+            x = x + interpolate_positions(self.positions, grid, self.config.position_offset)
+        x = rearrange(x, "batch rows columns dim -> batch (rows columns) dim").contiguous()
+        return self.norm_before(x), grid
 
-    def pool_patches(self, x: Tensor) -> Tensor:
-        """The mean of the patches, never of registers; normalised before or after as the configuration says."""
-        patches = x[:, self.plan.layout(self.plan.blocks - 1)[PATCHES]]
+    def learned(self) -> dict[str, Tensor]:
+        """The tokens beside the patches as they enter, by name: `(tokens, dim)` each."""
+        return {name: self.norm_before(token) for name, token in self.tokens.items()}
+
+    def places(self, grid: tuple[int, int]) -> tuple[Tensor, ...]:
+        """What blocks take besides tokens and queries: nothing, or with rotary positions where the patches are."""
+        return rotary_places(self.config, grid, self.patch_embed.project.weight.device)
+
+    def pool_patches(self, x: Tensor, layout: dict[str, slice] | None = None) -> Tensor:
+        """What is read of the patches: their mean, never of registers, or what attention pooling draws from them.
+
+        Normalised before or after as the configuration says; with `pool_prefix` the tokens beside the patches are read
+        as well.
+
+        Args:
+            x: `(batch, tokens, dim)`, after the last block.
+            layout: of x; by default that of the last block.
+        """
+        layout = layout or self.plan.layout(self.plan.blocks - 1)
+        read = x[:, layout[PATCHES]]
+        if self.config.pool_prefix:
+            read = torch.cat([x[:, where] for name, where in layout.items() if name in self.plan.final], dim=1)
         if self.config.norm_after_pool:
-            return self.norm(patches.mean(dim=1))
-        return self.norm(patches).mean(dim=1)
+            return self.norm(self.pool(read))
+        return self.pool(self.norm(read))
 
     def classify(self, name: str, token: Tensor) -> Tensor:
         """Logits of one head, or the token itself in a model without classes."""
         return self.classifiers[name](token) if self.config.classes else token
 
     def no_weight_decay(self) -> set[str]:
-        """Names of parameters that are not decayed: tokens, positions, LayerScale, norms and biases."""
-        free = ("tokens.", "positions")
-        return {name for name, value in self.named_parameters() if name.startswith(free) or value.ndim < 2}
+        """Names of parameters that are not decayed: tokens, positions, frequencies, LayerScale, norms and biases."""
+        start, end = ("tokens.", "positions", "pool.query"), ".frequencies"
+        free = {name for name, value in self.named_parameters() if name.startswith(start) or value.ndim < 2}
+        return free | {name for name, _ in self.named_parameters() if name.endswith(end)}
 
     def _check_images(self, images: Tensor) -> None:
         channels = self.config.channels

@@ -12,14 +12,15 @@ from typing import Literal, cast
 import torch
 from einops import rearrange
 from torch import Tensor, nn
-from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from .checks import as_whole, is_whole
 from .deferred import DeferredQueries, can_run_again
 from .hooks import Hook, full_precision, recording
 from .layers import ALL, Block, TalkingHeads
 from .models import ViT
+from .recordable import unwrapped
 from .tokens import PATCH, PATCHES, READ_BY_HEAD, TokenNotThere
+from .variants import AttentionPool
 
 Token = str | tuple[str, int] | tuple[str, int, int]
 
@@ -41,7 +42,7 @@ def record(model: nn.Module, grad: bool = False, all_queries: bool = True, strea
         ValueError: for a compiled model, whose modules are not called, one that is no `ViT`, or is recorded already,
             and for DataParallel on several devices, whose replicas see a part of the images each.
     """
-    vit, modules = _unwrap(model)
+    vit, modules = unwrapped(model)
     tape = Tape(vit, grad, all_queries, stream)
     with recording(modules):
         try:
@@ -125,6 +126,17 @@ class Tape:
         block = self._check(block, every_query=False)
         rows = self._attention(block, self.queries_of(block, of), stage)
         return rows if isinstance(of, str) and of not in READ_BY_HEAD else rows.squeeze(2)
+
+    def pool_maps(self) -> Tensor:
+        """How much attention pooling draws from each patch, `(batch, heads, rows, columns)`, float32; a ValueError where
+        the head reads something else."""
+        if self._pool is None:
+            raise ValueError('nothing is recorded of attention pooling, which a model with pool="attention" has')
+        q, k = (part.float() for part in self._pool)
+        rows, columns = self.grid
+        with torch.no_grad(), full_precision(q.device):
+            row = _scores(q * q.shape[-1] ** -0.5, k).softmax(dim=-1)[:, :, 0, -rows * columns :]
+        return rearrange(row, "batch heads (rows columns) -> batch heads rows columns", rows=rows)
 
     def norms(self, block: int | Literal["input"]) -> dict[str, Tensor]:
         """Length of each token after a block: `(batch, tokens)` by group, `(batch, rows, columns)` for the patches,
@@ -214,7 +226,7 @@ class Tape:
 
     def _clear(self, *_) -> None:
         self._tokens, self._qk, self._v, self._output_gradients, self._mixing = {}, {}, {}, {}, {}
-        self._narrow, self._deferred = False, None
+        self._narrow, self._deferred, self._pool = False, None, None
 
     def _attach(self) -> None:
         model = self._model
@@ -224,6 +236,8 @@ class Tape:
         for index in range(model.plan.blocks):
             keep_heads = lambda _, args, output, index=index: self._keep_heads(index, args, output)  # noqa: E731
             self._after(self._core(index), keep_heads)
+        if isinstance(model.pool, AttentionPool):
+            self._after(model.pool.core, self._keep_pool)
         if not self._stream:
             return
         self._before(model.blocks[0], lambda _, args: self._keep_tokens("input", args[0]))
@@ -237,21 +251,23 @@ class Tape:
     def _after(self, module: nn.Module, call: Callable) -> None:
         self._handles.append(module.register_forward_hook(Hook(module, call)))
 
-    def _enter_last(self, block: Block, args: tuple[Tensor, slice]) -> tuple[Tensor, slice]:
+    def _enter_last(self, block: Block, args: tuple) -> tuple:
         """Have every token ask in the last block, unless those that the head does not read can be computed later."""
-        x, queries = args
+        x, queries, *places = args
         own = {handle.id for handle in self._handles}
         later = not self._grad and can_run_again(block, own)
         if self._all_queries and not later:
             queries = ALL
         self._narrow = queries != ALL
-        self._deferred = (
-            DeferredQueries(block, x.detach(), queries, own) if self._narrow and self._all_queries else None
-        )
-        return x, queries
+        later = self._narrow and self._all_queries
+        self._deferred = DeferredQueries(block, x.detach(), queries, own, places) if later else None
+        return x, queries, *places
 
     def _keep_grid(self, module: nn.Module, args: tuple, output: Tensor) -> None:
         self.grid = output.shape[1], output.shape[2]
+
+    def _keep_pool(self, module: nn.Module, qkv: tuple[Tensor, ...], output: Tensor) -> None:
+        self._pool = qkv[0].detach(), qkv[1].detach()
 
     def _keep_tokens(self, block: int | Literal["input"], tokens: Tensor) -> None:
         self._tokens[block] = tokens.detach()
@@ -273,23 +289,6 @@ class Tape:
 def _scores(q: Tensor, k: Tensor) -> Tensor:
     """q kᵀ, `(batch, heads, query, key)`; one query without the copy of k that a matrix product makes of its heads."""
     return (q * k).sum(dim=-1).unsqueeze(2) if q.shape[2] == 1 else q @ k.transpose(-2, -1)
-
-
-def _unwrap(model: nn.Module) -> tuple[ViT, list[nn.Module]]:
-    """The `ViT` inside, and its modules: with walks over them a record of a small model would cost a hundredth more."""
-    while isinstance(model, DataParallel | DistributedDataParallel):
-        if isinstance(model, DataParallel) and len(model.device_ids) > 1:
-            raise ValueError(
-                f"DataParallel shares the images out over {len(model.device_ids)} replicas, and a tape would see those "
-                "of one: record the module inside (.module), on one device"
-            )
-        model = model.module
-    modules = list(model.modules()) if isinstance(model, nn.Module) else []
-    if any("_orig_mod" in part._modules or part._compiled_call_impl is not None for part in modules):
-        raise ValueError("a compiled model does not call its modules: record the model it was compiled from")
-    if not isinstance(model, ViT):
-        raise ValueError(f"record takes a ViT (from_timm makes one of a timm model), not a {type(model).__name__}")
-    return model, modules
 
 
 def _versions(core: TalkingHeads) -> list[int]:

@@ -2,15 +2,14 @@
 
 import logging
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import torch
-from einops import rearrange
 from torch import Tensor, nn
 
 from .config import ViTConfig
 from .models import ViT
+from .timm_layers import ROTARY, has_bias, keys_lack_bias, mlp_kind, norm_kind, present, scales
 from .timm_parts import (
     POOLS,
     classifiers,
@@ -18,9 +17,11 @@ from .timm_parts import (
     final_norm,
     hooks,
     is_cait,
+    reference_norm,
     refuse_another_function,
     refuse_unknown,
 )
+from .timm_weights import state_of
 from .tokens import PATCHES, Group, TokenPlan
 
 log = logging.getLogger("dtl_lib")
@@ -58,7 +59,7 @@ def _convert(model: Any) -> ViT:
     cait = is_cait(model)
     with torch.device("meta"):  # draws no random numbers; every tensor is put in its place below
         ours = ViT(_config(model, cait))
-    state = _state(model, cait, model.state_dict())
+    state = state_of(model, cait, model.state_dict())
     expected = ours.state_dict()
     for name in sorted(set(state) ^ set(expected)):
         what = f"has {name}, which a ViT here does not" if name in state else f"has no {name}, which a ViT here needs"
@@ -79,7 +80,7 @@ def _learning(model: Any, cait: bool) -> dict[str, Tensor]:
     """By our names, whether each tensor, or each part of it, learns: 1 or 0."""
     flags = {name: float(value.requires_grad) for name, value in model.named_parameters()}
     every = {name: torch.tensor(flags.get(name, 1.0)).expand(v.shape) for name, v in model.state_dict().items()}
-    return _state(model, cait, every)
+    return state_of(model, cait, every)
 
 
 def _left_out(model: Any, ours: ViT, cait: bool) -> list[str]:
@@ -91,13 +92,19 @@ def _left_out(model: Any, ours: ViT, cait: bool) -> list[str]:
     scheduled = ours.config.drop_path_rates() + [0.0] * ours.plan.class_blocks
     if any(abs(a - b) > 1e-6 for rates in _drop_paths(model, cait) for a, b in zip(rates, scheduled)):
         said.append(f"stochastic depth becomes {ours.config.drop_path_schedule}, up to {ours.config.drop_path:g}")
+    lacking = keys_lack_bias(model.blocks[0].attn)
     mixed = [name for name, flag in _learning(model, cait).items() if 0 == flag.min() < flag.max()]
+    mixed = [name for name in mixed if not (lacking and name.endswith("qkv.bias"))]
     if mixed:
         said.append(f"{', '.join(mixed)} learn whole, where the model has frozen a part of them")
+    if any(getattr(getattr(model, "rope", None), f"{what}_coords", None) for what in ("shift", "jitter", "rescale")):
+        said.append("places are not moved at random in training")
     if hooked := [name or "the model" for name, part in model.named_modules() if hooks(part)]:
         said.append(f"the hooks of {', '.join(hooked)} are left out, with whatever they change")
     if any(part is not None and part.bias is None for part in classifiers(model).values()):
         said.append("the head gets a bias, zero")
+    if lacking:
+        said.append("keys get a bias, zero, as queries and values have one")
     return said
 
 
@@ -110,8 +117,8 @@ def _drop_paths(model: Any, cait: bool) -> list[list[float]]:
 
 def _config(model: Any, cait: bool) -> ViTConfig:
     first, depth = model.blocks[0], len(model.blocks)
-    scale = first.gamma_1 if cait else getattr(first.ls1, "gamma", None)
-    pool, norm = POOLS[model.global_pool], final_norm(model)
+    scale = scales(first)[0]
+    pool, norm = POOLS[model.global_pool], reference_norm(model)
     linear = next(iter(classifiers(model).values()))
     given = getattr(model, "pretrained_cfg", None) or {}  # a model made without create_model has none
     return ViTConfig(
@@ -121,22 +128,63 @@ def _config(model: Any, cait: bool) -> ViTConfig:
         dim=model.embed_dim,
         depth=depth,
         heads=first.attn.num_heads,
-        mlp_ratio=_ratio(first.mlp.fc1.out_features, model.embed_dim),
+        mlp_ratio=_ratio(first.mlp.fc2.in_features, model.embed_dim),
         plan=_plan(model, cait, depth),
         classes=0 if linear is None else linear.out_features,
         pool=pool,
-        norm_after_pool=pool == PATCHES and norm is getattr(model, "fc_norm", None),
-        qkv_bias=first.attn.qkv.bias is not None,
+        norm_after_pool=pool == PATCHES and final_norm(model) is not None and norm is getattr(model, "fc_norm", None),
+        qkv_bias=has_bias(first.attn),
         norm_eps=norm.eps,
         layer_scale=None if scale is None else float(scale.detach().flatten()[0]),
         drop_path=max(rate for rates in _drop_paths(model, cait) for rate in rates),
         drop_path_schedule="uniform" if cait else "linear",
         talking_heads=cait,
+        positions="none" if model.pos_embed is None else "learned",
         mean=given.get("mean", ViTConfig.mean),
         std=given.get("std", ViTConfig.std),
         crop=given.get("crop_pct", ViTConfig.crop),
         interpolation=given.get("interpolation", ViTConfig.interpolation),
+        **_variant(model, first, pool),
+        **_rotary(getattr(model, "rope", None), first.attn),
     )
+
+
+def _variant(model: Any, first: Any, pool: str) -> dict[str, Any]:
+    """What a plain ViT does not have, positions aside."""
+    fields: dict[str, Any] = {
+        "patch_bias": model.patch_embed.proj.bias is not None,
+        "norm_before": present(model, "norm_pre"),
+        "final_norm": final_norm(model) is not None,
+        "norm": norm_kind(reference_norm(model)),
+        "qk_norm": present(first.attn, "q_norm"),
+        "attention_norm": present(first.attn, "norm"),
+        "mlp_norm": present(first.mlp, "norm"),
+        "mlp": mlp_kind(first.mlp),
+    }
+    if pool != "cls":  # EVA's attention pooling reads every token, whatever its mean does
+        every = getattr(model, "pool_include_prefix", pool == "attention")
+        fields["pool_prefix"] = bool(every) and model.num_prefix_tokens > 0
+    if pool == "attention":
+        fields["pool_heads"] = model.attn_pool.num_heads
+        fields["pool_mlp_ratio"] = _ratio(model.attn_pool.mlp.fc1.out_features, model.embed_dim)
+    return fields
+
+
+def _rotary(rope: Any, attn: Any) -> dict[str, Any]:
+    """Positions that turn queries and keys."""
+    if rope is None:
+        return {}
+    kind = ROTARY[type(rope).__name__]
+    fields = {"rotary": kind, "rotary_temperature": float(rope.temperature)}
+    if kind == "mixed":
+        return fields
+    reference = getattr(rope, "ref_feat_shape", None)
+    return fields | {
+        "rotary_reference": None if reference is None else tuple(reference),
+        "rotary_offset": float(rope.grid_offset),
+        "rotary_columns_first": rope.grid_indexing == "xy",
+        "rotary_halves": bool(getattr(attn, "rotate_half", False)),
+    }
 
 
 def _ratio(hidden: int, dim: int) -> float:
@@ -150,69 +198,3 @@ def _plan(model: Any, cait: bool, depth: int) -> TokenPlan:
         return TokenPlan.of(depth, cls_pos=depth, class_blocks=len(model.blocks_token_only))
     parameters = {"cls": model.cls_token, "dist": getattr(model, "dist_token", None), "reg": model.reg_token}
     return TokenPlan(depth, tuple(Group(name, p.shape[1]) for name, p in parameters.items() if p is not None))
-
-
-def _state(model: Any, cait: bool, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors that go by the model's names, by ours: its weights, or something about each of them."""
-    weights = {name: value for name, value in tensors.items() if not name.startswith(("head.", "head_dist."))}
-    rows, columns = model.patch_embed.grid_size
-    positions = weights.pop("pos_embed")[0]
-    prefix, positions = positions[: -rows * columns], positions[-rows * columns :]
-    tokens = {key: weights.pop(key)[0] for key in ("cls_token", "dist_token", "reg_token") if key in weights}
-    if len(positions) != rows * columns or len(prefix) not in (0, sum(map(len, tokens.values()))):
-        raise ValueError(
-            f"pos_embed has {len(prefix) + len(positions)} positions, and the model {rows}×{columns} patches and "
-            f"{sum(map(len, tokens.values()))} tokens beside them"
-        )
-    state = {"positions": rearrange(positions, "(rows columns) dim -> rows columns dim", rows=rows)}
-    for key, token in tokens.items():
-        if len(prefix):
-            token, prefix = token + prefix[: len(token)], prefix[len(token) :]
-        state[f"tokens.{key.removesuffix('_token')}"] = token
-    if cait:
-        _fuse_class_attention(weights)
-    for name, value in weights.items():
-        state[_rename(name, len(model.blocks))] = value
-    return state | _heads(model, tensors)
-
-
-def _heads(model: Any, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The classifiers' tensors; a bias of zero where there is none."""
-    names, state = {id(part): name for name, part in model.named_modules()}, {}
-    for token, linear in classifiers(model).items():
-        if linear is not None:
-            weight = tensors[f"{names[id(linear)]}.weight"]
-            zero = weight.new_zeros(len(weight)) if linear.bias is None else tensors[f"{names[id(linear)]}.bias"]
-            state |= {f"classifiers.{token}.weight": weight, f"classifiers.{token}.bias": zero}
-    return state
-
-
-def _fuse_class_attention(weights: dict[str, Tensor]) -> None:
-    for name in [name for name in weights if ".attn.q." in name]:
-        parts = [weights.pop(name.replace(".attn.q.", f".attn.{part}.")) for part in "qkv"]
-        weights[name.replace(".attn.q.", ".attn.qkv.")] = torch.cat(parts)
-
-
-_NAMES = (
-    ("patch_embed.proj.", "patch_embed.project."),
-    (".attn.proj_l.", ".attention.core.before."),
-    (".attn.proj_w.", ".attention.core.after."),
-    (".attn.proj.", ".attention.project."),
-    (".attn.qkv.", ".attention.qkv."),
-    (".mlp.fc1.", ".mlp.expand."),
-    (".mlp.fc2.", ".mlp.contract."),
-    (".ls1.gamma", ".scale1.factor"),
-    (".ls2.gamma", ".scale2.factor"),
-    (".gamma_1", ".scale1.factor"),
-    (".gamma_2", ".scale2.factor"),
-    ("fc_norm.", "norm."),
-)
-
-
-def _rename(name: str, depth: int) -> str:
-    if name.startswith("blocks_token_only."):
-        _, index, rest = name.split(".", 2)
-        name = f"blocks.{depth + int(index)}.{rest}"
-    for theirs, ours in _NAMES:
-        name = name.replace(theirs, ours)
-    return name

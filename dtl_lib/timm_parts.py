@@ -5,13 +5,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .checks import first_line
+from .timm_layers import ABSENT, about_block, norms_of, present, unknown_in_block, unknown_in_pool, unknown_in_rotary
 
-ABSENT = (nn.Identity, type(None))
-POOLS = {"token": "cls", False: "cls", "avg": "patches", True: "patches"}  # MAE's own class says it with a bool
+POOLS = {"token": "cls", "avg": "patches", "map": "attention", False: "cls", True: "patches"}  # MAE's own: with a bool
 WRAPPERS = ("module", "_orig_mod", "base_model")  # where DataParallel, torch.compile and peft keep the model
 TOLERANCE = 1e-4  # of the logits' norm, float32; rounding alone stays below 5e-6
 SEED = 0  # of the weights and the image that two models are compared on
@@ -20,15 +19,14 @@ SEED = 0  # of the weights and the image that two models are compared on
 def refuse_unknown(model: Any, cait: bool) -> None:
     """A ValueError that names the parts of a timm model that a `ViT` does not have."""
     from timm.models.cait import Cait
+    from timm.models.eva import Eva
     from timm.models.vision_transformer import VisionTransformer
 
     kind = type(model).__name__
-    if not isinstance(model, VisionTransformer | Cait):
+    if not isinstance(model, VisionTransformer | Cait | Eva):
         wrapped = next((name for name in WRAPPERS if hasattr(model, name)), None)
         hint = f": give the model inside, .{wrapped} (LoRA: merge it first)" if wrapped else ""
-        raise ValueError(f"from_timm takes timm's ViT, DeiT, DINO, DINOv2 and CaiT models, not a {kind}{hint}")
-    if model.pos_embed is None:
-        raise ValueError(f"this {kind} has no position embedding (pos_embed='none'), and a ViT here always has one")
+        raise ValueError(f"from_timm takes timm's ViT, DeiT, CLIP, DINO, EVA and CaiT models, not a {kind}{hint}")
     if strange := _strange_classes(model, cait):
         raise ValueError(f"this {kind} is made with {' and '.join(strange)}, which a ViT here does not have")
     if unknown := [*_unknown_in_model(model, cait), *_unknown_in_blocks(model, cait)]:
@@ -71,7 +69,7 @@ def classifier(head: nn.Module) -> nn.Linear | None:
 
 def classifiers(model: Any) -> dict[str, nn.Linear | None]:
     """The Linear of each head, by the name of the token it reads; None in a model without classes."""
-    heads = {POOLS[model.global_pool]: model.head}
+    heads = {"cls" if POOLS[model.global_pool] == "cls" else "patches": model.head}
     if hasattr(model, "head_dist"):
         heads["dist"] = model.head_dist
     found = {name: classifier(head) for name, head in heads.items()}
@@ -104,23 +102,28 @@ def dropout_rates(model: nn.Module) -> dict[str, float]:
 
 
 def _strange_classes(model: Any, cait: bool) -> list[str]:
-    from timm.layers import Mlp, PatchEmbed
+    from timm import layers
     from timm.models import cait as timm_cait
+    from timm.models import eva
     from timm.models import vision_transformer as vit
 
-    trunk = (timm_cait.LayerScaleBlock, timm_cait.TalkingHeadAttn) if cait else (vit.Block, vit.Attention)
+    mlps = layers.Mlp, layers.GluMlp, layers.SwiGLU
+    attention = vit.Attention, eva.EvaAttention, layers.AttentionRope
+    trunk = (timm_cait.LayerScaleBlock, timm_cait.TalkingHeadAttn) if cait else ((vit.Block, eva.EvaBlock), attention)
     ends = (timm_cait.LayerScaleBlockClassAttn, timm_cait.ClassAttn)
-    parts = [(model.patch_embed, PatchEmbed)]
+    parts = [(model.patch_embed, layers.PatchEmbed)]
     for index, block in enumerate(all_blocks(model, cait)):
         kinds = trunk if index < len(model.blocks) else ends
-        parts += [(block, kinds[0]), (getattr(block, "attn", None), kinds[1]), (getattr(block, "mlp", None), Mlp)]
-    wrong = {type(part).__name__ for part, kind in parts if not isinstance(part, (kind, type(None)))}
-    return sorted(wrong)
+        parts += [(block, kinds[0]), (getattr(block, "attn", None), kinds[1]), (getattr(block, "mlp", None), mlps)]
+    if model.global_pool == "map":
+        parts += [(model.attn_pool, layers.AttentionPoolLatent)]
+    absent = type(None)
+    return sorted({type(part).__name__ for part, kind in parts if not isinstance(part, (kind, absent))})
 
 
 def _unknown_in_model(model: Any, cait: bool) -> Iterator[str]:
     patches, project = model.patch_embed, model.patch_embed.proj
-    side, last = tuple(patches.patch_size), final_norm(model)
+    side = tuple(patches.patch_size)
     layers = nn.Linear, nn.Conv2d, nn.LayerNorm
     for name, part in model.named_modules():
         more = (
@@ -131,95 +134,42 @@ def _unknown_in_model(model: Any, cait: bool) -> Iterator[str]:
     plain = isinstance(project, nn.Conv2d) and (project.kernel_size, project.padding) == (project.stride, (0, 0))
     pools = {name: read for name, read in POOLS.items() if not cait or name == "token"}
     parts = {
-        "a norm before the blocks": present(model, "norm_pre"),
         "a norm of patches": present(patches, "norm"),
-        "attention pooling": present(model, "attn_pool"),
-        "no norm at the end": last is None,
         "two norms at the end": present(model, "norm") and present(model, "fc_norm"),
-        "norms that are not LayerNorm at the end": last is not None and not isinstance(last, nn.LayerNorm),
         f"patches of {side[0]}×{side[-1]} pixels, which are not square": side[0] != side[-1],
         "patches that overlap or are padded": not plain or project.stride != side,
-        "a projection of patches without bias": getattr(project, "bias", None) is None,
         f"{model.global_pool!r} pooling": model.global_pool not in pools,
-        "pooling over prefix tokens": getattr(model, "pool_include_prefix", False),
+        "attention pooling besides": present(model, "attn_pool") and model.global_pool != "map",
         "blocks without end": not len(model.blocks),
     }
     yield from (name for name, differs in parts.items() if differs)
-    if isinstance(last, nn.LayerNorm) and (last.weight is None or last.bias is None):
-        yield "a LayerNorm without weight or bias at the end"
+    if model.global_pool == "map" and not cait:
+        yield from unknown_in_pool(model)
+    if present(model, "rope"):
+        yield from unknown_in_rotary(model.rope)
+    reference = reference_norm(model)
+    for what in norms_of({"norm": final_norm(model), "norm_pre": getattr(model, "norm_pre", None)}, reference):
+        yield f"{what} before or after the blocks"
 
 
-def present(module: nn.Module, name: str) -> bool:
-    """Whether a module has a part of that name which does something."""
-    return not isinstance(getattr(module, name, None), ABSENT)
+def reference_norm(model: Any) -> Any:
+    """The norm that every other has to be like: the one at the end, or where there is none, block 0's first."""
+    last = final_norm(model)
+    return model.blocks[0].norm1 if last is None and len(model.blocks) else last
 
 
 def _unknown_in_blocks(model: Any, cait: bool) -> Iterator[str]:
-    blocks, last, seen = all_blocks(model, cait), final_norm(model), set()
-    about_first, eps = _about(blocks[0], cait), getattr(last, "eps", None)
+    blocks, reference, seen = all_blocks(model, cait), reference_norm(model), set()
+    about_first = about_block(blocks[0])
     for index, block in enumerate(blocks):
-        unknown = [*_unknown_in_block(block, model.embed_dim)]
-        for what, value in _about(block, cait).items() if index and not unknown else ():
+        unknown = [*unknown_in_block(block, model.embed_dim, reference)]
+        for what, value in about_block(block).items() if index and not unknown else ():
             if value != about_first[what]:
-                unknown.append(f"{value} {what}".strip() + f", where block 0 has {about_first[what]},")
-        for name in ("norm1", "norm2"):
-            norm = getattr(block, name)
-            if isinstance(norm, nn.LayerNorm) and eps is not None and norm.eps != eps:
-                unknown.append(f"a norm with eps {norm.eps}, where the one at the end has {eps},")
+                unknown.append(f"{value}, where block 0 has {about_first[what]},")
         for what in unknown:
             if what not in seen:
                 seen.add(what)
                 yield f"{what} in block {index}"
-
-
-def _about(block: Any, cait: bool) -> dict[str, object]:
-    """What all blocks of a `ViT` have in common."""
-    scales = ("gamma_1", "gamma_2") if cait or hasattr(block, "gamma_1") else ("ls1", "ls2")
-    qkv = block.attn.qkv if hasattr(block.attn, "qkv") else block.attn.q
-    return {
-        "heads": block.attn.num_heads,
-        "hidden units in the MLP": block.mlp.fc1.out_features,
-        "in the bias of queries and keys": "nothing" if qkv.bias is None else "something",
-        "LayerScales": sum(present(block, name) for name in scales),
-    }
-
-
-def _unknown_in_block(block: Any, dim: int) -> Iterator[str]:
-    attn, mlp = block.attn, block.mlp
-    names = ("qkv", "proj", "proj_l", "proj_w", "q", "k", "v")
-    linear = {name: getattr(attn, name) for name in names if hasattr(attn, name)} | {"fc1": mlp.fc1, "fc2": mlp.fc2}
-    for name, part in linear.items():
-        if not isinstance(part, nn.Linear):
-            yield f"a {type(part).__name__} where {name} is a Linear (merge or replace it first)"
-        elif part.bias is None and name not in ("qkv", "q", "k", "v"):
-            yield f"a projection without bias ({name})"
-    norms = (block.norm1, block.norm2)
-    parts = {
-        "norms that are not LayerNorm": not all(isinstance(norm, nn.LayerNorm) for norm in norms),
-        "a LayerNorm without weight or bias": any(getattr(norm, name, 0) is None for norm in norms for name in _BOTH),
-        "a norm of queries or keys": present(attn, "q_norm") or present(attn, "k_norm"),
-        "a norm inside attention": present(attn, "norm"),
-        "a gate in attention": present(attn, "gate"),
-        "a norm inside the MLP": present(mlp, "norm"),
-        "one LayerScale of two": present(block, "ls1") != present(block, "ls2"),
-        "an activation that is not GELU": not is_gelu(mlp.act),
-    }
-    yield from (name for name, differs in parts.items() if differs)
-    if (width := getattr(getattr(attn, "proj", None), "in_features", dim)) != dim:
-        yield f"heads of {width} channels together, where a token has {dim},"
-
-
-_BOTH = ("weight", "bias")
-
-
-def is_gelu(activation: Any) -> bool:
-    """Whether a module computes the exact GELU, whatever its class is called."""
-    x = torch.linspace(-5, 5, 41, device="cpu", dtype=torch.float32)
-    try:
-        with torch.no_grad():
-            return torch.allclose(activation.forward(x.clone()), F.gelu(x), rtol=0, atol=1e-6)
-    except Exception:  # whatever somebody's class raises, it is not GELU alone
-        return False
 
 
 def refuse_another_function(model: nn.Module, convert: Callable[[nn.Module], nn.Module]) -> None:
@@ -241,7 +191,7 @@ def refuse_another_function(model: nn.Module, convert: Callable[[nn.Module], nn.
         part._forward_hooks.clear()
         part._forward_pre_hooks.clear()
     generator = torch.Generator("cpu").manual_seed(SEED)
-    device = theirs.pos_embed.device
+    device = next(theirs.parameters()).device
     for parameter in theirs.parameters():
         draw = torch.rand if parameter.ndim == 1 else torch.randn
         drawn = draw(parameter.shape, generator=generator, device="cpu", dtype=torch.float32)

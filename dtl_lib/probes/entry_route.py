@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import cast
 
 import torch
 from torch import Tensor
@@ -36,20 +35,20 @@ class Route:
         self.read_by_head = group in READ_BY_HEAD and model.config.pool == "cls"
         # class attention without a class token is no plan: as a trunk of as many blocks the rest is one
         self.rest = TokenPlan(self.plan.blocks, tuple(g for g in self.plan.groups if g.name not in self.moved))
-        self.last = self.plan.blocks - 1
+        self.last, self.grid = self.plan.blocks - 1, model.config.grid  # of the images that went through last
 
     def sequences(self, images: Tensor, absent: bool = False) -> Iterator[Tensor]:
         """What each block works on, `(batch, tokens, dim)`, as the plan lays it out; `absent`: without the group.
 
         Class attention without its class token changes nothing.
         """
-        x, _ = self.model.embed(images)
+        x, self.grid = self.model.embed(images)
         plan, layout = self.rest if absent else self.plan, {PATCHES: ALL}
         for index, block in enumerate(self.model.blocks):
             x, layout = self._change(x, layout, plan.layout(index))
             yield x
             if index < self.last and not (absent and self.read_by_head and index >= self.plan.depth):
-                x = block(x)
+                x = block(x, ALL, *self.model.places(self.grid))
 
     def state(self, x: Tensor, block: int) -> Tensor:
         """The group's tokens in the sequence of a block, `(batch, moved, dim)`."""
@@ -66,8 +65,9 @@ class Route:
         return torch.cat([others[:, :start], state.to(others.dtype), others[:, start:]], dim=1)
 
     def learned(self) -> Tensor:
-        """The group's parameters, `(moved, dim)`."""
-        return torch.cat([self.model.tokens[name] for name in self.moved])
+        """The group's learned tokens as they enter, `(moved, dim)`."""
+        learned = self.model.learned()
+        return torch.cat([learned[name] for name in self.moved])
 
     def finish(self, x: Tensor, block: int, without: bool = False) -> Tensor:
         """What the classifiers read, `(batch, heads, dim)`, from the sequence of a block on.
@@ -81,13 +81,11 @@ class Route:
         layout = plan.layout(block)
         for index in range(block, self.plan.blocks):
             x, layout = self._change(x, layout, plan.layout(index))
-            x = self.model.blocks[index](x, reads if reads is not None and index == self.last else ALL)
+            queries = reads if reads is not None and index == self.last else ALL
+            x = self.model.blocks[index](x, queries, *self.model.places(self.grid))
         if reads is not None:
             return self.model.norm(x[:, reads])
-        patches, norm = x[:, layout[PATCHES]], self.model.norm
-        if self.model.config.norm_after_pool:
-            return norm(patches.mean(dim=1))[:, None]
-        return norm(patches).mean(dim=1)[:, None]
+        return self.model.pool_patches(x, layout)[:, None]
 
     def logits(self, read: Tensor) -> Tensor:
         """`(batch, classes)`, the mean of the heads; the tokens themselves of a model without classes."""
@@ -122,7 +120,7 @@ class Route:
 
     def _change(self, x: Tensor, layout: dict, next_layout: dict) -> tuple[Tensor, dict]:
         if list(layout) != list(next_layout):
-            x = enter_and_leave(x, layout, next_layout, cast(dict, self.model.tokens))
+            x = enter_and_leave(x, layout, next_layout, self.model.learned())
         return x, next_layout
 
 

@@ -34,6 +34,20 @@ KINDS = {
     "one block": {"depth": 1},
     "no classes": {"classes": 0},
     "odd MLP": {"mlp_ratio": 2.63},
+    "CLIP": {"norm_before": True, "patch_bias": False, "mlp": "quick_gelu"},
+    "RMSNorm": {"norm": "rms", "qk_norm": True},
+    "SwiGLU": {"mlp": "swiglu", "mlp_norm": True, "attention_norm": True, "final_norm": False},
+    "SwiGLU alone": {"mlp": "swiglu"},
+    "GELU by tanh": {"mlp": "gelu_tanh", "qk_norm": True},
+    "axial": {"rotary": "axial"},
+    "centred": {"rotary": "centred", "rotary_halves": True, "positions": "none", "plan": LEAVING},
+    "mixed": {"rotary": "mixed", "qk_norm": True},
+    "attention pooling": {"pool": "attention", "plan": TokenPlan.of(4, cls_pos=None)},
+    "pooling with prefix": {
+        "pool": "attention", "pool_prefix": True, "plan": LEAVING, "pool_heads": 4, "pool_mlp_ratio": 2.0,
+        "mlp": "quick_gelu", "norm": "rms",
+    },
+    "mean with prefix": {"pool": "patches", "pool_prefix": True, "plan": LEAVING},
 }
 
 
