@@ -50,6 +50,7 @@ def cost_of(config) -> Cost:
         blocks.append(sum(here.values()))
         activations += _kept(config, tokens, queries, hidden, talking)
     activations += patches * config.patch_size**2 * config.channels  # the image, for the patch projection
+    activations += config.norm_before * (patches * dim + _kept_by_norm(config, patches, dim))
     activations += _kept_by_head(config, tokens, patches)
     return Cost(parts, tuple(blocks), _parameters(config), 4 * activations)
 
@@ -74,19 +75,57 @@ def _narrow(config, block: int) -> bool:
 def _kept(config, tokens: int, queries: int, hidden: int, talking: bool) -> int:
     """Numbers that autograd keeps of one block: inputs of norms, products, the GELU, attention and LayerScale."""
     scaled = 2 * queries * config.dim if config.layer_scale is not None else 0
-    normed = 2 * (tokens + queries) * (config.dim + 1)  # what goes into each norm and comes out, mean and deviation
+    normed = 2 * (tokens + queries) * config.dim + _kept_by_norm(config, tokens + queries, config.dim)
     heads = (2 * tokens + 2 * queries) * config.dim  # q, k, v and the output that the projection takes
     copies = 4 if config.heads > 1 else 3  # mixing one head moves nothing, so two of the copies are one
     maps = config.heads * queries * (copies * tokens if talking else 1)  # fused attention keeps one number a row
-    return normed + heads + maps + 2 * queries * hidden + scaled
+    for inner, width in ((config.attention_norm, config.dim), (config.mlp_norm, hidden)):
+        normed += queries * width + _kept_by_norm(config, queries, width) if inner else 0
+    return (
+        normed
+        + heads
+        + _kept_by_turning(config, tokens, queries)
+        + maps
+        + _mlp_kept(config) * queries * hidden
+        + scaled
+    )
+
+
+def _mlp_kept(config) -> int:
+    """How many numbers an MLP keeps for a channel of its second linear map: what that takes, and the activation's."""
+    return {"swiglu": 4, "quick_gelu": 3}.get(config.mlp, 2)
+
+
+def _kept_by_norm(config, tokens: int, width: int) -> int:
+    """Besides what goes in and comes out: mean and deviation, or what an RMSNorm has divided and by what."""
+    return tokens * (2 if config.norm == "layer" else width + 1)
+
+
+def _kept_by_turning(config, tokens: int, queries: int) -> int:
+    """Queries and keys before they are normalised or turned; those before are a part of what keeps the values."""
+    both, heads = (tokens + queries) * config.dim, config.heads
+    if config.qk_norm:
+        return both * (2 if config.rotary == "mixed" else 1) + _kept_by_norm(
+            config, (tokens + queries) * heads, config.dim // heads
+        )
+    return both if config.rotary == "mixed" or (config.rotary and tokens == queries) else 0
 
 
 def _kept_by_head(config, tokens: int, patches: int) -> int:
-    """The same of the last norm and the classifiers."""
-    read = config.dim if config.classes else 0
+    """The same of the last norm, the pool and the classifiers."""
+    dim, read = config.dim, config.dim if config.classes else 0
     if config.pool == "cls":
-        return len(config.head_names) * (config.dim + 2 + read)
-    return (config.dim + 2 if config.norm_after_pool else tokens * config.dim + 2 * patches) + read
+        return len(config.head_names) * (config.final_norm * (dim + _kept_by_norm(config, 1, dim)) + read)
+    if config.norm_after_pool:
+        return config.final_norm * (dim + _kept_by_norm(config, 1, dim)) + read
+    pooled = patches + _beside(config)
+    kept = read + config.final_norm * (
+        (pooled if config.pool_prefix else tokens) * dim + _kept_by_norm(config, pooled, dim)
+    )
+    if config.pool == "attention":
+        mlp = (3 if config.pool_mlp == "quick_gelu" else 2) * config.pool_hidden
+        kept += 3 * pooled * dim + 3 * dim + (config.pool_heads or config.heads) + _kept_by_norm(config, 1, dim) + mlp
+    return kept
 
 
 def _parameters(config) -> int:

@@ -128,8 +128,8 @@ class Tape:
         return rows if isinstance(of, str) and of not in READ_BY_HEAD else rows.squeeze(2)
 
     def pool_maps(self) -> Tensor:
-        """How much attention pooling draws from each patch, `(batch, heads, rows, columns)`, float32; a ValueError where
-        the head reads something else."""
+        """How much attention pooling draws from each patch, `(batch, heads, rows, columns)`, float32; a ValueError
+        where the head reads something else."""
         if self._pool is None:
             raise ValueError('nothing is recorded of attention pooling, which a model with pool="attention" has')
         q, k = (part.float() for part in self._pool)

@@ -114,9 +114,10 @@ class RotaryAttention(QKNormAttention):
             raise ValueError("rotary positions need to know where patches are: block(x, queries, *model.places(grid))")
         q, k, v = super().project_qkv(x, queries)
         angles = self.angles(*places)
-        angles = F.pad(angles, (0, 0, 0, 0, x.shape[1] - len(angles), 0))
-        q, k = (rotate(self._split(part), a, self.halves).flatten(2) for part, a in ((q, angles[queries]), (k, angles)))
-        return q, k, v
+        angles = F.pad(angles, (0, 0, 0, 0, x.shape[1] - angles.shape[0], 0))
+        cos, sin = angles.cos(), angles.sin()
+        q = rotate(self._split(q), cos[queries], sin[queries], self.halves).flatten(2)
+        return q, rotate(self._split(k), cos, sin, self.halves).flatten(2), v
 
 
 class RotaryBlock(Block):
@@ -177,16 +178,15 @@ def _frequencies(config: "ViTConfig", device: torch.device | None = None) -> Ten
     return config.rotary_temperature ** (-torch.arange(count, dtype=torch.float32, device=device) / count)
 
 
-def rotate(x: Tensor, angles: Tensor, halves: bool) -> Tensor:
+def rotate(x: Tensor, cos: Tensor, sin: Tensor, halves: bool) -> Tensor:
     """Turn pairs of channels (RoFormer, §3.2): neighbours, or one of each half of the channels.
 
     Args:
         x: `(batch, tokens, heads, head_dim)`.
-        angles: `(tokens, heads or 1, head_dim / 2)`, float32.
+        cos, sin: of each pair's angle, `(tokens, heads or 1, head_dim / 2)`, float32.
         halves: whether a pair is a channel of the first half and one of the second.
     """
     a, b = x.chunk(2, dim=-1) if halves else (x[..., ::2], x[..., 1::2])
-    cos, sin = angles.cos(), angles.sin()
     turned = a * cos - b * sin, b * cos + a * sin
     return (torch.cat(turned, dim=-1) if halves else torch.stack(turned, dim=-1).flatten(-2)).to(x.dtype)
 
@@ -232,7 +232,7 @@ class AttentionPool(nn.Module):
         self.mlp = Mlp(dim, hidden) if config.pool_mlp == "gelu" else ActivatedMlp(dim, hidden, config.pool_mlp)
 
     def forward(self, x: Tensor) -> Tensor:
-        parts = self.ask(self.query).expand(len(x), 1, -1), *self.answer(x).chunk(2, dim=-1)
+        parts = self.ask(self.query).expand(x.shape[0], 1, -1), *self.answer(x).chunk(2, dim=-1)
         q, k, v = (rearrange(part, "b tokens (heads dim) -> b heads tokens dim", heads=self.heads) for part in parts)
         x = self.project(rearrange(self.core(q, k, v), "batch heads tokens dim -> batch (tokens heads dim)"))
         return x + self.mlp(self.norm(x))

@@ -28,11 +28,13 @@ def plans(draw, max_depth: int = 12, max_class_blocks: int = 3, max_tokens: int 
 def configs(draw, max_depth: int = 4) -> ViTConfig:
     """Small configurations of every kind: head, LayerScale, talking heads, positions, size."""
     plan = draw(plans(max_depth=max_depth, max_class_blocks=2, max_tokens=3))
-    pool = "cls" if plan.class_blocks else draw(st.sampled_from(("cls", "patches")))
-    if plan.group("cls") is None:
+    pool = "cls" if plan.class_blocks else draw(st.sampled_from(("cls", "patches", "attention")))
+    if plan.group("cls") is None and pool == "cls":
         pool = "patches"
     heads = draw(st.sampled_from((1, 2, 3)))
+    variant = draw(variants(plan, pool)) if draw(st.booleans()) else {}
     return ViTConfig(
+        **variant,
         image_size=(4 * draw(st.integers(1, 4)), 4 * draw(st.integers(1, 4))),
         patch_size=4,
         channels=draw(st.sampled_from((1, 3))),
@@ -48,7 +50,36 @@ def configs(draw, max_depth: int = 4) -> ViTConfig:
         layer_scale=draw(st.sampled_from((None, 1e-5, 0.1))),
         drop_path=draw(st.sampled_from((0.0, 0.2))),
         drop_path_schedule=draw(st.sampled_from(("linear", "uniform"))),
-        talking_heads=draw(st.booleans()),
-        positions=draw(st.sampled_from(("learned", "sincos"))),
+        talking_heads=not {"rotary", "qk_norm"} & set(variant) and draw(st.booleans()),
+        positions=draw(st.sampled_from(("learned", "sincos", "none"))),
         position_offset=draw(st.sampled_from((None, 0.1))),
     )
+
+
+@st.composite
+def variants(draw, plan: TokenPlan, pool: str) -> dict:
+    """Fields in which a small configuration is no plain ViT."""
+    fields = {
+        "patch_bias": draw(st.booleans()),
+        "norm_before": draw(st.booleans()),
+        "final_norm": draw(st.booleans()),
+        "norm": draw(st.sampled_from(("layer", "rms"))),
+        "attention_norm": draw(st.booleans()),
+        "mlp_norm": draw(st.booleans()),
+        "mlp": draw(st.sampled_from(("gelu", "gelu_tanh", "quick_gelu", "swiglu"))),
+        "pool_prefix": pool != "cls" and draw(st.booleans()),
+    }
+    if draw(st.booleans()):
+        fields["qk_norm"] = True
+    if not plan.class_blocks and (rotary := draw(st.sampled_from((None, "axial", "centred", "mixed")))):
+        fields |= {"rotary": rotary, "rotary_temperature": draw(st.sampled_from((10.0, 1e4)))}
+        fields["rotary_offset"] = draw(st.sampled_from((0.0, 1.0)))
+        fields["rotary_reference"] = None if rotary == "centred" else draw(st.sampled_from((None, (3, 2))))
+        if rotary != "mixed":
+            fields["rotary_columns_first"], fields["rotary_halves"] = draw(st.booleans()), draw(st.booleans())
+    if pool == "attention":
+        fields |= {
+            "pool_heads": draw(st.sampled_from((None, 1, 2))),
+            "pool_mlp_ratio": draw(st.sampled_from((None, 2.0))),
+        }
+    return fields

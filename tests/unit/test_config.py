@@ -79,8 +79,8 @@ CLS_AT_END = TokenPlan.of(2, cls_pos=2, class_blocks=1)
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"pool": "mean"}, "pool is one of cls, patches, not 'mean'"),
-        ({"positions": "rotary"}, "positions is one of learned, sincos, not 'rotary'"),
+        ({"pool": "mean"}, "pool is one of cls, patches, attention, not 'mean'"),
+        ({"positions": "rotary"}, "positions is one of learned, sincos, none, not 'rotary'"),
         ({"drop_path_schedule": "cosine"}, "drop_path_schedule is one of linear, uniform, not 'cosine'"),
         ({"patch_size": 0}, "patch_size is a whole number, 1 or more, not 0"),
         ({"patch_size": 4.0}, "patch_size is a whole number"),

@@ -44,8 +44,13 @@ KINDS = {
     "mixed": {"rotary": "mixed", "qk_norm": True},
     "attention pooling": {"pool": "attention", "plan": TokenPlan.of(4, cls_pos=None)},
     "pooling with prefix": {
-        "pool": "attention", "pool_prefix": True, "plan": LEAVING, "pool_heads": 4, "pool_mlp_ratio": 2.0,
-        "mlp": "quick_gelu", "norm": "rms",
+        "pool": "attention",
+        "pool_prefix": True,
+        "plan": LEAVING,
+        "pool_heads": 4,
+        "pool_mlp_ratio": 2.0,
+        "mlp": "quick_gelu",
+        "norm": "rms",
     },
     "mean with prefix": {"pool": "patches", "pool_prefix": True, "plan": LEAVING},
 }
@@ -64,7 +69,7 @@ def multiply_adds(config: ViTConfig) -> int:
     return counter.get_total_flops() // 2
 
 
-def kept_bytes(config: ViTConfig, batch: int = 2) -> float:
+def kept_bytes(config: ViTConfig, batch: int = 32) -> float:
     """Bytes an image of distinct memory that autograd keeps for the backward pass, parameters aside."""
     model, kept = ViT(replace(config, drop_path=0.0)).train(), {}
     own = {value.untyped_storage().data_ptr() for value in [*model.parameters(), *model.buffers()]}

@@ -14,6 +14,8 @@ MODELS = {
     "all sorts": (TokenPlan(3, (Group("cls", 1, 1), Group("dist", 1, 1), Group("reg", 2, 0, 2))), {"layer_scale": 0.1}),
     "average": (TokenPlan.of(2, cls_pos=None, reg_pos=1, num_reg=2), {"pool": "patches", "norm_after_pool": True}),
     "cait": (TokenPlan.of(2, cls_pos=2, class_blocks=1), {"talking_heads": True, "layer_scale": 0.1}),
+    "rotary": (TokenPlan.of(2, cls_pos=1, reg_pos=0, num_reg=2), {"rotary": "axial", "qk_norm": True, "mlp": "swiglu"}),
+    "mixed": (TokenPlan.of(2), {"rotary": "mixed", "norm_before": True, "pool": "attention"}),
 }
 
 

@@ -259,8 +259,8 @@ class TestNamesAndFilesAsTheyAreFound:
         [
             ("resnet18.a1_in1k", "not a ResNet"),
             ("timm/convit_tiny.fb_in1k", "not a ConVit"),
-            ("vit_base_patch16_clip_224.openai", "a norm before the blocks"),
-            ("vit_giant_patch14_dinov2.lvd142m", "is made with"),
+            ("beit_base_patch16_224.in22k_ft_in22k", "not a Beit"),
+            ("aimv2_large_patch14_224.apple_pt", "a norm of patches"),
         ],
     )
     def test_an_architecture_that_cannot_be_is_refused_before_the_download(self, folder, name, said, monkeypatch):

@@ -33,6 +33,9 @@ MODELS = {
     "plain": lambda: build(TokenPlan.of(3)),
     "average": lambda: build(TokenPlan.of(3, cls_pos=None, reg_pos=1, num_reg=2), pool="patches"),
     "cait": lambda: build(CAIT, talking_heads=True, layer_scale=0.3),
+    "axial": lambda: build(rotary="axial", rotary_reference=(3, 3), qk_norm=True, mlp="swiglu", attention_norm=True),
+    "mixed": lambda: build(rotary="mixed", norm="rms", norm_before=True),
+    "pooled": lambda: build(rotary="centred", rotary_halves=True, pool="attention", pool_prefix=True),
 }
 SIZES = [(32, 32), (24, 40)]
 
@@ -411,7 +414,7 @@ def test_ddp_is_seen_through(tmp_path):
 class TestTheLastBlocksOtherRows:
     """Without gradients they are computed when they are asked for, and are what the forward pass would have."""
 
-    KINDS = ("moving", "plain", "cait", "talking")
+    KINDS = ("moving", "plain", "cait", "talking", "axial", "mixed")
 
     @staticmethod
     def build(kind):

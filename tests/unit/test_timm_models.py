@@ -134,7 +134,10 @@ def swapped(part, value):
         ),
         (swapped("mlp", lambda: timm.layers.GluMlp(24, 96)), "an activation that is not GELU, QuickGELU or SwiGLU"),
         (swapped("mlp", lambda: timm.layers.GatedMlp(24, 96)), "is made with GatedMlp"),
-        (swapped("attn.qkv", lambda: nn.Linear(24, 72, bias=False)), "no bias of queries and keys, where block 0 has a"),
+        (
+            swapped("attn.qkv", lambda: nn.Linear(24, 72, bias=False)),
+            "no bias of queries and keys, where block 0 has a",
+        ),
         (swapped("attn.proj", lambda: nn.Linear(24, 24, bias=False)), r"a projection without bias \(proj\) in block 2"),
         (
             swapped("norm1", lambda: nn.LayerNorm(24, eps=1e-6, bias=False)),
@@ -163,7 +166,7 @@ def test_class_attention_is_looked_at_block_by_block(block):
     model = made(CAIT)
     same(from_timm(model), model)
     model.blocks_token_only[block].mlp.act = nn.ReLU()
-    with pytest.raises(ValueError, match=f"not GELU in block {3 + block}"):
+    with pytest.raises(ValueError, match=f"not GELU, QuickGELU or SwiGLU in block {3 + block}"):
         from_timm(model)
 
 
