@@ -13,12 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from . import zoo
+from .checkpoint import load_model
 from .checks import first_line
 from .host import data_folder
 from .models import ViT
+from .paths import require, user_path
 from .timm_models import from_timm
 from .timm_parts import is_cait, refuse_unknown
 from .tokens import TokenPlan
+from .weights import check_same_architecture, has_card, model_from, read_weights
 
 __all__ = ["LoadReport", "from_timm", "is_ours", "load_pretrained", "load_shared", "timm_model"]
 log = logging.getLogger("dtl_lib")
@@ -32,20 +35,25 @@ class LoadReport:
         shared: loaded.
         initialised: in the model and not in the weights; fresh.
         left: in the weights and not in the model.
+        said: what else there is to know about them, in sentences, such as what the file says of itself.
     """
 
     shared: tuple[str, ...]
     initialised: tuple[str, ...]
     left: tuple[str, ...]
+    said: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         lines = [f"{len(self.shared)} tensors loaded"]
         lines += [f"initialised: {', '.join(self.initialised)}"] if self.initialised else []
         lines += [f"left out: {', '.join(self.left)}"] if self.left else []
+        lines += self.said
         return "; ".join(lines)
 
 
-def load_pretrained(name: str, plan: TokenPlan | None = None, classes: int | None = None) -> ViT:
+def load_pretrained(
+    name: str, plan: TokenPlan | None = None, classes: int | None = None, weights: str | Path | None = None
+) -> ViT:
     """A model with trained weights.
 
     Args:
@@ -55,24 +63,53 @@ def load_pretrained(name: str, plan: TokenPlan | None = None, classes: int | Non
         plan: another plan than the weights were trained with. Shared tensors load, new groups are initialised;
             `model.loaded`, a `LoadReport`, lists both.
         classes: another number of classes: the head is then fresh.
+        weights: a file to read instead, `.safetensors` or `.pth`, of timm's, DINO's (the teacher), DeiT's, DINOv2's
+            or ours; `name` is then the architecture's. Half precision becomes float32, prefixes such as `module.` and
+            `backbone.` are left out; what is in the file and not in the model is in `model.loaded.left`.
 
     Raises:
-        ValueError: where there are no such weights, with what to do.
+        ValueError: where there are no such weights, with what to do; where a file lacks what the model needs.
     """
     name = str(name)
-    if not is_ours(name):
+    report = None
+    if weights is not None:
+        model, report = _from_weights(name, weights)
+    elif is_ours(name):
+        model = _checkpoint(name)
+    else:
         _refuse_architecture(name)
-    model = _checkpoint(name) if is_ours(name) else from_timm(timm_model(name)).eval()
+        model = from_timm(timm_model(name)).eval()
     config = model.config if plan is None else model.config.with_plan(plan)
     if classes is not None:
         config = replace(config, classes=classes)
     if config == model.config:
-        model.loaded = LoadReport(tuple(model.state_dict()), (), ())
+        model.loaded = report or LoadReport(tuple(model.state_dict()), (), ())
         return model
     fresh = ViT(config)
     fresh.loaded = load_shared(fresh, model.state_dict(), model.plan.depth)
+    if report:
+        fresh.loaded = replace(fresh.loaded, left=fresh.loaded.left + report.left, said=report.said)
     log.warning("%s: %s", name, fresh.loaded)
     return fresh.eval()
+
+
+def _from_weights(name: str, path: str | Path) -> tuple[ViT, LoadReport]:
+    """A model of timm's architecture `name` with the weights of a file."""
+    if is_ours(name):
+        raise ValueError(f"weights go with a name of timm's, and {name} is a model with its own: leave one of them out")
+    _refuse_architecture(name)
+    file = user_path(path)
+    require(file, "a file", "give a file of weights, .safetensors or .pth")
+    if has_card(file):
+        model = load_model(file)
+        check_same_architecture(model, _timm_name(name), file)
+        return model, LoadReport(tuple(model.state_dict()), (), ())
+    theirs, left, said = model_from(read_weights(file), _timm_name(name), file)
+    model = from_timm(theirs).eval()
+    report = LoadReport(tuple(model.state_dict()), (), left, said)
+    if left or said:
+        log.warning("%s: %s", file, report)
+    return model, report
 
 
 def is_ours(name: str) -> bool:
@@ -106,8 +143,6 @@ def _place(name: str, depth: int) -> str:
 
 
 def _checkpoint(name: str) -> ViT:
-    from .checkpoint import load_model
-
     if not name.startswith(zoo.PREFIX):
         return load_model(name)
     card, model = zoo.read_card(name), load_model(zoo.path(name))

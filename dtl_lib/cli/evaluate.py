@@ -12,7 +12,7 @@ from ..host import device_name, find_device
 from ..train.recipe import AMP
 from ..zoo import PREFIX
 from .parser import Parser, positive
-from .shared_flags import DATA, add_data, add_machine, add_processes, add_record, check_level
+from .shared_flags import DATA, add_data, add_machine, add_processes, add_record, add_weights, check_level
 
 if TYPE_CHECKING:
     from ..models import ViT
@@ -39,8 +39,9 @@ def flags(parser: Parser) -> None:
 def add_trained(parser: Parser) -> None:
     """Which trained model."""
     parser.add_argument("--model-path", metavar="FILE", help="a checkpoint, such as best.safetensors")
-    parser.add_argument("--model", metavar="NAME", help="a name of timm's, with --pretrained, or zoo/…")
+    parser.add_argument("--model", metavar="NAME", help="a name of timm's, with --pretrained or --weights, or zoo/…")
     parser.add_argument("--pretrained", action="store_true", help="use the published weights of --model")
+    add_weights(parser)
 
 
 def main(args: Namespace) -> None:
@@ -101,13 +102,17 @@ def trained_model(args: Namespace) -> ViT:
         raise ValueError("give --model-path or --model, not both")
     if args.pretrained and not args.model:
         raise ValueError("--pretrained means the published weights of --model: give --model, or leave it out")
+    if args.weights and (args.pretrained or not args.model):
+        raise ValueError("--weights FILE holds the weights of --model NAME: give that name, and no --pretrained")
     if args.model_path:
         return load_model(args.model_path)
     if not args.model:
         raise ValueError("say which model: --model-path best.safetensors, or --model NAME --pretrained")
+    if args.weights:
+        return load_pretrained(args.model, weights=args.weights)
     if args.model.startswith("zoo/") or args.model.endswith(".safetensors") or args.pretrained:
         return load_pretrained(args.model)
-    raise ValueError(f"--model {args.model} alone has random weights: add --pretrained, or give --model-path")
+    raise ValueError(f"--model {args.model} alone has random weights: add --pretrained or --weights FILE")
 
 
 def _sets(args: Namespace, model: ViT, said: bool) -> data.Sets:

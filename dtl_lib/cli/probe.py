@@ -16,7 +16,7 @@ from .questions import drawn
 from .questions.answers import FORMATS
 from .questions.entry import BEFORE, WAYS
 from .questions.kinds import OfEach, OfEntry, OfWeights, OverImages, Question
-from .shared_flags import add_data, add_machine, add_record
+from .shared_flags import add_data, add_machine, add_record, add_weights
 
 SUMMARY = "Ask a trained ViT a question: where it looks, what its tokens say, what its weights hold."
 CONTROL = 64  # images on which the untrained model is measured
@@ -124,6 +124,7 @@ def flags(parser: Parser) -> None:
     text = "; ".join(f"{name}: {question.asks}" for name, question in QUESTIONS.items())
     parser.add_argument("question", nargs="?", choices=QUESTIONS, metavar="QUESTION", help=text)
     parser.add_argument("model", nargs="?", metavar="MODEL", help="a name of timm's, a checkpoint of ours, or zoo/…")
+    add_weights(parser, "MODEL")
     text = "images, and folders of images (default: those of the data set, or a bundled photo)"
     parser.add_argument("images", nargs="*", metavar="IMAGE|DIR", help=text)
     images = parser.add_argument_group("images")
@@ -160,7 +161,7 @@ def main(args: Namespace) -> None:
         raise ValueError("say what to ask, and which model: dtl probe entry MODEL --data-path DIR")
     question = QUESTIONS[args.question]
     _settle(args, question)
-    model = load_pretrained(args.model).eval()
+    model = load_pretrained(args.model, weights=args.weights).eval()
     check_weights(model)
     question.run(args, model)
 

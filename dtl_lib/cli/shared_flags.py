@@ -30,9 +30,9 @@ CONFIG = {
     "drop_path": "probability of dropping a residual branch (stochastic depth)",
     "drop_path_schedule": "linear: it rises to --drop-path over the blocks; uniform: it is the same in all",
     "talking_heads": "mix the heads before and after the softmax",
-    "pool": "what the classifier reads: cls, or patches for their mean",
+    "pool": "what the classifier reads: cls, patches for their mean, or attention",
     "norm_after_pool": "normalise after pooling instead of before",
-    "positions": "position embedding: learned or sincos",
+    "positions": "position embedding: learned, sincos or none",
 }
 
 
@@ -68,9 +68,9 @@ def configured(base: ViTConfig, args: Namespace) -> ViTConfig:
             )
         plan = TokenPlan.of(depth, **{**_numbers(base.plan, depth), **tokens})
         changed |= {"plan": plan, "depth": depth}
-        if plan.group("cls") is None:
+        if plan.group("cls") is None and base.pool != "attention":
             changed.setdefault("pool", "patches")
-        elif base.plan.group("cls") is None:
+        elif base.plan.group("cls") is None and base.pool != "attention":
             changed = {"pool": "cls", "norm_after_pool": False, **changed}
     return replace(base, **changed)
 
@@ -92,6 +92,12 @@ def _numbers(plan: TokenPlan, depth: int) -> dict:
         "cls_pos": enter(cls), "reg_pos": enter(reg), "num_reg": reg.tokens if reg else 0,
         "dist": plan.group("dist") is not None, "class_blocks": plan.class_blocks,
     }  # fmt: skip
+
+
+def add_weights(parser: Parser, of: str = "--model") -> None:
+    """The file that a model of timm's has its weights from."""
+    text = f"a file with the weights of {of}, a name of timm's: .safetensors or .pth, timm's, DINO's, DeiT's or ours"
+    parser.add_argument("--weights", metavar="FILE", help=text)
 
 
 def add_data(parser: Parser, purpose: str) -> None:

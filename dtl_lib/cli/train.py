@@ -30,6 +30,7 @@ from .shared_flags import (
     add_model,
     add_processes,
     add_record,
+    add_weights,
     check_level,
     check_trainable,
     configured,
@@ -75,6 +76,7 @@ def flags(parser: Parser) -> None:
         "--resume", nargs="?", const=True, metavar="DIR", help="resume the run saved in DIR, or in --output-dir"
     )
     run.add_argument("--finetune", metavar="WEIGHTS", help="start from these weights: a timm name, zoo/… or a path")
+    add_weights(run, "--finetune")
     partial = "accept --finetune's weights even if they hold less than half of the model"
     run.add_argument("--allow-partial", action="store_true", help=partial)
     only = "only evaluate the weights of --resume or --finetune, as dtl evaluate does"
@@ -123,8 +125,8 @@ def main(args: Namespace) -> None:
 
     if args.resume and args.finetune:
         raise ValueError("--resume continues with a run's own weights, --finetune starts from others: give one of them")
-    if args.allow_partial and not args.finetune:
-        raise ValueError("--allow-partial is about the weights of --finetune: give those too, or leave it out")
+    if (args.allow_partial or args.weights) and not args.finetune:
+        raise ValueError("--allow-partial is about the weights of --finetune, --weights a file of them: give it too")
     if args.eval:
         return evaluate.main(_evaluation(args))
     device = find_device(local_device(args.device))
@@ -149,7 +151,7 @@ def train_model(args: Namespace, device, processes: Processes) -> None:
     check_ranks_agree(processes, shared)
     folder, saved_card = resume_point(args, processes)
     with processes.first_on_each_host():  # what has to be downloaded is downloaded once
-        pretrained = load_pretrained(args.finetune) if args.finetune and not saved_card else None
+        pretrained = load_pretrained(args.finetune, weights=args.weights) if args.finetune and not saved_card else None
         images = _images(args, saved_card)
         recipe = _recipe(args, images["name"], saved_card)
         config = _config(args, images["name"], pretrained, saved_card)
@@ -276,7 +278,7 @@ def _evaluation(args: Namespace) -> Namespace:
     if folder is None and not args.finetune:
         raise ValueError("--eval evaluates weights: give --resume DIR, or --finetune with a timm name, zoo/… or a path")
     path = folder and (folder if Path(folder).suffix == SUFFIX else str(Path(folder) / BEST))
-    model = {"model_path": path, "model": None if path else args.finetune, "pretrained": not path}
+    model = {"model_path": path, "model": None if path else args.finetune, "pretrained": not (path or args.weights)}
     return Namespace(**{**_defaults(evaluate.flags), **vars(args), **model})
 
 
