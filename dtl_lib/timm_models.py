@@ -165,8 +165,9 @@ def _variant(model: Any, first: Any, pool: str) -> dict[str, Any]:
         every = getattr(model, "pool_include_prefix", pool == "attention")
         fields["pool_prefix"] = bool(every) and model.num_prefix_tokens > 0
     if pool == "attention":
-        fields["pool_heads"] = model.attn_pool.num_heads
-        fields["pool_mlp_ratio"] = _ratio(model.attn_pool.mlp.fc1.out_features, model.embed_dim)
+        heads, units = model.attn_pool.num_heads, model.attn_pool.mlp.fc1.out_features
+        fields["pool_heads"] = None if heads == first.attn.num_heads else heads
+        fields["pool_mlp_ratio"] = None if units == first.mlp.fc2.in_features else _ratio(units, model.embed_dim)
     return fields
 
 

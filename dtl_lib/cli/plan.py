@@ -6,7 +6,7 @@ from dataclasses import replace
 from ..config import ViTConfig, named
 from ..tokens import TokenPlan
 from .parser import Parser
-from .shared_flags import add_model, configured
+from .shared_flags import PLAIN_POOL, add_model, configured
 
 SUMMARY = "Print which tokens are in the sequence at each block, and what that costs."
 DEFAULT = "vit_tiny_patch16_224"
@@ -40,6 +40,5 @@ def standard(config: ViTConfig) -> ViTConfig:
     return replace(
         config,
         plan=TokenPlan.of(config.depth, config.depth if blocks else 0, class_blocks=blocks),
-        pool="cls",
-        norm_after_pool=False,
+        **PLAIN_POOL,
     )

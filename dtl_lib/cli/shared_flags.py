@@ -34,6 +34,13 @@ CONFIG = {
     "norm_after_pool": "normalise after pooling instead of before",
     "positions": "position embedding: learned, sincos or none",
 }
+PLAIN_POOL = {
+    "pool": "cls",
+    "norm_after_pool": False,
+    "pool_prefix": False,
+    "pool_heads": None,
+    "pool_mlp_ratio": None,
+}  # of a model that reads its class token
 
 
 def add_model(parser: Parser, default: str) -> None:
@@ -71,7 +78,7 @@ def configured(base: ViTConfig, args: Namespace) -> ViTConfig:
         if plan.group("cls") is None and base.pool != "attention":
             changed.setdefault("pool", "patches")
         elif base.plan.group("cls") is None and base.pool != "attention":
-            changed = {"pool": "cls", "norm_after_pool": False, **changed}
+            changed = {**PLAIN_POOL, **changed}
     return replace(base, **changed)
 
 

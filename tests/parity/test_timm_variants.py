@@ -1,5 +1,6 @@
 """Our ViT computes timm's function where timm's is no plain ViT: CLIP, SigLIP, EVA-02, DINOv3, PE, and their parts."""
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -10,6 +11,8 @@ from timm.models import VisionTransformer
 from timm.models.eva import Eva
 from torch import nn
 
+from dtl_lib.architectures import _variants
+from dtl_lib.config import named
 from dtl_lib.pretrained import from_timm
 from dtl_lib.tape import record
 from dtl_lib.timm_models import _config
@@ -121,6 +124,17 @@ def test_at_another_size(kind):
     family, options = PARTS[kind]
     theirs = perturbed(family(**{**SMALL, **options, **DYNAMIC}))
     compare(from_timm(theirs), theirs, (24, 64))
+
+
+@pytest.mark.parametrize("name", sorted(_variants()))
+def test_named_configurations_are_timms(name):
+    with torch.device("meta"):
+        theirs = timm.create_model(name)
+    for module in theirs.modules():  # a tensor on "meta" has no value to read
+        for key in {"gamma", "gamma_1"} & {name for name, _ in module.named_parameters(recurse=False)}:
+            setattr(module, key, nn.Parameter(torch.full((1,), 1e-5)))
+    read = replace(_config(theirs, False), layer_scale=named(name).layer_scale)
+    assert read == named(name)
 
 
 def test_a_named_model_with_rms_norm_and_one_with_normed_queries_are_among_them():

@@ -210,7 +210,7 @@ ADDED = {
     },
     "a model": {
         "tests/unit/test_model_NAME.py": new(MODEL_TEST),
-        "dtl_lib/config.py": row(
+        "dtl_lib/architectures.py": row(
             ("    table = {}\n", '    table["vit_novel_patch8_32"] = ViTConfig(32, 8, dim=48, depth=2, heads=4)\n')
         ),
     },

@@ -11,9 +11,9 @@ import dtl_lib
 PACKAGE = Path(dtl_lib.__file__).parent
 GROUND = {"paths", "host", "checks", "hashing", "atomic", "progress"}
 CORE = {
-    "tokens", "config", "config_checks", "cost", "layers", "variants", "hooks", "models", "tape", "deferred",
-    "recordable", "pretrained", "timm_models", "timm_parts", "timm_layers", "timm_weights", "weights", "checkpoint",
-    "zoo", "probes", "figures", "exercises",
+    "tokens", "config", "config_checks", "architectures", "cost", "layers", "variants", "hooks", "models", "tape",
+    "deferred", "recordable", "pretrained", "timm_models", "timm_parts", "timm_layers", "timm_weights", "weights",
+    "checkpoint", "zoo", "probes", "figures", "exercises",
 }  # fmt: skip
 ROOMS = (GROUND, CORE, {"data"}, {"outputs"}, {"ledger"}, {"train"}, {"stored"}, {"lab"}, {"cli"}, {"__main__"})
 LEVEL = {name: level for level, names in enumerate(ROOMS) for name in names}

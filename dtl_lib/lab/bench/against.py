@@ -75,6 +75,8 @@ def timm_of(config: ViTConfig) -> nn.Module:
     from timm.models.deit import VisionTransformerDistilled
     from timm.models.vision_transformer import VisionTransformer
 
+    if other := (*config.variants, *(["pool"] if config.pool == "attention" else [])):
+        raise ValueError(f"timm's plain ViT is compared, and this one has {', '.join(other)}: choose another --model")
     plan = config.plan if is_standard_plan(config) else _standard(config)
     common = {
         "img_size": config.image_size, "patch_size": config.patch_size, "in_chans": config.channels,
