@@ -30,9 +30,12 @@ log = logging.getLogger("dtl_lib")
 def from_timm(model: nn.Module, check: bool = True) -> ViT:
     """The same function as a live timm model, as a `ViT`, with each weight's dtype, device and `requires_grad`.
 
-    Plain ViT (class token, average pooling, registers), DeiT, distilled DeiT, DeiT-III, DINO, DINOv2 with and without
-    registers, CaiT; also with a head of your own, if that is one Linear. Positions that the checkpoint adds to its
-    prefix tokens are folded into those tokens. A `ViT` has no dropout: where the model has some, a warning says so.
+    Every pre-norm ViT: with a class token, registers, average or attention pooling, with prefix tokens or without (DeiT,
+    distilled DeiT, DeiT-III, DINO, DINOv2, SigLIP); with a norm before the blocks and QuickGELU (CLIP); with SwiGLU,
+    packed or not, RMSNorm, normalised queries and keys; with rotary positions, axial, centred or mixed (EVA-02, DINOv3,
+    Perception Encoder, RoPE-ViT); and CaiT. Also with a head of your own, if that is one Linear. Positions that the
+    checkpoint adds to its prefix tokens are folded into those tokens. A `ViT` has no dropout: where the model has some,
+    a warning says so.
 
     Args:
         model: timm's, which stays as it is.

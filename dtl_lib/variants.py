@@ -154,8 +154,8 @@ def rotary_places(config: "ViTConfig", grid: tuple[int, int], device: torch.devi
         device: where.
 
     Returns:
-        "mixed": each patch's row and column, `(patches, 2)`. "axial" (EVA-02, §2.2) and "centred" (DINOv3, §3.2): how
-        far each pair of channels turns, `(patches, 1, head_dim / 2)`, half of them by the row, half by the column.
+        For "mixed" each patch's row and column, `(patches, 2)`. For "axial" (EVA-02, §2.2) and "centred" (DINOv3, §3.2)
+        how far each pair of channels turns, `(patches, 1, head_dim / 2)`, half of them by the row, half by the column.
     """
     if config.rotary is None:
         return ()
