@@ -34,6 +34,9 @@ class ViTConfig:
         positions: "learned", fixed "sincos", or "none" (besides rotary ones).
         position_offset: DINOv2's way of interpolating (see `interpolate_positions`); None antialiases.
         patch_bias: whether the projection of patches has a bias (CLIP: no).
+        patch_norm: a norm of patches, before positions are added (AIMv2).
+        linear_bias: whether the last linear map of attention and both of the MLP have a bias (AIMv2: no).
+        mlp_scale: whether LayerScale, where there is one, is in the MLP's branch too (Sapiens2: no).
         norm_before: a norm of what enters the blocks, patches and learned tokens (CLIP).
         final_norm: a norm after the last block.
         norm: "layer" or "rms", of every norm.
@@ -82,6 +85,9 @@ class ViTConfig:
     crop: float = 0.9
     interpolation: str = "bicubic"
     patch_bias: bool = True
+    patch_norm: bool = False
+    linear_bias: bool = True
+    mlp_scale: bool = True
     norm_before: bool = False
     final_norm: bool = True
     norm: str = "layer"

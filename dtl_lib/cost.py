@@ -50,7 +50,7 @@ def cost_of(config) -> Cost:
         blocks.append(sum(here.values()))
         activations += _kept(config, tokens, queries, hidden, talking)
     activations += patches * config.patch_size**2 * config.channels  # the image, for the patch projection
-    activations += config.norm_before * (patches * dim + _kept_by_norm(config, patches, dim))
+    activations += (config.norm_before + config.patch_norm) * (patches * dim + _kept_by_norm(config, patches, dim))
     activations += _kept_by_head(config, tokens, patches)
     return Cost(parts, tuple(blocks), _parameters(config), 4 * activations)
 
@@ -74,7 +74,7 @@ def _narrow(config, block: int) -> bool:
 
 def _kept(config, tokens: int, queries: int, hidden: int, talking: bool) -> int:
     """Numbers that autograd keeps of one block: inputs of norms, products, the GELU, attention and LayerScale."""
-    scaled = 2 * queries * config.dim if config.layer_scale is not None else 0
+    scaled = (1 + config.mlp_scale) * queries * config.dim if config.layer_scale is not None else 0
     normed = 2 * (tokens + queries) * config.dim + _kept_by_norm(config, tokens + queries, config.dim)
     heads = (2 * tokens + 2 * queries) * config.dim  # q, k, v and the output that the projection takes
     copies = 4 if config.heads > 1 else 3  # mixing one head moves nothing, so two of the copies are one
@@ -132,16 +132,17 @@ def _parameters(config) -> int:
     dim, hidden = config.dim, config.hidden
     rows, columns = config.grid
     norm = 2 if config.norm == "layer" else 1  # numbers a channel
-    block = (
-        (3 * dim**2 + 3 * dim * config.qkv_bias) + (dim**2 + dim) + (2 * dim * hidden + hidden + dim) + 2 * norm * dim
-    )
-    block += 2 * dim * (config.layer_scale is not None) + (dim * hidden + hidden) * (config.mlp == "swiglu")
+    bias, expand = config.linear_bias, (2 if config.mlp == "swiglu" else 1) * hidden
+    block = 3 * dim**2 + 3 * dim * config.qkv_bias + dim**2 + dim * bias
+    block += dim * expand + expand * bias + hidden * dim + dim * bias + 2 * norm * dim
+    block += (1 + config.mlp_scale) * dim * (config.layer_scale is not None)
     block += norm * (2 * dim // config.heads * config.qk_norm + dim * config.attention_norm + hidden * config.mlp_norm)
     trunk = 2 * (config.heads**2 + config.heads) * config.talking_heads + dim * (config.rotary == "mixed")
     tokens = sum(group.tokens for group in config.plan.groups) * dim
     positions = rows * columns * dim * (config.positions == "learned")
     patch = config.patch_size**2 * config.channels * dim + dim * config.patch_bias
-    head = (dim + 1) * config.classes * len(config.head_names) + norm * dim * (config.final_norm + config.norm_before)
+    norms = norm * dim * (config.final_norm + config.norm_before + config.patch_norm)
+    head = (dim + 1) * config.classes * len(config.head_names) + norms
     if config.pool == "attention":
         head += dim + 4 * (dim**2 + dim) + norm * dim + 2 * dim * config.pool_hidden + config.pool_hidden + dim
     return patch + positions + tokens + block * config.plan.blocks + trunk * config.depth + head

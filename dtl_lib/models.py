@@ -92,6 +92,7 @@ class ViT(nn.Module):
         self.patch_embed = PatchEmbed(config.patch_size, config.dim, config.channels)
         if not config.patch_bias:
             self.patch_embed.project.register_parameter("bias", None)
+        self.norm_patches = norm_of(config, config.dim) if config.patch_norm else nn.Identity()
         if config.positions == "learned":
             self.positions = nn.Parameter(nn.init.trunc_normal_(torch.empty(*config.grid, config.dim), std=0.02))
         elif config.positions == "sincos":
@@ -181,7 +182,7 @@ class ViT(nn.Module):
     def embed(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """Patches with their positions, `(batch, patches, dim)`, and their grid."""
         self._check_images(images)
-        x = self.patch_embed(images)
+        x = self.norm_patches(self.patch_embed(images))
         grid = tuple(x.shape[1:3])
         if self.config.positions != "none":
             x = x + interpolate_positions(self.positions, grid, self.config.position_offset)

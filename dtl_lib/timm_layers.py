@@ -62,6 +62,16 @@ def first_linear(mlp: Any) -> dict[str, Any]:
     return {name: getattr(mlp, name) for name in ("fc1_g", "fc1_x", "fc1") if hasattr(mlp, name)}
 
 
+def linears(block: Any) -> dict[str, Any]:
+    """A block's linear maps besides those that make queries, keys and values, by timm's name."""
+    return {"proj": block.attn.proj, **first_linear(block.mlp), "fc2": block.mlp.fc2}
+
+
+def has_linear_bias(block: Any) -> bool:
+    """Whether those have a bias."""
+    return any(getattr(part, "bias", None) is not None for part in linears(block).values())
+
+
 def qkv_linear(attn: Any) -> dict[str, Any]:
     """The linear maps that make queries, keys and values, by timm's name: one, or three."""
     names = ("qkv", "q", "k", "v", "q_proj", "k_proj", "v_proj")
@@ -98,6 +108,7 @@ def about_block(block: Any) -> dict[str, str]:
         "activation": f"{mlp_kind(mlp)} in the MLP",
         "bias": f"{'a' if has_bias(attn) else 'no'} bias of queries and keys",
         "scales": f"{2 - scales(block).count(None)} LayerScales",
+        "linear_bias": f"{'a' if has_linear_bias(block) else 'no'} bias of projections",
         "qk_norm": f"{'a' if present(attn, 'q_norm') else 'no'} norm of queries and keys",
         "attention_norm": f"{'a' if present(attn, 'norm') else 'no'} norm inside attention",
         "mlp_norm": f"{'a' if present(mlp, 'norm') else 'no'} norm inside the MLP",
@@ -114,8 +125,9 @@ def unknown_in_block(block: Any, dim: int, reference: Any) -> Iterator[str]:
     for name, part in linear.items():
         if not isinstance(part, nn.Linear):
             yield f"a {type(part).__name__} where {name} is a Linear (merge or replace it first)"
-        elif part.bias is None and name not in qkv_linear(attn):
+        elif part.bias is None and name in ("proj_l", "proj_w"):
             yield f"a projection without bias ({name})"
+    after = [part.bias is None for part in linears(block).values() if isinstance(part, nn.Linear)]
     norms = {name: getattr(block, name) for name in ("norm1", "norm2")}
     inside = {"q": "q_norm", "k": "k_norm", "attention": "norm"}
     norms |= {name: getattr(attn, part, None) for name, part in inside.items()} | {"mlp": getattr(mlp, "norm", None)}
@@ -124,7 +136,8 @@ def unknown_in_block(block: Any, dim: int, reference: Any) -> Iterator[str]:
         "a norm of queries or of keys alone": present(attn, "q_norm") != present(attn, "k_norm"),
         "a gate in attention": present(attn, "gate"),
         "queries in groups that share keys": getattr(attn, "num_kv_groups", 1) != 1,
-        "one LayerScale of two": scales(block).count(None) == 1,
+        "a LayerScale of the MLP alone": scales(block)[0] is None and scales(block)[1] is not None,
+        "a bias in some of its projections": any(after) and not all(after),
         "an activation that is not GELU, QuickGELU or SwiGLU": mlp_kind(mlp) is None,
     }
     yield from (name for name, differs in parts.items() if differs)

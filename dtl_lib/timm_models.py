@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from .config import ViTConfig
 from .models import ViT
-from .timm_layers import ROTARY, has_bias, keys_lack_bias, mlp_kind, norm_kind, present, scales
+from .timm_layers import ROTARY, has_bias, has_linear_bias, keys_lack_bias, mlp_kind, norm_kind, present, scales
 from .timm_parts import (
     POOLS,
     classifiers,
@@ -30,7 +30,7 @@ log = logging.getLogger("dtl_lib")
 def from_timm(model: nn.Module, check: bool = True) -> ViT:
     """The same function as a live timm model, as a `ViT`, with each weight's dtype, device and `requires_grad`.
 
-    Every pre-norm ViT: with a class token, registers, average or attention pooling, with prefix tokens or without (DeiT,
+    Every pre-norm ViT: with a class token, registers, average or attention pooling, prefix tokens or not (DeiT,
     distilled DeiT, DeiT-III, DINO, DINOv2, SigLIP); with a norm before the blocks and QuickGELU (CLIP); with SwiGLU,
     packed or not, RMSNorm, normalised queries and keys; with rotary positions, axial, centred or mixed (EVA-02, DINOv3,
     Perception Encoder, RoPE-ViT); and CaiT. Also with a head of your own, if that is one Linear. Positions that the
@@ -156,6 +156,9 @@ def _variant(model: Any, first: Any, pool: str) -> dict[str, Any]:
     """What a plain ViT does not have, positions aside."""
     fields: dict[str, Any] = {
         "patch_bias": model.patch_embed.proj.bias is not None,
+        "patch_norm": present(model.patch_embed, "norm"),
+        "linear_bias": has_linear_bias(first),
+        "mlp_scale": scales(first)[0] is None or scales(first)[1] is not None,
         "norm_before": present(model, "norm_pre"),
         "final_norm": final_norm(model) is not None,
         "norm": norm_kind(reference_norm(model)),

@@ -134,7 +134,6 @@ def _unknown_in_model(model: Any, cait: bool) -> Iterator[str]:
     plain = isinstance(project, nn.Conv2d) and (project.kernel_size, project.padding) == (project.stride, (0, 0))
     pools = {name: read for name, read in POOLS.items() if not cait or name == "token"}
     parts = {
-        "a norm of patches": present(patches, "norm"),
         "two norms at the end": present(model, "norm") and present(model, "fc_norm"),
         f"patches of {side[0]}×{side[-1]} pixels, which are not square": side[0] != side[-1],
         "patches that overlap or are padded": not plain or project.stride != side,
@@ -148,7 +147,12 @@ def _unknown_in_model(model: Any, cait: bool) -> Iterator[str]:
     if present(model, "rope"):
         yield from unknown_in_rotary(model.rope)
     reference = reference_norm(model)
-    for what in norms_of({"norm": final_norm(model), "norm_pre": getattr(model, "norm_pre", None)}, reference):
+    norms = {
+        "norm": final_norm(model),
+        "before": getattr(model, "norm_pre", None),
+        "patches": getattr(patches, "norm", None),
+    }
+    for what in norms_of(norms, reference):
         yield f"{what} before or after the blocks"
 
 

@@ -95,6 +95,7 @@ _NAMES = (
     (".gamma_2", ".scale2.factor"),
     ("fc_norm.", "norm."),
     ("norm_pre.", "norm_before."),
+    ("patch_embed.norm.", "norm_patches."),
     (".attn.q_norm.", ".attention.norm_q."),
     (".attn.k_norm.", ".attention.norm_k."),
     (".attn.norm.", ".attention.project.norm."),

@@ -204,6 +204,11 @@ def equip(block: Block, config: "ViTConfig") -> Block:
         block.attention = kind(config.dim, config.heads, config.qkv_bias, block.attention.core, config=config)
     if config.attention_norm:
         block.attention.project = NormedLinear(config.dim, config.dim, norm_of(config, config.dim))
+    if not config.linear_bias:
+        for linear in (block.attention.project, block.mlp.expand, block.mlp.contract):
+            linear.register_parameter("bias", None)
+    if not config.mlp_scale:
+        block.scale2 = nn.Identity()
     return block
 
 

@@ -123,8 +123,7 @@ def test_what_is_not_a_vit_here_is_named(name, part):
     "options, part",
     [
         ({"act_layer": "relu"}, "an activation that is not GELU, QuickGELU or SwiGLU"),
-        ({"proj_bias": False}, "without bias"),
-        ({"norm_layer": timm.layers.LayerNormFp32, "embed_norm_layer": timm.layers.LayerNorm}, "a norm of patches"),
+        ({"embed_norm_layer": timm.layers.RmsNorm}, "a norm of another kind .RmsNorm. than the others"),
         ({"global_pool": "max"}, "'max' pooling"),
     ],
 )

@@ -61,6 +61,9 @@ def variants(draw, plan: TokenPlan, pool: str) -> dict:
     """Fields in which a small configuration is no plain ViT."""
     fields = {
         "patch_bias": draw(st.booleans()),
+        "patch_norm": draw(st.booleans()),
+        "linear_bias": draw(st.booleans()),
+        "mlp_scale": draw(st.booleans()),
         "norm_before": draw(st.booleans()),
         "final_norm": draw(st.booleans()),
         "norm": draw(st.sampled_from(("layer", "rms"))),

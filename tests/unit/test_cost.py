@@ -38,6 +38,8 @@ KINDS = {
     "RMSNorm": {"norm": "rms", "qk_norm": True},
     "SwiGLU": {"mlp": "swiglu", "mlp_norm": True, "attention_norm": True, "final_norm": False},
     "SwiGLU alone": {"mlp": "swiglu"},
+    "AIMv2": {"mlp": "swiglu", "norm": "rms", "patch_norm": True, "linear_bias": False},
+    "LayerScale of attention alone": {"layer_scale": 1e-5, "mlp_scale": False},
     "GELU by tanh": {"mlp": "gelu_tanh", "qk_norm": True},
     "axial": {"rotary": "axial"},
     "centred": {"rotary": "centred", "rotary_halves": True, "positions": "none", "plan": LEAVING},

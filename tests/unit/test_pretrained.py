@@ -260,7 +260,7 @@ class TestNamesAndFilesAsTheyAreFound:
             ("resnet18.a1_in1k", "not a ResNet"),
             ("timm/convit_tiny.fb_in1k", "not a ConVit"),
             ("beit_base_patch16_224.in22k_ft_in22k", "not a Beit"),
-            ("aimv2_large_patch14_224.apple_pt", "a norm of patches"),
+            ("vit_base_patch16_rpn_224.sw_in1k", "is made with ResPostBlock"),
         ],
     )
     def test_an_architecture_that_cannot_be_is_refused_before_the_download(self, folder, name, said, monkeypatch):

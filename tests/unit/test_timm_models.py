@@ -118,7 +118,10 @@ def swapped(part, value):
         (swapped("attn.num_heads", 2), "2 heads, where block 0 has 3 heads, in block 2"),
         (swapped("norm1.eps", 1e-3), "a norm with eps 0.001, where the others have 1e-06, in block 2"),
         (swapped("norm2", lambda: nn.LayerNorm(24)), "a norm with eps 1e-05"),
-        (swapped("ls1", lambda: timm.layers.LayerScale(24)), "one LayerScale of two in block 2"),
+        (
+            swapped("ls1", lambda: timm.layers.LayerScale(24)),
+            "LayerScales, where block 0 has 0 LayerScales, in block 2",
+        ),
         (swapped("attn.q_norm", lambda: nn.LayerNorm(8)), "a norm of queries or of keys alone"),
         (swapped("attn.k_norm", lambda: nn.LayerNorm(8, eps=1e-6)), "a norm of queries or of keys alone in block 2"),
         (swapped("norm1", lambda: timm.layers.RmsNorm(24)), "a norm of another kind .RmsNorm. than the others"),
@@ -138,7 +141,7 @@ def swapped(part, value):
             swapped("attn.qkv", lambda: nn.Linear(24, 72, bias=False)),
             "no bias of queries and keys, where block 0 has a",
         ),
-        (swapped("attn.proj", lambda: nn.Linear(24, 24, bias=False)), r"a projection without bias \(proj\) in block 2"),
+        (swapped("attn.proj", lambda: nn.Linear(24, 24, bias=False)), "a bias in some of its projections in block 2"),
         (
             swapped("norm1", lambda: nn.LayerNorm(24, eps=1e-6, bias=False)),
             "a LayerNorm without weight or bias in block 2",
