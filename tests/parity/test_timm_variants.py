@@ -39,7 +39,7 @@ NAMED = {  # name, options, sizes: depths and sizes small enough for a test, wid
     "vit_pe_core_tiny_patch16_384": ({"depth": 2, **DYNAMIC}, [(384, 384), (64, 96)]),
     "vit_pe_spatial_tiny_patch16_512": ({"depth": 2, **DYNAMIC}, [(64, 96)]),
     "aimv2_large_patch14_224": ({"depth": 1, "img_size": 56}, [(56, 56)]),
-    "vit_base_patch16_sapiens2": ({"depth": 2, "num_kv_heads": None}, [(64, 96)]),
+    "vit_base_patch16_sapiens2": ({"depth": 2, "num_kv_heads": 12}, [(64, 96)]),
     "test_vit3": ({}, [(160, 160)]),
     "test_vit4": ({}, [(160, 160)]),
 }

@@ -120,7 +120,7 @@ def swapped(part, value):
         (swapped("norm2", lambda: nn.LayerNorm(24)), "a norm with eps 1e-05"),
         (
             swapped("ls1", lambda: timm.layers.LayerScale(24)),
-            "LayerScales, where block 0 has 0 LayerScales, in block 2",
+            "LayerScale.*, where block 0 has 0 LayerScales",
         ),
         (swapped("attn.q_norm", lambda: nn.LayerNorm(8)), "a norm of queries or of keys alone"),
         (swapped("attn.k_norm", lambda: nn.LayerNorm(8, eps=1e-6)), "a norm of queries or of keys alone in block 2"),
