@@ -23,10 +23,12 @@ def position_similarity(model: ViT, grid: tuple[int, int] | None = None) -> Tens
         grid: rows and columns of other images than the model was made for: the positions are interpolated as it does.
 
     Raises:
-        ValueError: for a grid without rows or columns.
+        ValueError: for a grid without rows or columns, and a model that adds no positions to its patches.
     """
     if grid is not None and not (len(grid) == 2 and min(grid) > 0):
         raise ValueError(f"a grid is rows and columns, 1 or more each, not {tuple(grid)}")
+    if model.config.positions == "none":
+        raise ValueError('this model adds no positions to its patches (positions="none"): there are none to compare')
     positions = model.positions.detach()
     if grid is not None:
         positions = interpolate_positions(positions, grid, model.config.position_offset)

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from dtl_lib.config import ViTConfig, named
 from dtl_lib.layers import ALL, Block
 from dtl_lib.models import ViT
+from dtl_lib.probes import position_similarity
 from dtl_lib.probes.entry_route import Route
 from dtl_lib.tape import record
 from dtl_lib.tokens import Group, TokenPlan
@@ -231,6 +232,11 @@ def test_the_probe_of_entry_takes_the_same_way(kind):
     with torch.no_grad():
         for block, stream in enumerate(route.sequences(x)):
             torch.testing.assert_close(route.logits(route.finish(stream, block)), model(x))
+
+
+def test_positions_that_are_not_there_cannot_be_compared():
+    with pytest.raises(ValueError, match="adds no positions to its patches"):
+        position_similarity(rotary("centred", positions="none"))
 
 
 @settings(max_examples=30, deadline=None)
