@@ -36,6 +36,7 @@ from .objects import heaviest as heaviest
 from .objects import iou as iou
 from .objects import pointing_game as pointing_game
 from .positions import position_similarity as position_similarity
+from .positions import rotary_similarity as rotary_similarity
 from .rollouts import gradient_rollout as gradient_rollout
 from .rollouts import relevance as relevance
 from .rollouts import rollout as rollout

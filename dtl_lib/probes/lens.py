@@ -20,7 +20,8 @@ def logit_lens(model: ViT, tape: Tape, block: int | Literal["input"]) -> Tensor:
     every other token by the mean of the heads. After the last block the class token's row is then the model's own
     logits. Where the head reads the mean of the patches and normalises before it (`norm_after_pool=False`), the
     patches' rows have the model's logits as their mean; where it normalises after, each patch is normalised alone, and
-    they do not. Class attention changes only the tokens that ask: the others stand as they were after the trunk.
+    they do not. Attention pooling is asked of each token alone. Class attention changes only the tokens that ask: the
+    others stand as they were after the trunk.
 
         >>> import torch
         >>> from dtl_lib import data, load_pretrained, probes, record
@@ -48,7 +49,7 @@ def logit_lens(model: ViT, tape: Tape, block: int | Literal["input"]) -> Tensor:
     if not model.config.classes:
         raise ValueError("this model has no classes, so that its head says nothing of a token: load one that has")
     with torch.no_grad():
-        tokens = model.norm(tape.tokens(block))
+        tokens = _read(model, tape.tokens(block))
         logits = torch.stack([model.classify(name, tokens) for name in model.head_names])
     logits = logits if logits.dtype == torch.float64 else logits.float()
     mixed, layout = logits.mean(dim=0), tape.plan.layout(0 if block == "input" else block)
@@ -56,6 +57,14 @@ def logit_lens(model: ViT, tape: Tape, block: int | Literal["input"]) -> Tensor:
         if name in READ_BY_HEAD and name in layout:
             mixed[:, layout[name]] = logits[number][:, layout[name]]
     return mixed
+
+
+def _read(model: ViT, tokens: Tensor) -> Tensor:
+    """What the classifiers would read of each token, `(batch, tokens, dim)`."""
+    if model.config.pool != "attention":
+        return model.norm(tokens)
+    alone = rearrange(tokens, "batch tokens dim -> (batch tokens) 1 dim")
+    return rearrange(model.pool(model.norm(alone)), "(batch tokens) dim -> batch tokens dim", batch=len(tokens))
 
 
 def class_map(model: ViT, tape: Tape, block: int | Literal["input"], number: int) -> Tensor:

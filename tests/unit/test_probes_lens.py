@@ -77,6 +77,17 @@ def test_the_patches_mean_is_the_model_s_answer_where_they_are_normalised_before
         assert torch.allclose(patches, logits) is same
 
 
+def test_attention_pooling_is_asked_of_each_token_alone():
+    config = replace(SMALL, plan=TokenPlan.of(3, None), pool="attention")
+    model, x = build(config), images(SMALL)
+    tape, _ = recorded(model, x)
+    lens = probes.logit_lens(model, tape, 2)
+    for place in range(6):
+        with torch.no_grad():
+            expected = model.classifiers["patches"](model.pool_patches(tape.tokens(2)[:, place : place + 1]))
+        torch.testing.assert_close(lens[:, place], expected)
+
+
 def test_before_the_first_block_it_reads_the_patches_and_their_positions():
     model, x = build(replace(SMALL, plan=TokenPlan.of(3, 1))), images(SMALL)
     tape, _ = recorded(model, x)

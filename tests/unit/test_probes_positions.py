@@ -75,3 +75,45 @@ def test_real_positions_are_most_like_their_neighbours():
     found = probes.position_similarity(model)
     np.testing.assert_allclose(found[3, 5], by_hand(numbers(model.positions))[3, 5], atol=1e-6)
     assert found[6, 6, 6, 7] > found[6, 6, 0, 0] and found[6, 6, 7, 6] > found[6, 6, 13, 13]
+
+
+def rotary_by_hand(config, block=None) -> np.ndarray:
+    """The mean cosine of the angle between every two places, one pair of channels at a time."""
+    (rows, columns), pairs = config.grid, config.dim // config.heads // 4
+    found = np.zeros((rows, columns, rows, columns))
+    for row, column, row2, column2 in np.ndindex(*found.shape):
+        angles = []
+        for head in range(config.heads if block is not None else 1):
+            for pair in range(2 * pairs):
+                if block is None:
+                    rate = config.rotary_temperature ** (-(pair % pairs) / pairs)
+                    down, across = (rate, 0) if pair < pairs else (0, rate)
+                else:
+                    down, across = numbers(block.attention.angles.frequencies)[:, head, pair]
+                angles.append(down * (row - row2) + across * (column - column2))
+        found[row, column, row2, column2] = np.mean(np.cos(angles))
+    return found
+
+
+@pytest.mark.parametrize("rotary", ["axial", "mixed"])
+def test_rotary_positions_are_as_alike_as_their_angles(rotary):
+    config = replace(SMALL, dim=24, positions="none", rotary=rotary, rotary_temperature=100.0)
+    model = build(config)
+    with torch.no_grad():
+        for block in model.blocks:
+            block.attention.project.bias.zero_()
+    for block in (0, 2):
+        by_hand = rotary_by_hand(config, model.blocks[block] if rotary == "mixed" else None)
+        np.testing.assert_allclose(probes.rotary_similarity(model, block), by_hand, atol=1e-6)
+    assert probes.rotary_similarity(model, grid=(4, 5)).shape == (4, 5, 4, 5)
+    with pytest.raises(ValueError, match="adds no positions to its patches: its rotary positions have rotary_similar"):
+        probes.position_similarity(model)
+    with pytest.raises(ValueError, match="there is no block 3"):
+        probes.rotary_similarity(model, 3)
+
+
+def test_where_nothing_turns_it_says_so():
+    with pytest.raises(ValueError, match="no rotary positions: those that it adds have position_similarity"):
+        probes.rotary_similarity(build(SMALL))
+    with pytest.raises(ValueError, match="a grid is rows and columns"):
+        probes.rotary_similarity(build(SMALL), grid=(0, 1))

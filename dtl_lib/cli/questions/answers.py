@@ -88,9 +88,9 @@ class Files:
 
 
 def model_name(model: str) -> str:
-    """What a model is called in the name of a file: without its folder and ending."""
+    """What a model is called in the name of a file: without its folder and ending; `model` may be its weights' file."""
     path = Path(model)
-    return path.stem if path.suffix == ".safetensors" else path.name
+    return path.stem if path.suffix in (".safetensors", ".pth", ".pt") else path.name
 
 
 def _write_table(path: Path, answer: Answer) -> None:

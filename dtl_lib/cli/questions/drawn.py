@@ -176,12 +176,19 @@ def positions(model: ViT, args: Namespace) -> Answer:
     """Similarity of positions."""
     from ... import figures
 
-    similarity = probes.position_similarity(model)
-    if not similarity.isfinite().all():
+    added, rotary = model.config.positions != "none", model.config.rotary
+    kinds = {"similarity": probes.position_similarity} if added else {}
+    kinds |= {"rotary": probes.rotary_similarity} if rotary else {}
+    found = {name: ask(model) for name, ask in kinds.items()}
+    if not found:
+        raise ValueError("this model has no positions")
+    if not all(values.isfinite().all() for values in found.values()):
         raise ValueError(probes.running.STRANGE)
-    rows, columns = similarity.shape[:2]
-    lines = [f"{model.config.positions} positions, {rows} × {columns}"]
-    return Answer(figures.show_positions(similarity), {"similarity": similarity.numpy()}, lines=lines)
+    rows, columns = model.config.grid
+    said = " and ".join([model.config.positions] * added + [f"rotary ({rotary}; the first block's)"] * bool(rotary))
+    shown = next(iter(found.values()))  # those that are added, where there are both
+    arrays = {name: values.numpy() for name, values in found.items()}
+    return Answer(figures.show_positions(shown), arrays, lines=[f"{said} positions, {rows} × {columns}"])
 
 
 def flow(tape: Tape, args: Namespace) -> dict[tuple[str, int], Tensor]:

@@ -71,7 +71,7 @@ class OfWeights(Question):
     def run(self, args: Namespace, model: ViT) -> None:
         if args.images or args.data or args.data_path:
             raise ValueError(f"{args.question} asks the weights alone: name no images")
-        files = Files(args, [name := model_name(args.model)], self.table)
+        files = Files(args, [name := model_name(args.weights or args.model)], self.table)
         answer = self.answer(model, args)
         files.save(name, answer)
         print("\n".join([*answer.lines, *files.lines()]))
@@ -130,7 +130,7 @@ class OverImages(Question):
         from ... import probes
 
         images = choose(args, model, samples=SAMPLES)
-        files = Files(args, [name := model_name(args.model)], table=True)
+        files = Files(args, [name := model_name(args.weights or args.model)], table=True)
         model = model.to(find_device(args.device))
         batches = _batches(images, args, model, corrupt := _corrupt(args))
         measure = lambda tape: self.measure(tape, args)  # noqa: E731
