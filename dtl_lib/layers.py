@@ -248,7 +248,8 @@ def initialise(module: nn.Module) -> None:
         nn.init.trunc_normal_(module.weight, std=0.02)
     elif isinstance(module, nn.Conv2d):
         fan_in = module.in_channels * math.prod(module.kernel_size)
-        std = fan_in**-0.5 / 0.8796  # cut at two of its own, a normal's standard deviation shrinks to 0.8796
+        # cut at two standard deviations, a normal distribution keeps 0.8796 of its own
+        std = fan_in**-0.5 / 0.8796
         nn.init.trunc_normal_(module.weight, std=std, a=-2 * std, b=2 * std)
     if isinstance(module, nn.Linear | nn.Conv2d) and module.bias is not None:
         nn.init.zeros_(module.bias)

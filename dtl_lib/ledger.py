@@ -271,10 +271,10 @@ def _aggregate(key: dict, numbers: list[float]) -> Aggregate:
     n, mean = len(numbers), math.fsum(numbers) / len(numbers)
     if n == 1:
         return Aggregate(key, mean, None, None, 1)
-    from scipy.stats import t
+    from scipy.special import stdtrit  # Student's t, without the second that scipy.stats takes to load
 
     deviation = math.sqrt(math.fsum((number - mean) ** 2 for number in numbers) / (n - 1))
-    return Aggregate(key, mean, float(t.ppf(0.975, n - 1)) * deviation / math.sqrt(n), deviation, n)
+    return Aggregate(key, mean, float(stdtrit(n - 1, 0.975)) * deviation / math.sqrt(n), deviation, n)
 
 
 def _require(name: str, valid, expected: str) -> None:

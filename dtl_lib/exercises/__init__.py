@@ -91,6 +91,22 @@ def expect_close(tensor, expected, hint: str, tolerance: float = 1e-5) -> None:
     expect(torch.allclose(tensor.double(), expected.double(), rtol=tolerance, atol=tolerance), hint)
 
 
+def expect_learns(tensor, sources: Mapping[str, torch.Tensor]) -> None:
+    """Refuse a result through which no gradient reaches one of the named sources: a parameter, an input."""
+    asked = {name: source for name, source in sources.items() if source.requires_grad}
+    grads: Sequence[torch.Tensor | None] = [None] * len(asked)
+    if tensor.requires_grad:
+        grads = torch.autograd.grad(tensor.square().sum(), list(asked.values()), allow_unused=True)
+    for name, grad in zip(asked, grads):
+        reached = grad is not None and bool(grad.any())
+        expect(reached, f"no gradient reaches {name}, and so nothing is learned there: without detach() and no_grad()")
+
+
+def expect_fresh(build: Callable) -> None:
+    """Refuse a function that returns the same model each time: a second run would go on with a trained one."""
+    expect(build() is not build(), "build a fresh model in each call: this one is the same object twice")
+
+
 def is_near(answer, expected: float) -> bool:
     """Whether an answer is this number, to within float32's digits; NumPy's and torch's scalars are numbers, too."""
     answer = answer.item() if hasattr(answer, "item") and getattr(answer, "ndim", None) == 0 else answer

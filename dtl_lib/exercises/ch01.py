@@ -6,7 +6,8 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ..layers import PatchEmbed, interpolate_positions, sincos_positions
-from . import exercise, expect, expect_close, expect_shape, give_weights, refuse_mistakes
+from ..models import ViT
+from . import exercise, expect, expect_close, expect_fresh, expect_learns, expect_shape, give_weights, refuse_mistakes
 
 
 def _random(*shape: int) -> Tensor:
@@ -30,6 +31,7 @@ def check_my_patch_embed(my_patch_embed) -> None:
         expect(tokens.numel() == expected.numel(), f"{overlapping}; the shape is {tuple(tokens.shape)}")
         expect_shape(tokens, (3, 2, 3, 6), "(batch, rows, columns, dim): height gives the rows, width the columns")
         expect_close(tokens, expected, "right shape, wrong numbers: move axes with rearrange or permute, not reshape")
+    expect_learns(answer(images), dict(answer.named_parameters()))
 
 
 @exercise
@@ -64,10 +66,10 @@ def check_my_positions(my_positions) -> None:
 
 @exercise
 def check_my_interpolate(my_interpolate) -> None:
-    """Shrunk and stretched, to grids that are not square."""
-    positions = _random(8, 6, 5)
-    image = positions.permute(2, 0, 1)[None]
-    for grid, word in (((3, 4), "shrunk"), ((10, 9), "stretched")):
+    """Shrunk, stretched, and to as many places in another shape, on grids that are not square."""
+    positions = _random(8, 6, 5).requires_grad_()
+    image = positions.detach().permute(2, 0, 1)[None]
+    for grid, word in (((3, 4), "shrunk"), ((10, 9), "stretched"), ((12, 4), "changed")):
         new = my_interpolate(positions, grid)
         expect_shape(new, (*grid, 5), f"(rows, columns, dim) of the new grid, {word} from (8, 6, 5)")
         ways = {
@@ -79,12 +81,20 @@ def check_my_interpolate(my_interpolate) -> None:
                 "align_corners": True,
                 "antialias": True,
             },
+            "bicubic, but corners are aligned and nothing is smoothed: antialias=True alone": {
+                "mode": "bicubic",
+                "align_corners": True,
+            },
         }
         mistakes = {f"these are {hint}": F.interpolate(image, size=grid, **way) for hint, way in ways.items()}
-        if word == "shrunk":
+        if word != "stretched":
             mistakes["shrinking needs smoothing: antialias=True"] = F.interpolate(image, size=grid, mode="bicubic")
         refuse_mistakes(new, {hint: wrong[0].permute(1, 2, 0) for hint, wrong in mistakes.items()})
-        expect_close(new, interpolate_positions(positions, grid), "dim has to be the channels, and rows the height")
+        turned = interpolate_positions(positions.detach(), grid[::-1])
+        refuse_mistakes(new, {"rows and columns of the new grid are swapped": turned.transpose(0, 1)})
+        axes = "not the library's positions: dim has to be the channels, rows the height and columns the width"
+        expect_close(new, interpolate_positions(positions.detach(), grid), axes)
+        expect_learns(new, {"positions": positions})
 
 
 @exercise
@@ -92,6 +102,15 @@ def check_without_positions(without_positions) -> None:
     """Whatever its weights become, the model does not see the patches change places."""
     model = without_positions()
     expect(isinstance(model, nn.Module), f"return the model, not {type(model).__name__}")
+    expect_fresh(without_positions)
+    plain = dict(ViT.build("vit_shapes_patch8_32").named_parameters())
+    values = {name: value for name, value in model.named_parameters() if name != "positions"}
+    shapes = {name: value.shape for name, value in plain.items() if name != "positions"}
+    same = {name: value.shape for name, value in values.items()} == shapes
+    expect(same, "the model is vit_shapes_patch8_32, without positions and with nothing else changed")
+    for name, value in values.items():
+        expect(value.requires_grad, f"{name} is frozen, too: only the positions are to stay as they are")
+        expect(bool(value.any()) or not plain[name].any(), f"{name} is zero, too: only the positions are to go")
     images = _random(2, 3, 32, 32)
     size = 8
     patches = rearrange(images, "b c (r p) (s q) -> b (r s) c p q", p=size, q=size)
@@ -119,6 +138,9 @@ def check_without_positions(without_positions) -> None:
 def check_patchify(patchify) -> None:
     """Patches of images that are not square, with three channels that differ."""
     images = torch.arange(2 * 3 * 4 * 6, dtype=torch.float32).reshape(2, 3, 4, 6)
+    used = _names(patchify)
+    for other in ("rearrange", "unfold", "Unfold", "as_strided"):
+        expect(other not in used, f"reshape and permute are enough: without {other}")
     patches = patchify(images, 2)
     expect_shape(patches, (2, 6, 12), "(batch, rows · columns, patch_size · patch_size · channels)")
     expected = rearrange(images, "b c (r p) (s q) -> b (r s) (p q c)", p=2, q=2)
@@ -136,10 +158,11 @@ def check_patchify(patchify) -> None:
 @exercise
 def check_unpatchify(unpatchify) -> None:
     """Images back from patches, where rows and columns differ in number."""
-    images = torch.randn(2, 3, 8, 12, generator=torch.Generator().manual_seed(0))
+    images = torch.randn(2, 2, 8, 32, generator=torch.Generator().manual_seed(0))
     patches = rearrange(images, "b c (r p) (s q) -> b (r s) (p q c)", p=4, q=4)
     back = unpatchify(patches, 4, 2)
-    expect_shape(back, (2, 3, 8, 12), "(batch, channels, height, width); there are `rows` rows of patches")
+    shape = "(batch, channels, height, width); there are `rows` rows of patches, and here two channels"
+    expect_shape(back, (2, 2, 8, 32), shape)
     by_column = rearrange(patches, "b (s r) (p q c) -> b c (r p) (s q)", r=2, p=4, q=4)
     colours_first = rearrange(patches, "b (r s) (c p q) -> b c (r p) (s q)", r=2, p=4, q=4)
     mistakes = {
@@ -159,6 +182,10 @@ def check_token_of_pixel(token_of_pixel) -> None:
     expect(token_of_pixel(0, 17, 16, 320, 0) == 1, "one patch to the right is the next token")
     expect(token_of_pixel(20, 20, 16, 320, 0) == 21, "a row of 320 pixels has 20 patches: the width matters")
     expect(token_of_pixel(70, 70, 16, 224, 5) == 65, "tokens in front of the patches push every patch back")
+    expect(token_of_pixel(31, 31, 16, 224, 0) == 15, "pixels 16 to 31 belong to patch 1: round down, with //")
+    expect(token_of_pixel(9, 9, 8, 32, 1) == 6, "patches need not have 16 pixels: patch_size matters")
+    index = token_of_pixel(9, 9, 8, 32, 1)
+    expect(hasattr(index, "__index__"), f"an index is a whole number, not {type(index).__name__}: divide with //")
 
 
 @exercise
@@ -173,3 +200,15 @@ def check_positions_for(positions_for) -> None:
     expect_close(wide, expected, "these are not the interpolated positions, row by row")
     same = positions_for(positions, torch.zeros(1, 3, 16, 16), 4)
     expect_close(same, positions.reshape(1, 16, 8), "on their own grid the positions stay as they are")
+
+
+def _names(function) -> set[str]:
+    """The names that a function, and functions written inside it, look up."""
+    code = getattr(getattr(function, "__wrapped__", function), "__code__", None)
+    found: set[str] = set()
+    waiting = [code] if code is not None else []
+    while waiting:
+        part = waiting.pop()
+        found |= {*part.co_names, *part.co_freevars}
+        waiting += [constant for constant in part.co_consts if hasattr(constant, "co_names")]
+    return found

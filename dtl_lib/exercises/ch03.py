@@ -7,7 +7,7 @@ from torch import nn
 from ..config import ViTConfig
 from ..layers import Block, Mlp
 from ..models import ViT
-from . import exercise, expect, expect_close, expect_shape, give_weights
+from . import exercise, expect, expect_close, expect_fresh, expect_learns, expect_shape, give_weights
 
 
 def _random(*shape: int) -> torch.Tensor:
@@ -27,6 +27,7 @@ def check_my_mlp(my_mlp) -> None:
     _not(out, library.contract(F.gelu(inside, approximate="tanh")), "this is the tanh approximation: use F.gelu(x)")
     _not(out, F.gelu(library.contract(inside)), "the GELU stands between the two maps, not after them")
     expect_close(out, library(x), "contract(gelu(expand(x)))")
+    expect_learns(out, dict(answer.named_parameters()))
 
 
 @exercise
@@ -54,6 +55,10 @@ def check_my_block(my_block) -> None:
     expect_close(out, library(x), "x = x + attention(norm1(x)), then x + mlp(norm2(x))")
     short = 1e-3 * x
     expect_close(answer(short), library(short), "the norms' eps is 1e-6; PyTorch's default is another")
+    x = x.requires_grad_()
+    expect_learns(answer(x), {"x": x} | dict(answer.named_parameters()))
+    mine, right = (torch.autograd.grad(block(x).square().sum(), x)[0] for block in (answer, library))
+    expect_close(mine, right, "the gradient of x is wrong: road and branches lead back to x, without detach()", 1e-4)
 
 
 @exercise
@@ -61,22 +66,22 @@ def check_my_initialise(my_initialise) -> None:
     """A linear map, a convolution and a norm; many weights, so that a standard deviation is sharp."""
     change = getattr(my_initialise, "__wrapped__", my_initialise)  # it changes a module in place, and returns nothing
     torch.manual_seed(0)
-    linear, convolution, norm = nn.Linear(300, 200), nn.Conv2d(3, 64, 8), nn.LayerNorm(64)
-    bare = nn.Linear(8, 8, bias=False)
-    for module in (linear, convolution, norm, bare):
+    linear, convolution, norm = nn.Linear(300, 200), nn.Conv2d(3, 64, (4, 16)), nn.LayerNorm(64)
+    bare, again = nn.Linear(8, 8, bias=False), nn.Linear(300, 200)
+    for module in (linear, convolution, norm, bare, again):
         with torch.no_grad():
-            for value in module.parameters() if module is not norm else ():
+            for value in module.parameters():
                 value.add_(0.3)
         change(module)
+    expect(not torch.equal(linear.weight, again.weight), "two maps get the same numbers: draw anew, without a seed")
     _spread(linear.weight, 0.02, "the weight of a linear map")
-    spread = (3 * 8 * 8) ** -0.5
+    spread = (3 * 4 * 16) ** -0.5
     hint = "the fan-in of a convolution is channels · kernel height · kernel width"
-    _spread(convolution.weight, spread, f"the weight of nn.Conv2d(3, 64, 8) ({hint})")
+    _spread(convolution.weight, spread, f"the weight of nn.Conv2d(3, 64, (4, 16)) ({hint})")
     for name, value in (("a linear map", linear.bias), ("a convolution", convolution.bias)):
         expect(bool((value == 0).all()), f"the bias of {name} starts at 0")
-    expect(
-        bool((norm.weight == 1).all() and (norm.bias == 0).all()), "leave a norm as it is: its scale is 1, its shift 0"
-    )
+    kept = bool((norm.weight == 1.3).all() and (norm.bias == 0.3).all())
+    expect(kept, "leave a norm as it is, whatever its scale and shift are")
 
 
 @exercise
@@ -91,11 +96,18 @@ def check_my_vit(my_vit) -> None:
     expect(not any("blocks" in name for name in missing), "all blocks share their weights: make a new Block for each")
     expect(not missing, f"{', '.join(missing)} cannot learn: wrap the tensor in nn.Parameter")
     images = _random(2, 3, 12, 12)
+    first: list[torch.Tensor] = []
+    hook = answer.blocks[0].register_forward_pre_hook(lambda _, inputs: first.append(inputs[0]))
     out = answer(images)
+    hook.remove()
     expect_shape(out, (2, 5), "(batch, classes): the classifier reads one token")
     for wrong, hint in _wrong_models(library, images):
         _not(out, wrong, hint)
     expect_close(out, library(images), "patches + positions, the class token in front, blocks, norm, head", 1e-4)
+    expect(bool(first), "block 0 is not called: x = block(x)")
+    cls = answer.get_parameter("tokens.cls")[0]
+    expect_close(first[0][:, 0], cls.expand(2, -1), "the class token stands first in the sequence, before the patches")
+    expect(getattr(answer.norm, "eps", 1e-6) == 1e-6, "the last norm's eps is 1e-6, too; PyTorch's default is another")
     out.square().sum().backward()
     for name in ("tokens.cls", "positions"):
         grad = learned[name].grad
@@ -103,7 +115,7 @@ def check_my_vit(my_vit) -> None:
             grad is not None and bool(grad.any()),
             f"no gradient reaches {name}, so it never learns: use the parameter itself, not a detached copy",
         )
-    _fresh(my_vit(64, 8, 64, 2, 4, 10))
+    _fresh(my_vit(64, 8, 64, 2, 4, 40))
 
 
 @exercise
@@ -160,6 +172,7 @@ def check_no_residual(no_residual) -> None:
     """Each block against its own parts, the initialisation, and that nothing else changed."""
     model = no_residual()
     expect(isinstance(model, nn.Module), f"return a model, not {type(model).__name__}")
+    expect_fresh(no_residual)
     blocks = list(getattr(model, "blocks", []))
     expect(len(blocks) == 4, f"change the four blocks, and nothing else: model.blocks has {len(blocks)}")
     for block in blocks:
@@ -203,7 +216,8 @@ def _fresh(model: nn.Module) -> None:
             abs(found / 0.02 - 1) < share,
             f"{name} starts with a standard deviation of {found:.3f}, and should with about 0.02",
         )
-    for name, std in (("blocks.1.mlp.expand.weight", 0.02), ("patch_embed.project.weight", (3 * 8 * 8) ** -0.5)):
+    drawn = {"blocks.1.mlp.expand.weight": 0.02, "patch_embed.project.weight": (3 * 8 * 8) ** -0.5}
+    for name, std in (drawn | {"classifiers.cls.weight": 0.02}).items():
         found = float(values[name].std())
         expect(
             abs(found / std - 1) < 0.1,

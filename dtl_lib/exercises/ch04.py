@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..models import ViT, ViTConfig
-from . import exercise, expect, expect_close, expect_shape
+from . import exercise, expect, expect_close, expect_fresh, expect_shape
 
 
 @exercise
@@ -41,6 +41,7 @@ def check_my_step(my_step) -> None:
     librarys, optimizer = _adamw(library), _adamw(mine)
     for value in mine.parameters():
         value.grad = torch.ones_like(value)
+    mine.train()
     for step, (batch, rate) in enumerate(zip(images, rates)):
         expected = plain_step(library, librarys, batch, labels, rate, clip)
         loss = my_step(mine, optimizer, batch, labels, rate, clip)
@@ -50,6 +51,7 @@ def check_my_step(my_step) -> None:
             all(group["lr"] == rate for group in optimizer.param_groups),
             'set group["lr"] = rate in every group of the optimizer',
         )
+        expect(mine.training, "a step leaves the model in training mode: without model.eval()")
         states = [optimizer.state[value].get("step", 0) for value in mine.parameters()]
         expect(all(int(count) == step + 1 for count in states), "call optimizer.step() once")
         if step == 0:
@@ -68,11 +70,15 @@ def check_accumulate(accumulate) -> None:
     images = torch.randn(10, 3, 8, 8, generator=torch.Generator().manual_seed(1))
     labels = torch.arange(10) % 3
     sizes = []
+    freed: list[bool] = []  # before each part, whether gradients of the one before are there
     model.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    model.register_forward_pre_hook(lambda module, _: freed.append(_flat(module) is not None))
     answer = getattr(accumulate, "__wrapped__", accumulate)  # it leaves gradients, and returns nothing
     answer(model, images, labels, 3)
     found = _flat(model)
     expect(found is not None, "no gradients: call backward() on the loss of every part")
+    kept = all(map(torch.equal, model.parameters(), _small().parameters()))
+    expect(kept, "the weights have changed: accumulate only leaves gradients, and takes no step")
     expect(max(sizes) <= 4, f"at most 4 of 10 images at a time for three parts; the model saw {max(sizes)} at once")
     losses = [F.cross_entropy(_small()(x), y) for x, y in zip(images.split(4), labels.split(4))]
     expect(
@@ -89,6 +95,12 @@ def check_accumulate(accumulate) -> None:
         expect(not torch.allclose(found, _weighted(images, labels, wrong), rtol=1e-3, atol=1e-6), hint)
     right = _weighted(images, labels, [0.4, 0.4, 0.2])
     expect(torch.allclose(found, right, rtol=1e-3, atol=1e-6), "not the gradient of the mean loss over the whole batch")
+    expect(
+        freed[1:] == [True] * (len(freed) - 1), "call backward() on each part before the next goes through the model"
+    )
+    sizes.clear()
+    answer(model, images, labels, 5)
+    expect(max(sizes) <= 2, f"at most 2 of 10 images at a time for five parts; the model saw {max(sizes)} at once")
 
 
 @exercise
@@ -108,7 +120,7 @@ def check_decays(decays) -> None:
 @exercise
 def check_mixup(mixup) -> None:
     """Three images that can be told apart."""
-    images = torch.tensor([1.0, 10.0, 100.0]).view(3, 1, 1, 1).expand(3, 3, 2, 2)
+    images = torch.tensor([1.0, 10.0, 100.0]).view(3, 1, 1, 1).repeat(1, 3, 2, 2)
     answer = mixup(images, torch.tensor([0, 2, 1]), 0.75, 4)
     expect(isinstance(answer, tuple | list) and len(answer) == 2, "return two things: images and label shares")
     mixed, shares = answer
@@ -145,6 +157,9 @@ def check_larger_weights(larger_weights) -> None:
     """Only the weights of linear maps, and only their size."""
     model = larger_weights()
     expect(isinstance(model, nn.Module), f"return a model, not {type(model).__name__}")
+    expect_fresh(larger_weights)
+    frozen = [name for name, value in model.named_parameters() if not value.requires_grad]
+    expect(not frozen, f"{', '.join(frozen[:1])} no longer learns: change the numbers, keep the parameters")
     plain = dict(ViT.build("vit_shapes_patch8_32").named_parameters())
     values = {name: value.detach() for name, value in model.named_parameters()}
     expect(set(values) == set(plain), "the model is vit_shapes_patch8_32, with other numbers in it and nothing else")
@@ -153,8 +168,12 @@ def check_larger_weights(larger_weights) -> None:
         spread = float(values[name].std())
         expect(abs(spread / 0.2 - 1) < 0.2, f"{name} has a standard deviation of {spread:.3f}, and should have 0.2")
     for name in sorted(set(plain) - linear):
-        spread, right = (float(value.detach().std(correction=0)) for value in (values[name], plain[name]))
-        expect(abs(spread - right) <= 0.3 * right, f"{name} is no weight of a linear map: leave it as it was")
+        hint = f"{name} is no weight of a linear map: leave it as it was"
+        (spread, mean), (right, middle) = (
+            (float(value.detach().std(correction=0)), float(value.detach().mean()))
+            for value in (values[name], plain[name])
+        )
+        expect(abs(spread - right) <= 0.3 * right and abs(mean - middle) <= max(0.02, right), hint)
 
 
 def plain_step(model, optimizer, images, labels, rate: float, clip: float) -> torch.Tensor:

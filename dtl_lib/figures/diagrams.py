@@ -138,7 +138,7 @@ def draw_model(plan: TokenPlan, image: str, patches: int, dim: int, classes: int
     middle, left, width = 150, 60, 180
     drawing.text(middle, 12, f"image ({image})")
     drawing.arrow((middle, 22), (middle, 36))
-    drawing.box(left, 36, width, 32, "patch embedding", colour="#5d646b")
+    drawing.box(left, 36, width, 32, "patches + positions", colour="#5d646b")
     y, present = 68.0, {PATCHES}
     for first, last, names in stages:
         drawing.arrow((middle, y), (middle, y + 56))

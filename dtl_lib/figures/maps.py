@@ -112,7 +112,7 @@ def show_similarity(similarity, marks: Sequence[tuple[int, int]], low: float = -
         low: where the scale begins; it ends at 1. White is 0 on a scale from −1.
     """
     similarity = array(similarity)
-    figure, axes = panels(len(marks), size=size)
+    figure, axes = panels(len(marks), 2 if len(marks) == 4 else 3, size)
     for axis, mark in zip(axes, marks):
         drawn = axis.imshow(similarity[mark], vmin=low, vmax=1, cmap=SIGNED if low == -1 else MAP)
         outline(axis, mark, colour=INK if low == -1 else MARK)

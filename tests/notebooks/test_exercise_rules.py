@@ -10,6 +10,8 @@ from dtl_lib.exercises import (
     exercise,
     expect,
     expect_close,
+    expect_fresh,
+    expect_learns,
     expect_number,
     expect_shape,
     give_weights,
@@ -202,3 +204,19 @@ def test_a_mistake_is_known_in_any_type(kind):
     with pytest.raises(WrongAnswer, match="once, not twice"):
         refuse_mistakes(answer.to(kind), {"once, not twice": answer})
     refuse_mistakes(2 * answer.to(kind), {"once, not twice": answer})
+
+
+def test_a_gradient_has_to_reach_every_source():
+    layer, x = nn.Linear(2, 2), torch.ones(1, 2)
+    sources = dict(layer.named_parameters())
+    expect_learns(layer(x), sources)
+    for cut in (layer(x).detach(), x @ layer.weight + layer.bias.detach()):
+        with pytest.raises(WrongAnswer, match="no gradient reaches"):
+            expect_learns(cut, sources)
+
+
+def test_a_model_has_to_be_built_anew():
+    expect_fresh(lambda: nn.Linear(2, 2))
+    once = nn.Linear(2, 2)
+    with pytest.raises(WrongAnswer, match="fresh"):
+        expect_fresh(lambda: once)

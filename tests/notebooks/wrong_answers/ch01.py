@@ -43,6 +43,11 @@ class Overlapping(DimSecond):
         return rearrange(self.project(images), "b d r s -> b r s d")
 
 
+class Detached(DimSecond):
+    def forward(self, images):
+        return rearrange(self.project(images).detach(), "b d r s -> b r s d")
+
+
 class OtherName(nn.Module):
     def __init__(self, patch_size, dim, channels=3):
         super().__init__()
@@ -101,6 +106,20 @@ nearest = resized(mode="nearest")
 aligned = resized(mode="bicubic", align_corners=True, antialias=True)
 
 
+aligned_and_aliased = resized(mode="bicubic", align_corners=True)
+
+
+def same_count(positions, grid):
+    return positions if positions.shape[0] * positions.shape[1] == grid[0] * grid[1] else _resized(positions, grid)
+
+
+def detached(positions, grid):
+    return _resized(positions, grid).detach()
+
+
+_resized = resized(mode="bicubic", antialias=True)
+
+
 def rows_as_channels(positions, grid):
     return F.interpolate(positions[None], size=(grid[1], positions.shape[2]), mode="bicubic", antialias=True)[0]
 
@@ -129,8 +148,47 @@ def frozen_alone():
     return model
 
 
+def all_frozen():
+    return without_positions().requires_grad_(False)
+
+
+def class_token_gone():
+    model = without_positions()
+    model.tokens["cls"].data.zero_()
+    return model
+
+
+def another_model():
+    model = ViT.build("vit_cifar_patch4_32")
+    model.positions.data.zero_()
+    model.positions.requires_grad_(False)
+    return model
+
+
+def without_positions():
+    model = zero_but_learned()
+    model.positions.requires_grad_(False)
+    return model
+
+
+_once = without_positions()
+
+
+def the_same_twice():
+    return _once
+
+
 def blind():
     return nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 10).requires_grad_(False), nn.Threshold(1e9, 0.0))
+
+
+def with_einops(images, patch_size):
+    return rearrange(images, "b c (r p) (s q) -> b (r s) (p q c)", p=patch_size, q=patch_size)
+
+
+def with_unfold(images, patch_size):
+    columns = F.unfold(images, patch_size, stride=patch_size)
+    return rearrange(columns, "b (c pixels) patches -> b patches (pixels c)", c=images.shape[1])
 
 
 def strips(images, patch_size):
@@ -161,6 +219,15 @@ def back_as_square(patches, patch_size, rows):
     )
 
 
+def back_by_the_root(patches, patch_size, rows):
+    side = int(patches.shape[1] ** 0.5)
+    return rearrange(patches, "b (r s) (p q c) -> b c (r p) (s q)", r=side, p=patch_size, q=patch_size)
+
+
+def back_in_three_colours(patches, patch_size, rows):
+    return rearrange(patches, "b (r s) (p q c) -> b c (r p) (s q)", r=rows, p=patch_size, q=patch_size, c=3)
+
+
 def back_by_columns(patches, patch_size, rows):
     return rearrange(patches, "b (s r) (p q c) -> b c (r p) (s q)", r=rows, p=patch_size, q=patch_size)
 
@@ -185,6 +252,18 @@ def one_off(y, x, patch_size, width, in_front):
     return 1 + in_front + (y // patch_size) * (width // patch_size) + x // patch_size
 
 
+def rounded(y, x, patch_size, width, in_front):
+    return in_front + round(y / patch_size) * (width // patch_size) + round(x / patch_size)
+
+
+def always_sixteen(y, x, patch_size, width, in_front):
+    return in_front + (y // 16) * (width // 16) + x // 16
+
+
+def a_fraction(y, x, patch_size, width, in_front):
+    return in_front + (y // patch_size) * (width / patch_size) + x // patch_size
+
+
 def width_first(positions, images, patch_size):
     grid = (images.shape[3] // patch_size, images.shape[2] // patch_size)
     return rearrange(interpolate_positions(positions, grid), "r c dim -> 1 (r c) dim")
@@ -206,12 +285,23 @@ def cut_off(positions, images, patch_size):
 
 
 WRONG = {
-    "check_my_patch_embed": [DimSecond, OneAxis, Transposed, Reshaped, Overlapping, OtherName],
+    "check_my_patch_embed": [DimSecond, OneAxis, Transposed, Reshaped, Overlapping, OtherName, Detached],
     "check_my_positions": [columns_before_rows, added, sines_of_both_first, alternating, too_slow, flattened],
-    "check_my_interpolate": [aliased, bilinear, nearest, aligned, rows_as_channels, grid_swapped],
-    "check_without_positions": [untouched, zero_but_learned, fixed_instead, frozen_alone, blind],
-    "check_patchify": [strips, colours_first, down_the_columns, patch_transposed, a_grid],
-    "check_unpatchify": [back_as_square, back_by_columns, back_colours_first],
-    "check_token_of_pixel": [rows_and_columns_swapped, nothing_in_front, always_fourteen, one_off],
+    "check_my_interpolate": [
+        aliased, bilinear, nearest, aligned, aligned_and_aliased, rows_as_channels, grid_swapped, same_count, detached,
+    ],
+    "check_without_positions": [
+        untouched, zero_but_learned, fixed_instead, frozen_alone, blind, all_frozen, class_token_gone, another_model,
+        the_same_twice,
+    ],
+    "check_patchify": [
+        strips, colours_first, down_the_columns, patch_transposed, a_grid, with_einops, with_unfold,
+    ],
+    "check_unpatchify": [
+        back_as_square, back_by_the_root, back_in_three_colours, back_by_columns, back_colours_first,
+    ],
+    "check_token_of_pixel": [
+        rows_and_columns_swapped, nothing_in_front, always_fourteen, one_off, rounded, always_sixteen, a_fraction,
+    ],
     "check_positions_for": [width_first, never_interpolated, no_batch_axis, cut_off],
-}
+}  # fmt: skip

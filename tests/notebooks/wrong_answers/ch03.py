@@ -23,6 +23,11 @@ class TanhGelu(Mlp):
         return self.contract(F.gelu(self.expand(x), approximate="tanh"))
 
 
+class DetachedMlp(Mlp):
+    def forward(self, x):
+        return super().forward(x).detach()
+
+
 class GeluLast(Mlp):
     def forward(self, x):
         return F.gelu(self.contract(self.expand(x)))
@@ -47,6 +52,18 @@ class PostNorm(Block):
     def forward(self, x, queries=ALL):
         x = self.norm1(x + self.attention(x))
         return self.norm2(x + self.mlp(x))
+
+
+class DetachedRoad(Block):
+    def forward(self, x, queries=ALL):
+        x = x.detach() + self.attention(self.norm1(x))
+        return x + self.mlp(self.norm2(x))
+
+
+class DetachedBranch(Block):
+    def forward(self, x, queries=ALL):
+        x = x + self.attention(self.norm1(x))
+        return x + self.mlp(self.norm2(x.detach()))
 
 
 class SideBySide(Block):
@@ -139,6 +156,23 @@ def uniform(module):
         nn.init.uniform_(module.weight, -0.02 * 3**0.5, 0.02 * 3**0.5)
 
 
+def square_kernel(module):
+    initialise(module)
+    if isinstance(module, nn.Conv2d):
+        nn.init.normal_(module.weight, std=(module.in_channels * module.kernel_size[0] ** 2) ** -0.5)
+
+
+def seeded(module):
+    torch.manual_seed(0)
+    initialise(module)
+
+
+def norms_reset(module):
+    initialise(module)
+    if isinstance(module, nn.LayerNorm):
+        module.reset_parameters()
+
+
 def norms_too(module):
     initialise(module)
     if isinstance(module, nn.LayerNorm):
@@ -195,6 +229,23 @@ class ClassTokenLast(Plain):
     def sequence(self, images):
         x = self.patches(images)
         return torch.cat([x, self.cls(x)], dim=1)
+
+
+class ClassTokenLastAndRead(ClassTokenLast):
+    def head(self, x):
+        return self.classifiers["cls"](self.norm(x)[:, -1])
+
+
+class InitialisedEarly(Plain):
+    def __init__(self, image_size, patch_size, dim, depth, heads, classes):
+        super().__init__(image_size, patch_size, dim, depth, heads, classes)
+        self.classifiers = nn.ModuleDict({"cls": nn.Linear(dim, classes)})
+
+
+class DefaultLastEpsilon(Plain):
+    def __init__(self, image_size, patch_size, dim, depth, heads, classes):
+        super().__init__(image_size, patch_size, dim, depth, heads, classes)
+        self.norm = nn.LayerNorm(dim)
 
 
 class NoLastNorm(Plain):
@@ -413,21 +464,31 @@ def fewer_blocks():
     return _model(WithoutResidual, depth=2)
 
 
+_once = _model(WithoutResidual)
+
+
+def the_same_twice():
+    return _once
+
+
 def a_block_instead():
     return WithoutResidual
 
 
 WRONG = {
-    "check_my_mlp": [NoGelu, Relu, TanhGelu, GeluLast, OtherNames, NoBias],
+    "check_my_mlp": [NoGelu, Relu, TanhGelu, GeluLast, OtherNames, NoBias, DetachedMlp],
     "check_my_block": [
         PostNorm, SideBySide, NoResidual, MlpFirst, NormedResidual, OneNorm, NoNorm, OneHead, DefaultEpsilon, ThinMlp,
+        DetachedRoad, DetachedBranch,
     ],
     "check_my_initialise": [
         pytorchs_default, matrices_of_one, convolution_like_linear, channels_alone, biases_left, uniform, norms_too,
+        square_kernel, seeded, norms_reset,
     ],
     "check_my_vit": [
         NoPositions, SwappedPositions, ClassTokenLast, NoLastNorm, MeanOfAll, LastToken, NoBlocks, DetachedClassToken,
         ClassTokenFromData, BufferForPositions, SharedBlocks, LargePositions, ZeroClassToken, NotInitialised,
+        ClassTokenLastAndRead, InitialisedEarly, DefaultLastEpsilon,
     ],
     "check_parameters": [
         no_class_token, a_position_for_the_class_token, no_norms, no_last_norm, tiny_alone, always_196_places,
@@ -439,6 +500,6 @@ WRONG = {
     ],
     "check_no_residual": [
         nothing_changed, attention_still_added, mlp_still_added, norms_gone_too, not_initialised, fewer_blocks,
-        a_block_instead,
+        a_block_instead, the_same_twice,
     ],
 }  # fmt: skip

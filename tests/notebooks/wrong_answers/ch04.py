@@ -53,6 +53,8 @@ def _step(model, optimizer, images, labels, rate, clip, leave_out=""):
     for group in optimizer.param_groups[: 1 if leave_out == "groups" else None]:
         if leave_out != "rate":
             group["lr"] = rate
+    if leave_out == "training mode":
+        model.eval()
     loss = F.cross_entropy(model(images), labels, reduction="sum" if leave_out == "mean" else "mean")
     if leave_out != "zero_grad":
         optimizer.zero_grad()
@@ -78,7 +80,19 @@ def _without(part):
     return my_step
 
 
-LEFT_OUT = ("groups", "rate", "mean", "zero_grad", "early clip", "by value", "clip", "step", "once", "detach")
+LEFT_OUT = (
+    "groups",
+    "rate",
+    "mean",
+    "zero_grad",
+    "early clip",
+    "by value",
+    "clip",
+    "step",
+    "once",
+    "detach",
+    "training mode",
+)
 
 
 def _accumulate(model, images, labels, parts, weight, zero=False, whole=False):
@@ -112,6 +126,21 @@ def all_at_once(model, images, labels, parts):
 def the_rest_dropped(model, images, labels, parts):
     size = len(images) // parts
     _accumulate(model, images[: size * parts], labels[: size * parts], parts, lambda share, parts: share)
+
+
+def parts_for_size(model, images, labels, parts):
+    for x, y in zip(images.split(parts), labels.split(parts)):
+        (len(x) / len(images) * F.cross_entropy(model(x), y)).backward()
+
+
+def a_step_as_well(model, images, labels, parts):
+    _accumulate(model, images, labels, parts, lambda share, parts: share)
+    torch.optim.SGD(model.parameters(), lr=0.1).step()
+
+
+def backward_at_the_end(model, images, labels, parts):
+    logits = [model(x) for x in images.split(math.ceil(len(images) / parts))]
+    F.cross_entropy(torch.cat(logits), labels).backward()
 
 
 def never_backward(model, images, labels, parts):
@@ -150,6 +179,12 @@ def shares_swapped(images, labels, share, classes):
     targets = F.one_hot(labels, classes).to(images.dtype)
     mixed = (1 - share) * images + share * images.roll(-1, dims=0)
     return mixed, (1 - share) * targets + share * targets.roll(-1, dims=0)
+
+
+def mixed_in_place(images, labels, share, classes):
+    targets = F.one_hot(labels, classes).to(images.dtype)
+    images.copy_(share * images + (1 - share) * images.roll(-1, dims=0))
+    return images, share * targets + (1 - share) * targets.roll(-1, dims=0)
 
 
 def decay_swapped(values, decay):
@@ -206,6 +241,29 @@ def hundred_times():
     return _model(lambda name, value: name.startswith(("blocks", "classifiers")) and value.ndim == 2, 100)
 
 
+def _ten_times():
+    return _model(lambda name, value: name.startswith(("blocks", "classifiers")) and value.ndim == 2)
+
+
+def biases_too():
+    model = _ten_times()
+    model.blocks[0].mlp.expand.bias.data.add_(1)
+    return model
+
+
+def frozen_weights():
+    model = _ten_times()
+    model.blocks[0].mlp.expand.weight.requires_grad_(False)
+    return model
+
+
+_once = _ten_times()
+
+
+def the_same_twice():
+    return _once
+
+
 def another_model():
     return ViT.build("vit_tiny_patch16_224")
 
@@ -217,12 +275,13 @@ WRONG = {
     "check_my_step": [_without(part) for part in LEFT_OUT],
     "check_accumulate": [
         every_part_counts_one, every_part_counts_alike, sum_over_images, only_the_last_part, all_at_once,
-        the_rest_dropped, never_backward,
+        the_rest_dropped, never_backward, parts_for_size, a_step_as_well, backward_at_the_end,
     ],
     "check_decays": [by_shape_alone, by_name_alone, everything],
-    "check_mixup": [labels_of_the_other, previous_neighbour, labels_not_mixed, shares_swapped],
+    "check_mixup": [labels_of_the_other, previous_neighbour, labels_not_mixed, shares_swapped, mixed_in_place],
     "check_averaged": [decay_swapped, from_zero, plain_mean, in_place],
     "check_larger_weights": [
         nothing_larger, everything_larger, positions_too, blocks_alone, hundred_times, another_model,
+        biases_too, frozen_weights, the_same_twice,
     ],
 }  # fmt: skip
