@@ -66,8 +66,8 @@ def parts(q: Tensor, k: Tensor, v: Tensor, cls: slice, patches: slice) -> tuple[
 
     Returns:
         its share on the class token, `(batch, heads, patches, 1)`; what it gathers from patches, their softmax taken
-        without the token, `(batch, heads, patches, head_dim)`; the token's value, `(batch, heads, 1, head_dim)`; and the
-        untouched output of all tokens.
+        without the token, `(batch, heads, patches, head_dim)`; the token's value, `(batch, heads, 1, head_dim)`; and
+        the untouched output of all tokens.
     """
     scores = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5
     share = scores.softmax(dim=-1)[:, :, patches, cls]
@@ -103,7 +103,7 @@ class Usual(nn.Module):
         return torch.cat(self.kept[number])
 
     def of_others(self, start: int, batch: int) -> tuple[Tensor, Tensor]:
-        """Mean share and lack over the other photos, for each of a batch: `(batch, heads, 1, 1)`, `(…, 1, head_dim)`."""
+        """Means over the other photos, by photo: `(batch, heads, 1, 1)` and `(batch, heads, 1, head_dim)`."""
         shares, lacks = self.all(0), self.all(1)
         own = slice(start, start + batch)
         share, lack = ((kept.sum(dim=0) - kept[own]) / (len(kept) - 1) for kept in (shares, lacks))
