@@ -76,35 +76,35 @@ def parts(q: Tensor, k: Tensor, v: Tensor, cls: slice, patches: slice) -> tuple[
 
 
 class Usual(nn.Module):
-    """Attention that is not changed, and remembers of each photo what its patches receive on average, by head.
+    """Attention that is not changed, and keeps of each photo, by name and `(photos, heads, …)` in all:
 
-    Attributes:
-        shares, lacks: on the class token, `(photos, heads)`; and what `absent` would take away, with the head's size.
-        lengths: of the token's value, and of the patches' values on average, `(photos, heads)` each.
+    - `share`, of the patches on the class token, their mean;
+    - `lack`, what `absent` takes away from them, their mean, `(photos, heads, head_dim)`;
+    - `value`, the token's, of the same shape, its `length`, and `patch_length`, the patches' mean.
     """
 
     def __init__(self, cls: slice, patches: slice):
         super().__init__()
-        self.cls, self.patches, self.kept = cls, patches, ([], [], [], [])
+        self.cls, self.patches, self.kept = cls, patches, {}
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         share, among, value, out = parts(q, k, v, self.cls, self.patches)
-        lengths = v.norm(dim=-1)
-        found = (
-            share.mean(dim=(2, 3)), (out[:, :, self.patches] - among).mean(dim=2),
-            lengths[:, :, self.cls].mean(dim=2), lengths[:, :, self.patches].mean(dim=2),
-        )  # fmt: skip
-        for kept, values in zip(self.kept, found):
-            kept.append(values)
+        found = {
+            "share": share.mean(dim=(2, 3)), "lack": (out[:, :, self.patches] - among).mean(dim=2),
+            "value": value[:, :, 0], "length": value[:, :, 0].norm(dim=-1),
+            "patch_length": v[:, :, self.patches].norm(dim=-1).mean(dim=2),
+        }  # fmt: skip
+        for name, values in found.items():
+            self.kept.setdefault(name, []).append(values)
         return out
 
-    def all(self, number: int) -> Tensor:
-        """Of every photo: shares 0, lacks 1, lengths 2 and 3."""
-        return torch.cat(self.kept[number])
+    def all(self, name: str) -> Tensor:
+        """Of every photo so far."""
+        return torch.cat(self.kept[name])
 
     def of_others(self, start: int, batch: int) -> tuple[Tensor, Tensor]:
         """Means over the other photos, by photo: `(batch, heads, 1, 1)` and `(batch, heads, 1, head_dim)`."""
-        shares, lacks = self.all(0), self.all(1)
+        shares, lacks = self.all("share"), self.all("lack")
         own = slice(start, start + batch)
         share, lack = ((kept.sum(dim=0) - kept[own]) / (len(kept) - 1) for kept in (shares, lacks))
         return share[:, :, None, None], lack[:, :, None]
@@ -232,7 +232,8 @@ def shares(study: Study) -> dict[str, list[float]]:
     the length of the token's value in mean lengths of a patch's."""
     values = {}
     for block, usual in enumerate(study.usual):
-        share, ratio = usual.all(0), usual.all(2).mean(dim=0) / usual.all(3).mean(dim=0)
+        share = usual.all("share")
+        ratio = usual.all("length").mean(dim=0) / usual.all("patch_length").mean(dim=0)
         values |= {f"share_{block}": share.mean(dim=0).tolist(), f"deviation_{block}": share.std(dim=0).tolist()}
         values |= {f"value_{block}": ratio.tolist()}
     return values
