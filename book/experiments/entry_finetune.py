@@ -115,12 +115,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Every run that has no record."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--photos", metavar="DIR", help="the folder of the photos (default: imagenet under DTL_DATA)")
+    parser.add_argument("--conditions", nargs="+", choices=CONDITIONS, default=list(CONDITIONS))
     parser.add_argument("--folder", help="where the records go; the library's ledger where left out")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     sets = data.load("imagenet", options.photos or str(data_folder() / "imagenet"), SIZE)
     for number in range(FOLDS):
-        for name in CONDITIONS:
+        for name in options.conditions:
             what = f"{name}, fold {number}"
             if what in {record.what for record in ledger.read(EXPERIMENT, options.folder, missing_ok=True)}:
                 continue
