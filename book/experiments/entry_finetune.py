@@ -4,10 +4,10 @@
 
 Photos and weights are those of `book.experiments.entry`, in three folds. A run learns from two folds, from the
 teacher's logits alone, and is judged on the third: so each photo is judged once, by a model that has not seen it. A run
-that has a record is not repeated. What was expected is in `book/predictions.md`, committed before the first run. For
-photos of your own, the same training is
+that has a record is not repeated. What was expected is in `book/predictions.md`, committed before the first run. On
+photos in folders named by WordNet ids one command trains in this way, with more augmentation:
 
-    dtl train --finetune NAME --cls-pos 4 --distill-from NAME --distill soft --distill-weight 1 --data folder …
+    dtl train --finetune NAME --cls-pos 4 --distill-from NAME --distill soft --distill-weight 1 --data imagenet …
 """
 
 import argparse
