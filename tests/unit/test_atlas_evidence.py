@@ -78,12 +78,26 @@ def test_the_second_rate_is_read_beside_the_first(tmp_path):
     assert list(found.values()) == pytest.approx([-5.0, 1.0])
 
 
+def test_fine_tuning_counts_once_every_photo_was_held_out(tmp_path):
+    folds = [([1, 1, 0], [1, 0, 0]), ([1, 0], [1, 1]), ([1, 1, 1], [0, 1, 0])]
+    for fold, (right, was) in enumerate(folds):
+        assert evidence(tmp_path) == []
+        values = {"right_200": right, "was_right": was}
+        ledger.add("entry_finetune", f"late, fold {fold}", "c", "cpu", values, n=3, seed=0, folder=tmp_path)
+    one = only(evidence(tmp_path))
+    gaps = [0, 100, 0, 0, -100, 100, 0, 100]
+    error = (sum((gap - 25) ** 2 for gap in gaps) / 7 / 8) ** 0.5
+    assert one.value == pytest.approx(25) and one.over == "8 photos"
+    assert one.high - one.value == pytest.approx(t.ppf(0.975, 7) * error)
+
+
 def test_the_ledger_holds_the_studies_that_chapter_7_names():
     found = {one.study: one for one in evidence()}
     assert found["CIFAR-10, 1 epoch"].value == pytest.approx(-2.31, abs=0.01)
     assert found["CIFAR-10, 1 epoch"].high - found["CIFAR-10, 1 epoch"].value == pytest.approx(0.89, abs=0.01)
     trained = found["trained ViT-Ti/16"]
     assert trained.low < trained.value < trained.high < 0 and trained.over == "200 photos"
+    assert found["trained, constant kept"].low < 0 < found["trained, constant kept"].high
     assert all(one.low is None for name, one in found.items() if name.startswith("shapes, 6 blocks"))
     minutes = found["CIFAR-10, 10 minutes"]
     assert minutes.low < minutes.value < minutes.high and "Welch" in minutes.over

@@ -19,6 +19,8 @@ from .strata import strata
 POINTS = 100.0
 TRAINED = "vit_tiny_patch16_224.augreg_in21k_ft_in1k"
 TRAINED_BLOCK = 4
+TRAINED_PLACES = f"block {TRAINED_BLOCK} − block 0"
+TUNED_FOLDS = 3
 
 
 @dataclass(frozen=True)
@@ -117,12 +119,23 @@ def _minutes(folder) -> Iterator[Evidence]:
 
 
 def _trained(folder) -> Iterator[Evidence]:
-    """Nothing is trained: the token that enters is the untouched model's own, what differs are the patches."""
-    what = f"{TRAINED}: itself, absent before block {TRAINED_BLOCK}"
-    for run in [run for run in ledger.read("entry", folder, missing_ok=True) if run.what == what]:
-        value, low, high = (POINTS * run.get(f"difference{end}") for end in ("", "_low", "_high"))
-        name = "trained ViT-Ti/16"
-        yield Evidence(name, f"block {TRAINED_BLOCK} − block 0", value, low, high, f"{run.n} photos", run.command)
+    """Nothing is trained, or little: a trained model's token enters later, against the untouched model's photos."""
+    moved = f"{TRAINED}: itself, absent before block {TRAINED_BLOCK}"
+    edited = f"enters before block {TRAINED_BLOCK}, edited: blocks before {TRAINED_BLOCK}"
+    for name, experiment, what in (
+        ("trained ViT-Ti/16", "entry", moved),
+        ("trained, constant kept", "entry_edit", edited),
+    ):
+        for run in [run for run in ledger.read(experiment, folder, missing_ok=True) if run.what == what]:
+            value, low, high = (POINTS * run.get(f"difference{end}") for end in ("", "_low", "_high"))
+            yield Evidence(name, TRAINED_PLACES, value, low, high, f"{run.n} photos", run.command)
+    runs = [run for run in ledger.read("entry_finetune", folder, missing_ok=True) if run.what.startswith("late")]
+    if len(runs) == TUNED_FOLDS:
+        gaps = [POINTS * (a - b) for run in runs for a, b in zip(run.get("right_200"), run.get("was_right"))]
+        estimate = followup.over_seeds(gaps)
+        low, high = estimate.value - estimate.half, estimate.value + estimate.half
+        over = f"{len(gaps)} photos"
+        yield Evidence("trained, fine-tuned", TRAINED_PLACES, estimate.value, low, high, over, runs[0].command)
 
 
 def _surface(name: str, grid: Grid, records: Mapping[Job, Record]) -> Iterator[Evidence]:
