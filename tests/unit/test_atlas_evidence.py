@@ -31,38 +31,33 @@ def test_depth_compares_the_two_halves_by_seed(tmp_path):
     grid = followup.deep()
     at = {0: 0.80, 3: 0.90, 6: 0.92, 9: 0.94}
     for cell in grid.cells():
-        for seed in (0, 1, 2):
+        for seed in grid.seeds:
+            assert evidence(tmp_path) == []  # a run is missing
             add(tmp_path, grid, cell, seed, at[cell.cls] + 0.01 * seed * (cell.cls == 9))
     one = only(evidence(tmp_path))
-    gaps = [8.0, 8.5, 9.0]  # points: (92 + 94 + seed) / 2 − 85
-    half = t.ppf(0.975, 2) * 0.5 / 3**0.5
-    assert one.value == pytest.approx(sum(gaps) / 3) and one.high - one.low == pytest.approx(2 * half)
-    assert (one.over, one.command) == ("3 seeds", "a command")
-
-
-def test_a_seed_that_lacks_a_place_is_left_out(tmp_path):
-    grid = followup.deep()
-    for cell in grid.cells():
-        for seed in (0, 1) if cell.cls else (0,):
-            add(tmp_path, grid, cell, seed, 0.9)
-    assert evidence(tmp_path) == []  # one whole seed gives no interval
+    gaps = [8.0, 8.5, 9.0, 9.5, 10.0]  # points: (92 + 94 + seed) / 2 − 85
+    half = t.ppf(0.975, 4) * 0.7905694 / 5**0.5
+    assert one.value == pytest.approx(sum(gaps) / 5) and one.high - one.low == pytest.approx(2 * half)
+    assert (one.over, one.command) == ("5 seeds", "a command")
 
 
 def test_each_length_takes_each_place_at_its_better_rate(tmp_path):
     for rate, grid in followup.lengths(3).items():
         for cell in grid.cells():
-            for seed in followup.CHOOSING:
-                better = (rate < 2e-3) == (cell.cls == 4)  # the late token at half the rate, the early one at the whole
-                add(
-                    tmp_path,
-                    grid,
-                    cell,
-                    seed,
-                    0.5 + 0.03 * (cell.cls == 4) * (1 + seed) - 0.2 * (not better),
-                    0.4 + better,
-                )
+            better = (rate < 2e-3) == (cell.cls == 4)  # the late token at half the rate, the early one at the whole
+            for seed in followup.SEEDS if better else followup.CHOOSING:
+                accuracy = 0.5 + 0.03 * (cell.cls == 4) * (1 + seed) - 0.2 * (not better)
+                add(tmp_path, grid, cell, seed, accuracy, 0.4 + better)
     one = only(evidence(tmp_path))
-    assert one.value == pytest.approx(4.5) and "3 epochs" in one.study and one.low < 0 < one.high
+    assert one.value == pytest.approx(9.0) and "3 epochs" in one.study and 0 < one.low < 9 < one.high
+
+
+def test_a_length_waits_for_its_last_seed(tmp_path):
+    for rate, grid in followup.lengths(1).items():
+        for cell in grid.cells():
+            for seed in followup.SEEDS[:4] if rate > 1e-3 else followup.CHOOSING:
+                add(tmp_path, grid, cell, seed, 0.5 + 0.01 * seed, rate)
+    assert evidence(tmp_path) == []
 
 
 def test_the_second_rate_is_read_beside_the_first(tmp_path):

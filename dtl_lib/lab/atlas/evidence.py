@@ -3,7 +3,7 @@
 Each study has its own model, data, length and noise, so nothing is pooled: an estimate and its interval from each.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from ... import ledger
 from ...ledger import Record
 from . import followup
 from .analysis import Estimate
-from .contrasts import Contrast, contrasts
+from .contrasts import contrasts
 from .grid import Cell, Grid, Job, grids
 from .run import missing, read
 from .strata import strata
@@ -46,7 +46,7 @@ class Evidence:
 
 
 def evidence(folder: str | Path | None = None) -> list[Evidence]:
-    """What there is of each study, in the order of chapter 7; a study without enough records is left out.
+    """Each study's answer, in the order of chapter 7; a study that lacks a run is left out until it has all of them.
 
     Args:
         folder: where the records are; the library's ledger where None.
@@ -75,21 +75,24 @@ def _length(folder) -> Iterator[Evidence]:
         by_rate = {rate: read(grid, folder) for rate, grid in followup.lengths(epochs).items()}
         try:
             records = followup.at_better_rate(by_rate, followup.CHOOSING)
-            estimate = followup.over_seeds(list(followup.late_minus_early(records).values()))
-        except ValueError:  # not enough seeds yet
+        except ValueError:  # not both rates of both places yet
             continue
-        name = f"longer: {epochs} epoch{'s' * (epochs > 1)}"
-        yield _over_seeds(name, "block 4 − block 0", estimate, records)
+        gaps = followup.late_minus_early(records)
+        if len(gaps) == len(followup.SEEDS):
+            name = f"longer: {epochs} epoch{'s' * (epochs > 1)}"
+            yield _over_seeds(name, "block 4 − block 0", followup.over_seeds(list(gaps.values())), records)
 
 
 def _depth(folder) -> Iterator[Evidence]:
     grid = followup.deep()
     records = read(grid, folder)
-    try:
-        estimate = _paired(contrasts(grid)[0], records)
-    except ValueError:
-        return
-    yield _over_seeds("shapes, 12 blocks", "blocks 6, 9 − blocks 0, 3", estimate, records)
+    if not missing(grid.cells(), grid.seeds, records):
+        weights = contrasts(grid)[0].weights
+        gaps = [
+            sum(POINTS * weight * records[cell, seed].get("accuracy") for cell, weight in weights.items())
+            for seed in grid.seeds
+        ]
+        yield _over_seeds("shapes, 12 blocks", "blocks 6, 9 − blocks 0, 3", followup.over_seeds(gaps), records)
 
 
 def _shapes(folder) -> Iterator[Evidence]:
@@ -144,18 +147,6 @@ def _surface(name: str, grid: Grid, records: Mapping[Job, Record]) -> Iterator[E
     layers = strata(records, "accuracy", POINTS, cells=grid.cells(), seeds=grid.seeds)
     estimate = layers.estimate(contrasts(grid)[0].weights)
     yield _over_seeds(name, "blocks 4, 5 − blocks 0, 2", estimate, records)
-
-
-def _paired(contrast: Contrast, records: Mapping[Job, Record]) -> Estimate:
-    """A contrast's interval over seeds that have all of its cells."""
-    seeds = sorted({seed for _, seed in records})
-    whole: Sequence[int] = [seed for seed in seeds if all((cell, seed) in records for cell in contrast.weights)]
-    return followup.over_seeds(
-        [
-            sum(POINTS * w * records[cell, seed].get("accuracy") for cell, w in contrast.weights.items())
-            for seed in whole
-        ]
-    )
 
 
 def _over_seeds(study: str, compared: str, estimate: Estimate, records: Mapping[Job, Record]) -> Evidence:
