@@ -15,6 +15,7 @@ from .diagrams import draw_attention, draw_block, draw_data_parallel, draw_model
 from .drawing import Drawing
 from .frames import FrameLayout
 from .images import show_images, show_patches
+from .looking import draw_lens
 from .maps import show_cosines, show_maps, show_matrix, show_similarity, show_table
 from .overlay import overlay
 from .pages import attention_page
@@ -33,6 +34,7 @@ __all__ = [
     "draw_attention",
     "draw_block",
     "draw_data_parallel",
+    "draw_lens",
     "draw_model",
     "draw_sequence",
     "draw_step",

@@ -6,6 +6,7 @@ It is called once for the notebook's definition and once for the library's, unde
 import torch
 from torch import nn
 
+from dtl_lib import TokenPlan, ViT, ViTConfig, record
 from dtl_lib.train import Recipe
 
 
@@ -73,6 +74,19 @@ def indices(definition):
     return torch.cat(samples_of_steps)
 
 
+def recorded(measure):
+    """A case for a function of a model and its tape: registers, a class token, a grid that is not square."""
+
+    def case(definition):
+        plan = TokenPlan.of(2, reg_pos=1, num_reg=2)
+        model = perturbed(ViT(ViTConfig((8, 12), 4, dim=8, depth=2, heads=2, classes=3, plan=plan)).eval())
+        with record(model) as tape:
+            model(torch.randn(2, 3, 8, 12))
+        return torch.cat([value.flatten() for value in measure(definition, model, tape)])
+
+    return case
+
+
 NUMERIC = {
     "dtl_lib.layers.PatchEmbed": lambda definition: perturbed(definition(4, 8))(torch.randn(2, 3, 8, 12)),
     "dtl_lib.layers.interpolate_positions": lambda definition: definition(torch.randn(4, 4, 8), (3, 6)),
@@ -87,6 +101,12 @@ NUMERIC = {
     "dtl_lib.layers.initialise": initialise,
     "dtl_lib.models.enter_and_leave": enter_and_leave,
     "dtl_lib.data.loader.indices": indices,
+    "dtl_lib.probes.distance.mean_attention_distance": recorded(
+        lambda definition, _, tape: [definition(tape, block, how) for block in (0, 1) for how in (True, False)]
+    ),
+    "dtl_lib.probes.lens.logit_lens": recorded(
+        lambda definition, model, tape: [definition(model, tape, block) for block in ("input", 0, 1)]
+    ),
     "dtl_lib.train.device.precision": precision,
     "dtl_lib.train.optim.learning_rate": learning_rate,
 }

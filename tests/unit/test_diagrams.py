@@ -23,6 +23,8 @@ DRAWN = {
     "model": lambda: figures.draw_model(MOVED, "3 × 32 × 32", 64, 192, 10),
     "two stages": lambda: figures.draw_model(CAIT, "3 × 32 × 32", 64, 192, 10),
     "comes and goes": lambda: figures.draw_model(COMES_AND_GOES, "3 × 32 × 32", 64, 192, 10),
+    "lens": lambda: figures.draw_lens(12, 197, 192, 1000),
+    "lens of two blocks": lambda: figures.draw_lens(2, 17, 64, 10),
     "step": figures.draw_step,
     "data parallel": figures.draw_data_parallel,
     "three processes": lambda: figures.draw_data_parallel(3),
