@@ -61,11 +61,13 @@ def show_positions(similarity, low: float = -1, most: int = 8, size: float = WID
 
 
 def _mosaic(pictures: np.ndarray, columns: int) -> np.ndarray:
-    """(pictures, height, width, channels) in rows, white between them: (height, width, channels)."""
+    """(pictures, height, width, channels) in rows, nothing between them: (height, width, channels or, of colours, 4)."""
     (count, height, width, channels), gap = pictures.shape, _gap(pictures.shape[1:])
     columns = min(columns, count)
-    rows, white = -(-count // columns), 1.0 if channels > 1 else np.nan
-    grid = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, channels), white)
+    if channels == 3:  # with transparency, so that the page shows between them
+        pictures, channels = np.concatenate([pictures, np.ones_like(pictures[..., :1])], axis=-1), 4
+    rows, empty = -(-count // columns), np.nan if channels == 1 else 0.0
+    grid = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, channels), empty)
     for number, picture in enumerate(pictures):
         top, left = (number // columns) * (height + gap), (number % columns) * (width + gap)
         grid[top : top + height, left : left + width] = picture
