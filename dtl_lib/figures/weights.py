@@ -61,7 +61,7 @@ def show_positions(similarity, low: float = -1, most: int = 8, size: float = WID
 
 
 def _mosaic(pictures: np.ndarray, columns: int) -> np.ndarray:
-    """(pictures, height, width, channels) in rows, nothing between them: (height, width, channels or, of colours, 4)."""
+    """(pictures, height, width, channels) in rows, nothing between them: (height, width, 1, or 4 of colours)."""
     (count, height, width, channels), gap = pictures.shape, _gap(pictures.shape[1:])
     columns = min(columns, count)
     if channels == 3:  # with transparency, so that the page shows between them
