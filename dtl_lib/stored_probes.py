@@ -201,19 +201,12 @@ def _right(model: ViT, batches: list[Tensor], labels: Tensor) -> Tensor:
 
 
 def _model(weights: str) -> ViT:
-    from .pretrained import from_timm, load_pretrained
+    from .pretrained import load_pretrained
 
     if "saliency" not in weights:
         return load_pretrained(weights)
-    import timm
-    from safetensors.torch import load_file
-
     file = data_folder() / "weights" / f"{weights}.safetensors"
-    if not file.is_file():
-        raise ValueError(f"the weights {file} are missing")
-    model = timm.create_model(weights.partition(".")[0], num_classes=0)
-    model.load_state_dict({key: value.float() for key, value in load_file(file).items()})
-    return from_timm(model).eval()
+    return load_pretrained(weights.partition(".")[0], weights=file).float()
 
 
 def _prepare(files: list[Path], model: ViT) -> Tensor:

@@ -74,17 +74,13 @@ def indices(definition):
     return torch.cat(samples_of_steps)
 
 
-def recorded(measure):
-    """A case for a function of a model and its tape: registers, a class token, a grid that is not square."""
-
-    def case(definition):
-        plan = TokenPlan.of(2, reg_pos=1, num_reg=2)
-        model = perturbed(ViT(ViTConfig((8, 12), 4, dim=8, depth=2, heads=2, classes=3, plan=plan)).eval())
-        with record(model) as tape:
-            model(torch.randn(2, 3, 8, 12))
-        return torch.cat([value.flatten() for value in measure(definition, model, tape)])
-
-    return case
+def distance(definition):
+    """Every head of a model with registers, on a grid that is not square, renormalised and not."""
+    plan = TokenPlan.of(2, reg_pos=1, num_reg=2)
+    model = perturbed(ViT(ViTConfig((8, 12), 4, dim=8, depth=2, heads=2, plan=plan)).eval())
+    with record(model) as tape:
+        model(torch.randn(2, 3, 8, 12))
+    return torch.stack([definition(tape, block, how) for block in (0, 1) for how in (True, False)])
 
 
 NUMERIC = {
@@ -101,12 +97,7 @@ NUMERIC = {
     "dtl_lib.layers.initialise": initialise,
     "dtl_lib.models.enter_and_leave": enter_and_leave,
     "dtl_lib.data.loader.indices": indices,
-    "dtl_lib.probes.distance.mean_attention_distance": recorded(
-        lambda definition, _, tape: [definition(tape, block, how) for block in (0, 1) for how in (True, False)]
-    ),
-    "dtl_lib.probes.lens.logit_lens": recorded(
-        lambda definition, model, tape: [definition(model, tape, block) for block in ("input", 0, 1)]
-    ),
+    "dtl_lib.probes.distance.mean_attention_distance": distance,
     "dtl_lib.train.device.precision": precision,
     "dtl_lib.train.optim.learning_rate": learning_rate,
 }

@@ -15,7 +15,18 @@ CORE = {
     "deferred", "recordable", "pretrained", "timm_models", "timm_parts", "timm_layers", "timm_weights", "weights",
     "checkpoint", "zoo", "probes", "figures", "exercises",
 }  # fmt: skip
-ROOMS = (GROUND, CORE, {"data"}, {"outputs"}, {"ledger"}, {"train"}, {"stored"}, {"lab"}, {"cli"}, {"__main__"})
+ROOMS = (
+    GROUND,
+    CORE,
+    {"data"},
+    {"outputs"},
+    {"ledger"},
+    {"train"},
+    {"stored", "stored_probes"},
+    {"lab"},
+    {"cli"},
+    {"__main__"},
+)
 LEVEL = {name: level for level, names in enumerate(ROOMS) for name in names}
 MACHINERY = {name for names in ROOMS[2:] for name in names}
 FILES = sorted(path for path in PACKAGE.rglob("*.py*") if path.suffix in (".py", ".pyi"))
