@@ -259,3 +259,10 @@ def test_the_roof_is_the_lower_of_two_limits_and_dots_lie_where_they_are():
     assert {"sum", "product", "10 GB/s", "100 GFLOP/s"} == {text.get_text() for text in axis.texts}
     low, high = axis.get_xlim()
     assert low < 0.1 and 50 < high
+
+
+def test_between_filters_there_is_nothing_so_that_the_page_shows():
+    figure = figures.show_filters({"two": np.full((2, 8, 8, 3), 0.5)}, columns=2)
+    drawn = figure.axes[0].images[0].get_array()
+    assert drawn.shape == (8, 17, 4)
+    assert (drawn[:, 8] == 0).all() and (drawn[:, :8, 3] == 1).all() and (drawn[:, 9:, 3] == 1).all()
