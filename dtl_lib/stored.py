@@ -71,6 +71,50 @@ class Stored:
         return tuple(zip(self.names, self.probabilities.tolist()))
 
 
+@dataclass(frozen=True)
+class Asked:
+    """Where maps through all blocks come from: a timm name, its licence, bundled photos side by side, classes asked
+    for."""
+
+    weights: str
+    licence: str
+    photos: tuple[str, ...]
+    classes: tuple[int, ...]
+
+
+ASKED = {
+    "vit_tiny_coffee": Asked("vit_tiny_patch16_224.augreg_in21k_ft_in1k", "apache-2.0", ("coffee",), (967,)),
+    "vit_tiny_cat_and_coffee": Asked(
+        "vit_tiny_patch16_224.augreg_in21k_ft_in1k", "apache-2.0", ("chelsea", "coffee"), (285, 967)
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Routes:
+    """One model's maps through all blocks on one image, float32; those that ask have one map for each class.
+
+    Attributes:
+        last_block: the class token's attention in the last block, mean over heads, `(rows, columns)`.
+        rollout: `probes.rollout`, `(rows, columns)`.
+        gradient_rollout, relevance: `probes.gradient_rollout` and `probes.relevance`, `(classes, rows, columns)`.
+        probabilities: of the classes, `(classes,)`.
+        names: of the classes, ImageNet's.
+        source: as in `Stored`.
+    """
+
+    last_block: Tensor
+    rollout: Tensor
+    gradient_rollout: Tensor
+    relevance: Tensor
+    probabilities: Tensor
+    names: tuple[str, ...]
+    source: dict[str, str]
+
+
+ROUTES = ("last_block", "rollout", "gradient_rollout", "relevance")
+
+
 def load(name: str = "vit_tiny_chelsea", folder: Path = FOLDER) -> Stored:
     """A stored result.
 
@@ -80,17 +124,29 @@ def load(name: str = "vit_tiny_chelsea", folder: Path = FOLDER) -> Stored:
     Raises:
         ValueError: for a name that is not stored, or a file that is damaged.
     """
-    file = Path(folder) / f"{name}.safetensors"
+    return Stored(**_read(Path(folder) / f"{name}.safetensors", MAPS, HALVES))
+
+
+def load_routes(name: str = "vit_tiny_coffee", folder: Path = FOLDER / "routes") -> Routes:
+    """Stored maps through all blocks, as exact as those of `load`.
+
+    Raises:
+        ValueError: as `load`.
+    """
+    return Routes(**_read(Path(folder) / f"{name}.safetensors", ROUTES))
+
+
+def _read(file: Path, maps: tuple[str, ...], halves: tuple[str, ...] = ()) -> dict:
     if not file.is_file():
-        have = ", ".join(sorted(path.stem for path in Path(folder).glob("*.safetensors"))) or "nothing"
-        raise ValueError(f"no result {name!r} is stored in {folder}; there is {have}")
+        have = ", ".join(sorted(path.stem for path in file.parent.glob("*.safetensors"))) or "nothing"
+        raise ValueError(f"no result {file.stem!r} is stored in {file.parent}; there is {have}")
     try:
         with safe_open(file, "pt") as opened:
             tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
             card = json.loads(opened.metadata()["card"])
-        maps = {key: (tensors[key] * tensors[f"{key}_scale"]).square() for key in MAPS}
-        others = {key: tensors[key].float() for key in (*HALVES, "probabilities")}
-        return Stored(**maps, **others, names=tuple(card["names"]), source=card["source"])
+        read = {key: (tensors[key] * tensors[f"{key}_scale"]).square() for key in maps}
+        read |= {key: tensors[key].float() for key in (*halves, "probabilities")}
+        return read | {"names": tuple(card["names"]), "source": card["source"]}
     except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise ValueError(f"{file} is damaged ({error}): `python -m dtl_lib.stored make` writes it again") from None
 
@@ -101,7 +157,7 @@ def compute(name: str = "vit_tiny_chelsea") -> Stored:
     Raises:
         ValueError: for a name of unknown origin, or where the weights cannot be had.
     """
-    from .data.photos import PHOTOS, photo, prepare
+    from .data.photos import photo, prepare
     from .pretrained import load_pretrained
 
     if name not in ORIGINS:
@@ -111,32 +167,77 @@ def compute(name: str = "vit_tiny_chelsea") -> Stored:
     with record(model) as tape, torch.no_grad():
         logits = model(prepare(photo(origin.photo), config=model.config))
     likeliest = logits.softmax(dim=-1)[0].topk(5)
-    about_photo = PHOTOS[origin.photo]
-    source = {
-        "weights": origin.weights,
-        "weights_licence": origin.licence,
-        "photo": f"scikit-image's {about_photo.file}, {about_photo.source}",
-        "photo_licence": about_photo.licence,
-        "library": f"dtl_lib {__version__}",
-        "command": f"python -m dtl_lib.stored make {name}",
-    }
     return Stored(
         **_measure(tape),
         position_similarity=_cosines(model.positions.detach()),
         probabilities=likeliest.values,
         names=_class_names(likeliest.indices),
-        source=source,
+        source=_source(name, origin.weights, origin.licence, origin.photo),
     )
+
+
+def compute_routes(name: str = "vit_tiny_coffee") -> Routes:
+    """The maps computed from the weights and the photos side by side, not quantised; positions are interpolated.
+
+    Raises:
+        ValueError: as `compute`.
+    """
+    from . import probes
+    from .data.photos import photo, prepare
+    from .pretrained import load_pretrained
+
+    if name not in ASKED:
+        raise ValueError(f"nothing is stored as {name!r}; there are {', '.join(ASKED)}")
+    asked = ASKED[name]
+    model = load_pretrained(asked.weights)
+    images = torch.cat([prepare(photo(one), config=model.config) for one in asked.photos], dim=-1)
+    of_class: dict[str, list[Tensor]] = {"gradient_rollout": [], "relevance": []}
+    for number in asked.classes:
+        with record(model, grad=True) as tape:
+            logits = model(images)
+            logits[:, number].sum().backward()
+        for probe, maps in of_class.items():
+            maps.append(getattr(probes, probe)(tape)[0])
+    return Routes(
+        last_block=tape.maps(tape.plan.blocks - 1)[0].mean(dim=0),
+        rollout=probes.rollout(tape)[0],
+        **{probe: torch.stack(maps) for probe, maps in of_class.items()},
+        probabilities=logits.detach().softmax(dim=-1)[0, list(asked.classes)],
+        names=_class_names(torch.tensor(asked.classes)),
+        source=_source(name, asked.weights, asked.licence, *asked.photos),
+    )
+
+
+def _source(name: str, weights: str, licence: str, *photos: str) -> dict[str, str]:
+    from .data.photos import PHOTOS
+
+    shown = [PHOTOS[photo] for photo in photos]
+    return {
+        "weights": weights,
+        "weights_licence": licence,
+        "photo": " and ".join(f"scikit-image's {photo.file}, {photo.source}" for photo in shown),
+        "photo_licence": " and ".join(dict.fromkeys(photo.licence for photo in shown)),
+        "library": f"dtl_lib {__version__}",
+        "command": f"python -m dtl_lib.stored make {name}",
+    }
 
 
 def save(stored: Stored, name: str, folder: Path = FOLDER) -> Path:
     """Write a result, roots of maps as uint8 with one scale a map, norms as float16; returns the file."""
-    tensors = {key: getattr(stored, key).half() for key in HALVES}
+    return _write(stored, Path(folder) / f"{name}.safetensors", MAPS, HALVES)
+
+
+def save_routes(routes: Routes, name: str, folder: Path = FOLDER / "routes") -> Path:
+    """Write maps through all blocks as `save` does; returns the file."""
+    return _write(routes, Path(folder) / f"{name}.safetensors", ROUTES)
+
+
+def _write(stored: Stored | Routes, file: Path, maps: tuple[str, ...], halves: tuple[str, ...] = ()) -> Path:
+    tensors = {key: getattr(stored, key).half() for key in halves}
     tensors["probabilities"] = stored.probabilities
-    for key in MAPS:
+    for key in maps:
         tensors[key], tensors[f"{key}_scale"] = quantise(getattr(stored, key))
     card = json.dumps({"names": stored.names, "source": stored.source})
-    file = Path(folder) / f"{name}.safetensors"
     file.parent.mkdir(parents=True, exist_ok=True)
     save_file({key: value.contiguous() for key, value in tensors.items()}, file, metadata={"card": card})
     return file
@@ -178,11 +279,12 @@ def _class_names(indices: Tensor) -> tuple[str, ...]:
 def main(arguments: list[str]) -> int:
     """`make [NAME …]`: recompute results and write them; all of them where no name is given."""
     if not arguments or arguments[0] != "make":
-        print(f"usage: python -m dtl_lib.stored make [{' '.join(ORIGINS)}]", file=sys.stderr)
+        print(f"usage: python -m dtl_lib.stored make [{' '.join([*ORIGINS, *ASKED])}]", file=sys.stderr)
         return 2
     try:
-        for name in arguments[1:] or ORIGINS:
-            file = save(compute(name), name)
+        for name in arguments[1:] or [*ORIGINS, *ASKED]:
+            routes = name in ASKED
+            file = save_routes(compute_routes(name), name) if routes else save(compute(name), name)
             print(f"{file}: {file.stat().st_size / 1000:.0f} kB")
     except ValueError as error:
         print(error, file=sys.stderr)

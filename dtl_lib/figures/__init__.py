@@ -19,6 +19,7 @@ from .looking import draw_lens
 from .maps import show_cosines, show_maps, show_matrix, show_similarity, show_table
 from .overlay import overlay
 from .pages import attention_page
+from .routes import draw_routes
 from .style import COLOURS, styled, token_colours
 from .surface import show_atlas, show_pareto, show_surface
 from .tables import Table, table
@@ -36,6 +37,7 @@ __all__ = [
     "draw_data_parallel",
     "draw_lens",
     "draw_model",
+    "draw_routes",
     "draw_sequence",
     "draw_step",
     "overlay",

@@ -65,10 +65,19 @@ class Drawing:
         head = [(x1, y1), (base[0] - dy / 2, base[1] + dx / 2), (base[0] + dy / 2, base[1] - dx / 2)]
         self._add(f'<polygon points="{_points(head)}" fill="{colour}"/>')
 
-    def line(self, *points: tuple[float, float], dashed: bool = False, colour: str = "currentColor") -> None:
-        """A line through the points."""
-        dash = ' stroke-dasharray="4 3"' if dashed else ""
-        self._add(f'<polyline points="{_points(points)}" fill="none" stroke="{colour}" stroke-width="1.5"{dash}/>')
+    def line(
+        self,
+        *points: tuple[float, float],
+        dashed: bool = False,
+        colour: str = "currentColor",
+        width: float = 1.5,
+        faint: bool = False,
+    ) -> None:
+        """A line through the points; a faint one lets others show through."""
+        style = (' stroke-dasharray="4 3"' if dashed else "") + (' stroke-opacity="0.45"' if faint else "")
+        self._add(
+            f'<polyline points="{_points(points)}" fill="none" stroke="{colour}" stroke-width="{width:g}"{style}/>'
+        )
 
     def sign(self, x: float, y: float, mark: str = "+") -> None:
         """An operation in a circle."""

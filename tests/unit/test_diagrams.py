@@ -12,6 +12,7 @@ from dtl_lib.tokens import Group
 MOVED = TokenPlan.of(12, cls_pos=6, reg_pos=3, num_reg=4)
 CAIT = TokenPlan.of(4, cls_pos=4, class_blocks=2)
 COMES_AND_GOES = TokenPlan(6, (Group("cls", 1, 0), Group("early", 2, 0, 3), Group("late", 3, 2)))
+ROUTES = [[[1, 0, 0], [0, 0.6, 0.4], [0, 0, 1]], [[0.6, 0.4, 0], [0, 1, 0], [0, 0, 1]]]
 SVG = "{http://www.w3.org/2000/svg}"
 
 DRAWN = {
@@ -26,6 +27,7 @@ DRAWN = {
     "lens": lambda: figures.draw_lens(12, 197, 192, 1000),
     "lens of two blocks": lambda: figures.draw_lens(2, 17, 64, 10),
     "step": figures.draw_step,
+    "routes": lambda: figures.draw_routes(["class token", "patch p", "patch q"], ROUTES),
     "data parallel": figures.draw_data_parallel,
     "three processes": lambda: figures.draw_data_parallel(3),
 }
@@ -106,3 +108,12 @@ def test_every_process_has_its_part_its_gradient_and_the_same_step(processes):
 def test_a_number_of_processes_that_is_not_drawn_is_refused():
     with pytest.raises(ValueError, match="2 or 3 processes"):
         figures.draw_data_parallel(8)
+
+
+def test_routes_are_as_thick_as_their_weights_and_run_from_before_to_after():
+    drawn = ElementTree.fromstring(str(figures.draw_routes(["a", "b", "c"], ROUTES)))
+    lines = [(line.get("points"), float(line.get("stroke-width"))) for line in drawn.iter(f"{SVG}polyline")]
+    assert len(lines) == 8, "a weight of 0 has no line"
+    from_q_to_p, p_to_itself = (next(line for line in lines[:4] if line[0].startswith(x)) for x in ("400,", "275,"))
+    assert from_q_to_p[0] == "400,40 275,118", "before is above, after below"
+    assert from_q_to_p[1] / p_to_itself[1] == pytest.approx(0.4 / 0.6)

@@ -134,3 +134,29 @@ def _off(stored_maps, maps):
     """The largest difference, in quantisation steps of its own map's root."""
     step = maps.amax(dim=(-2, -1), keepdim=True).sqrt() / stored.LEVELS
     return float(((stored_maps.sqrt() - maps.sqrt()).abs() / step).max())
+
+
+@pytest.mark.parametrize("name", stored.ASKED)
+def test_routes_are_what_the_weights_say_and_tell_two_classes_apart(name):
+    routes, asked = stored.load_routes(name), stored.ASKED[name]
+    grid = (14, 14 * len(asked.photos))
+    assert routes.last_block.shape == routes.rollout.shape == grid
+    assert routes.relevance.shape == routes.gradient_rollout.shape == (len(asked.classes), *grid)
+    assert (stored.FOLDER / "routes" / f"{name}.safetensors").stat().st_size <= 8_000
+    if len(asked.photos) == 2:  # asked for the cat, more of it lies on the cat
+        cat, coffee = routes.relevance[..., :14].sum(dim=(1, 2)) / routes.relevance.sum(dim=(1, 2))
+        assert cat - coffee > 0.15
+    if not WEIGHTS.is_file():
+        pytest.skip(f"DTL_DATA holds no weights/{WEIGHTS.name}")
+    exact = stored.compute_routes(name)
+    for maps in stored.ROUTES:
+        assert _off(getattr(routes, maps), getattr(exact, maps)) <= 0.6
+    torch.testing.assert_close(routes.probabilities, exact.probabilities, rtol=1e-3, atol=1e-5)
+    assert (routes.names, routes.source) == (exact.names, exact.source)
+
+
+def test_routes_that_are_not_there_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="'dog'.*there is vit_tiny_cat_and_coffee, vit_tiny_coffee"):
+        stored.load_routes("dog")
+    with pytest.raises(ValueError, match="nothing is stored as 'dog'"):
+        stored.compute_routes("dog")
