@@ -1,0 +1,297 @@
+"""Wrong answers that the checkers of chapter 12 have to refuse."""
+
+from functools import partial
+
+import torch
+
+from dtl_lib import ViT
+
+
+def _rolled(attention, fuse="amax", one=1.0, scale=-1, order=1, keep=True):
+    result = torch.eye(attention[0].shape[-1])
+    for heads in attention[::order]:
+        mixed = getattr(heads, fuse)(dim=0) + one * torch.eye(heads.shape[-1])
+        result = (mixed / mixed.sum(dim=scale, keepdim=keep) if scale is not None else mixed / 2) @ result
+    return result
+
+
+def no_identity(attention):
+    return _rolled(attention, one=0)
+
+
+def columns_scaled(attention):
+    return _rolled(attention, keep=False)
+
+
+def not_scaled(attention):
+    return _rolled(attention, scale=None)
+
+
+def only_added(attention):
+    return 2 ** len(attention) * _rolled(attention, scale=None)
+
+
+def scaled_too_early(attention):
+    result = torch.eye(attention[0].shape[-1])
+    for heads in attention:
+        most = heads.amax(dim=0)
+        result = (most / most.sum(dim=-1, keepdim=True) + torch.eye(len(result))) / 2 @ result
+    return result
+
+
+def reversed_order(attention):
+    return _rolled(attention, order=-1)
+
+
+def last_block(attention):
+    return _rolled(attention[-1:])
+
+
+def first_missing(attention):
+    return _rolled(attention[1:])
+
+
+def mean_of_heads(attention):
+    return _rolled(attention, fuse="mean")
+
+
+def least_of_heads(attention):
+    return _rolled(attention, fuse="amin")
+
+
+def turned(attention):
+    return _rolled(attention).T
+
+
+def class_token_dropped(attention):
+    return _rolled([heads[:, 1:, 1:] for heads in attention])
+
+
+def one_row(attention):
+    return _rolled(attention)[0]
+
+
+def head_by_head(attention):
+    return torch.stack([_rolled([heads[head : head + 1] for heads in attention]) for head in range(3)])
+
+
+def element_by_element(attention):
+    return _rolled(attention[:1]) * _rolled(attention[1:2]) * _rolled(attention[2:])
+
+
+def _relevant(attention, gradients, part=lambda a, g: (a * g).clamp(min=0).mean(dim=0), order=1):
+    result = torch.eye(attention[0].shape[-1])
+    for a, g in list(zip(attention, gradients))[::order]:
+        result = result + part(a, g) @ result
+    return result
+
+
+def positive_after_mean(attention, gradients):
+    return _relevant(attention, gradients, lambda a, g: (a * g).mean(dim=0).clamp(min=0))
+
+
+def all_signs(attention, gradients):
+    return _relevant(attention, gradients, lambda a, g: (a * g).mean(dim=0))
+
+
+def absolute(attention, gradients):
+    return _relevant(attention, gradients, lambda a, g: (a * g).abs().mean(dim=0))
+
+
+def gradient_alone(attention, gradients):
+    return _relevant(attention, gradients, lambda a, g: g.clamp(min=0).mean(dim=0))
+
+
+def attention_alone(attention, gradients):
+    return _relevant(attention, gradients, lambda a, g: a.mean(dim=0))
+
+
+def product_of_means(attention, gradients):
+    return _relevant(attention, gradients, lambda a, g: a.mean(dim=0) * g.clamp(min=0).mean(dim=0))
+
+
+def heads_summed(attention, gradients):
+    return _relevant(attention, gradients, lambda a, g: (a * g).clamp(min=0).sum(dim=0))
+
+
+def last_comes_first(attention, gradients):
+    return _relevant(attention, gradients, order=-1)
+
+
+def identity_removed(attention, gradients):
+    return _relevant(attention, gradients) - torch.eye(5)
+
+
+def replaced(attention, gradients):
+    result = torch.eye(5)
+    for a, g in zip(attention, gradients):
+        result = (a * g).clamp(min=0).mean(dim=0) @ result
+    return result
+
+
+def parts_added(attention, gradients):
+    return torch.eye(5) + sum((a * g).clamp(min=0).mean(dim=0) for a, g in zip(attention, gradients))
+
+
+def rows_scaled(attention, gradients):
+    result = torch.eye(5)
+    for a, g in zip(attention, gradients):
+        block = torch.eye(5) + (a * g).clamp(min=0).mean(dim=0)
+        result = block / block.sum(dim=-1, keepdim=True) @ result
+    return result
+
+
+def halved(attention, gradients):
+    return _relevant(attention, gradients) / 2 ** len(attention)
+
+
+def own_share(tokens, blocks, residual):
+    return residual**blocks + (1 - residual**blocks) / tokens
+
+
+def without_itself(tokens, blocks, residual):
+    return (1 - residual**blocks) / (tokens - 1)
+
+
+def one_block(tokens, blocks, residual):
+    return (1 - residual) / tokens
+
+
+def wrong_power(tokens, blocks, residual):
+    return (1 - residual) ** blocks / tokens
+
+
+def nothing_kept(tokens, blocks, residual):
+    return 1 / tokens
+
+
+def _halves(attention):
+    return [(heads.mean(dim=0) + torch.eye(heads.shape[-1])) / 2 for heads in attention]
+
+
+def _way_back(matrices, row):
+    for matrix in reversed(matrices):
+        row = row[-len(matrix) :] @ matrix
+    return row
+
+
+def from_entry(attention):
+    late = [block for block in _halves(attention) if len(block) == 7]
+    return _way_back(late, torch.eye(7)[0])[1:]
+
+
+def scaled_up(attention):
+    row = _way_back(_halves(attention), torch.eye(7)[0])
+    return row / row.sum()
+
+
+def last_block_followed(attention):
+    halves = _halves(attention)
+    return _way_back([block for block in halves if len(block) == 6] + halves[-1:], torch.eye(7)[0])
+
+
+def early_exchanged(attention):
+    halves = [block.T if len(block) == 6 else block for block in _halves(attention)]
+    early = [block for block in halves if len(block) == 6]
+    return _way_back(early[::-1] + [block for block in halves if len(block) == 7], torch.eye(7)[0])
+
+
+def early_reversed(attention):
+    halves = _halves(attention)
+    early = [block for block in halves if len(block) == 6]
+    return _way_back(early[::-1] + [block for block in halves if len(block) == 7], torch.eye(7)[0])
+
+
+def class_token_too(attention):
+    return torch.cat([torch.zeros(1), _way_back(_halves(attention), torch.eye(7)[0])])
+
+
+def flat(rows, columns):
+    return torch.ones(rows, columns)
+
+
+def corner(rows, columns):
+    return (torch.arange(rows)[:, None] + torch.arange(columns) < 4).float()
+
+
+def always_square(rows, columns):
+    return torch.ones(8, 8)
+
+
+def negative(rows, columns):
+    return -torch.rand(rows, columns)
+
+
+def one_patch(rows, columns):
+    values = torch.zeros(rows, columns)
+    values[rows // 2, columns // 2] = 1
+    return values
+
+
+def _changed(road):
+    model = ViT.build("vit_shapes_patch8_32")
+    for block in model.blocks:
+        block.forward = partial(road, block)
+    return model
+
+
+def not_changed():
+    return ViT.build("vit_shapes_patch8_32")
+
+
+def neither_skip():
+    return _changed(lambda b, x, queries=slice(None): b.mlp(b.norm2(b.attention(b.norm1(x), queries))))
+
+
+def other_skip():
+    return _changed(lambda b, x, queries=slice(None): b.mlp(b.norm2(x[:, queries] + b.attention(b.norm1(x), queries))))
+
+
+def no_attention():
+    return _changed(lambda b, x, queries=slice(None): x[:, queries] + b.mlp(b.norm2(x[:, queries])))
+
+
+def _attend_then_mlp(block, x, queries=slice(None)):
+    x = block.attention(x, queries)
+    return x + block.mlp(block.norm2(x))
+
+
+def no_first_norm():
+    return _changed(_attend_then_mlp)
+
+
+def _every_query(block, x, queries=slice(None)):
+    x = block.attention(block.norm1(x))
+    return x + block.mlp(block.norm2(x))
+
+
+def queries_forgotten():
+    return _changed(_every_query)
+
+
+ONE = _changed(lambda b, x, q=slice(None): (y := b.attention(b.norm1(x), q)) + b.mlp(b.norm2(y)))
+
+
+def same_again():
+    return ONE
+
+
+WRONG = {
+    "check_my_rollout": [
+        no_identity, columns_scaled, not_scaled, only_added, scaled_too_early, reversed_order, last_block,
+        first_missing, mean_of_heads, least_of_heads, turned, class_token_dropped, one_row, head_by_head,
+        element_by_element,
+    ],
+    "check_my_relevance": [
+        positive_after_mean, all_signs, absolute, gradient_alone, attention_alone, product_of_means, heads_summed,
+        last_comes_first, identity_removed, replaced, parts_added, rows_scaled, halved,
+    ],
+    "check_even": [own_share, without_itself, one_block, wrong_power, nothing_kept],
+    "check_to_image": [
+        from_entry, scaled_up, last_block_followed, early_exchanged, early_reversed, class_token_too,
+    ],
+    "check_blind": [flat, corner, always_square, negative, one_patch],
+    "check_without_skip": [
+        not_changed, neither_skip, other_skip, no_attention, no_first_norm, queries_forgotten, same_again,
+    ],
+}  # fmt: skip
