@@ -35,7 +35,9 @@ def show_maps(
         notes: one a map, written under it; None leaves it at the maxima.
     """
     maps = list(map(array, maps))
-    figure, axes = panels(len(maps) + (image is not None), columns, size)
+    rows, across = maps[0].shape
+    height = size * (rows / across + 0.3) if across > rows else None  # wide panels leave no gap below
+    figure, axes = panels(len(maps) + (image is not None), columns, size, height)
     if image is not None:
         photo = axes.pop(0)
         photo.imshow(image)

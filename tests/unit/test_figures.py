@@ -266,3 +266,9 @@ def test_between_filters_there_is_nothing_so_that_the_page_shows():
     drawn = figure.axes[0].images[0].get_array()
     assert drawn.shape == (8, 17, 4)
     assert (drawn[:, 8] == 0).all() and (drawn[:, :8, 3] == 1).all() and (drawn[:, 9:, 3] == 1).all()
+
+
+def test_maps_of_a_wide_image_leave_no_gap_below():
+    wide, square = (figures.show_maps([torch.rand(8, across)] * 4, columns=2, size=2.4) for across in (16, 8))
+    assert wide.get_figwidth() == square.get_figwidth()
+    assert wide.get_figheight() < 0.8 * square.get_figheight()
