@@ -173,20 +173,32 @@ def check_to_image(to_image) -> None:
 
 @exercise
 def check_blind(blind) -> None:
-    """Its IoU on the chapter's 200 images; the shape, for a grid that is not square."""
-    from ..data import load
-    from ..probes import iou
-
-    other = blind(4, 6)
-    expect_shape(other, (4, 6), "one value a patch, for any grid: (rows, columns)")
-    values = blind(8, 8)
-    expect_shape(values, (8, 8), "one value a patch: (rows, columns)")
-    values = values.float()
-    expect(bool((values >= 0).all()), "a map has no negative values")
-    expect(bool(values.max() > values.min()), "a flat map keeps every patch: prefer those where objects usually lie")
-    masks = load("shapes").test.masks(torch.arange(200)) > 0.5
-    score = float(iou(values.expand(200, -1, -1), masks).mean())
-    expect(score > 0.42, f"its mean IoU is {score:.2f}: objects lie near the middle, and are about half as wide as it")
+    """Discs of several sizes, up and to the right, on a grid that is not square."""
+    drawn = torch.Generator().manual_seed(5)
+    down, across, radius = (
+        torch.rand(3, 40, 1, 1, generator=drawn) * torch.tensor([6, 8, 4]).view(3, 1, 1, 1)
+    ).unbind()
+    rows, columns = torch.arange(24.0)[:, None], torch.arange(32.0)
+    masks = (rows - 5 - down) ** 2 + (columns - 18 - across) ** 2 < (4 + radius) ** 2
+    answer = blind(masks.clone(), 4)
+    expect_shape(answer, (6, 8), "one value a patch, 24 × 32 pixels in patches of 4: (rows, columns)")
+    mean = masks.double().mean(dim=0).unflatten(0, (6, 4)).unflatten(-1, (8, 4))  # row, pixel, column, pixel
+    right = mean.mean(dim=(1, 3))
+    mistakes = {
+        "that is the first image's object: take the mean over the images": (
+            masks[0].double().unflatten(0, (6, 4)).unflatten(-1, (8, 4)).mean(dim=(1, 3))
+        ),
+        "that is one pixel of each patch: take the mean over the patch": mean[:, 0, :, 0],
+        "that is the largest value in each patch: take the mean over the patch": mean.amax(dim=(1, 3)),
+        "rows and columns of patches are mixed up: a patch is 4 pixels down by 4 across": (
+            masks.double().mean(dim=0).flatten().view(6, 8, 16).mean(dim=-1)
+        ),
+        "that is where objects are not": 1 - right,
+    }
+    refuse_mistakes(answer, mistakes)
+    expect_close(
+        answer / answer.max(), right / right.max(), "how often, over the images, a pixel of the patch is an object's"
+    )
 
 
 @exercise

@@ -206,26 +206,42 @@ def class_token_too(attention):
     return torch.cat([torch.zeros(1), _way_back(_halves(attention), torch.eye(7)[0])])
 
 
-def flat(rows, columns):
-    return torch.ones(rows, columns)
+def _by_patch(values, patch_size):
+    return values.unflatten(-1, (-1, patch_size)).unflatten(-3, (-1, patch_size))
 
 
-def corner(rows, columns):
-    return (torch.arange(rows)[:, None] + torch.arange(columns) < 4).float()
+def first_image(masks, patch_size):
+    return _by_patch(masks[0].float(), patch_size).mean(dim=(1, 3))
 
 
-def always_square(rows, columns):
-    return torch.ones(8, 8)
+def of_every_image(masks, patch_size):
+    return _by_patch(masks.float(), patch_size).mean(dim=(2, 4))
 
 
-def negative(rows, columns):
-    return -torch.rand(rows, columns)
+def one_pixel(masks, patch_size):
+    return masks.float().mean(dim=0)[::patch_size, ::patch_size]
 
 
-def one_patch(rows, columns):
-    values = torch.zeros(rows, columns)
-    values[rows // 2, columns // 2] = 1
-    return values
+def largest(masks, patch_size):
+    return _by_patch(masks.float().mean(dim=0), patch_size).amax(dim=(1, 3))
+
+
+def mixed_up(masks, patch_size):
+    return masks.float().mean(dim=0).flatten().view(6, 8, -1).mean(dim=-1)
+
+
+def the_ground(masks, patch_size):
+    return 1 - _by_patch(masks.float().mean(dim=0), patch_size).mean(dim=(1, 3))
+
+
+def any_image(masks, patch_size):
+    return _by_patch(masks.any(dim=0).float(), patch_size).mean(dim=(1, 3))
+
+
+def a_blob(masks, patch_size):
+    rows, columns = (length // patch_size for length in masks.shape[1:])
+    down, across = torch.arange(rows) - (rows - 1) / 2, torch.arange(columns) - (columns - 1) / 2
+    return torch.exp(-(down[:, None] ** 2 + across**2) / 4)
 
 
 def _changed(road):
@@ -290,7 +306,9 @@ WRONG = {
     "check_to_image": [
         from_entry, scaled_up, last_block_followed, early_exchanged, early_reversed, class_token_too,
     ],
-    "check_blind": [flat, corner, always_square, negative, one_patch],
+    "check_blind": [
+        first_image, of_every_image, one_pixel, largest, mixed_up, the_ground, any_image, a_blob,
+    ],
     "check_without_skip": [
         not_changed, neither_skip, other_skip, no_attention, no_first_norm, queries_forgotten, same_again,
     ],
