@@ -87,6 +87,12 @@ def _as_grid(row: Tensor, start: int, rows: int = 3) -> Tensor:
     return rearrange(row[..., start : start + 12], "b h (rows columns) -> b h rows columns", rows=rows)
 
 
+def _exchanged(model: ViT, images: Tensor, head: int) -> Tensor:
+    maps = _as_grid(_row(model, images), 3).clone()
+    maps[:, head:, 2, 2:] = maps[:, head:, 2, 2:].flip(dims=(-1,))
+    return maps
+
+
 FUNCTIONS = {
     "the right maps": (True, lambda model, images: _as_grid(_row(model, images), 3)),
     "maps in which the registers are counted as patches": (
@@ -107,6 +113,8 @@ FUNCTIONS = {
         lambda model, images: F.avg_pool2d(_as_grid(_row(model, images), 3), 3, stride=1, padding=1),
     ),
     "maps of rows and columns exchanged": (False, lambda model, images: _as_grid(_row(model, images), 3).mT),
+    "maps in which the last two patches are exchanged": (False, lambda model, images: _exchanged(model, images, 0)),
+    "maps in which two patches of head 1 are exchanged": (False, lambda model, images: _exchanged(model, images, 1)),
     "the maps of an image that never changes": (
         False,
         lambda model, images: _as_grid(_row(model, torch.ones_like(images)), 3),
@@ -116,7 +124,7 @@ FUNCTIONS = {
 
 @exercise
 def check_follows(follows) -> None:
-    """The right function, and seven that put a patch elsewhere, mix patches, or do not look at the image."""
+    """The right function, and nine that put a patch elsewhere, mix patches, or do not look at the image."""
     model = _model()
     image = torch.randn(1, 3, 12, 16, generator=torch.Generator().manual_seed(1))
     for name, (right, maps_of) in FUNCTIONS.items():
@@ -135,9 +143,11 @@ def check_heaviest_part(heaviest_part) -> None:
     expect(
         not torch.equal(mask, values >= 0.6), "that compares each value with the share: the patches hold it together"
     )
-    expect(not torch.equal(mask, values >= 0.6 * values.max()), "that is a share of the maximum, not of the sum")
     right = torch.tensor([[False, True, False], [True, False, True]])
     less, rest = torch.tensor([[False, True, False], [False, False, True]]), ~right
+    of_maximum = lambda share: values >= share * values.max()  # noqa: E731
+    same = all(torch.equal(heaviest_part(values.clone(), share), of_maximum(share)) for share in (0.3, 0.6, 0.9))
+    expect(not same, "that is a share of the maximum, not of the sum")
     for share, wanted in ((0.6, (less, right)), (0.7, (right,)), (0.9, None), (1.0, None)):
         kept = heaviest_part(10 * values, share)  # need not sum to 1
         held = float(values[kept].sum() / values.sum())
@@ -146,6 +156,8 @@ def check_heaviest_part(heaviest_part) -> None:
         if wanted is not None:
             expect(any(torch.equal(kept, one) for one in wanted), f"for {share} fewer patches are enough")
     expect(int(heaviest_part(values, 0.9).sum()) == 4, "for 0.9 four patches are enough, and three are not")
+    even = int(heaviest_part(torch.full((8, 8), 1 / 64), 0.6).sum())
+    expect(even == 39, f"of 64 equal patches 39 are enough for 0.6, and it keeps {even}: ties are no reason for more")
     spike = torch.zeros(4, 4)
     spike[2, 1] = 1.0
     expect(

@@ -140,6 +140,31 @@ def the_first_patch_alone(maps_of, model, image):
     return bool((ratio[..., 1:, :].std() < 1e-3) and not torch.isclose(ratio[..., row, column], ratio[..., 2, 2]).all())
 
 
+def _follows(maps_of, model, image, patches=slice(None), heads=slice(None)):
+    for row, column, before, after in list(_changes(maps_of, model, image))[patches]:
+        ratio = (after / before)[0, heads].flatten(1)
+        at = row * (image.shape[-1] // model.config.patch_size) + column
+        others = torch.cat([ratio[:, :at], ratio[:, at + 1 :]], dim=1)
+        usual = others.median(dim=1).values
+        if not torch.allclose(others, usual[:, None].expand_as(others), rtol=1e-3):
+            return False
+        if torch.isclose(ratio[:, at], usual, rtol=1e-3).all():
+            return False
+    return True
+
+
+def the_first_two_patches(maps_of, model, image):
+    return _follows(maps_of, model, image, slice(2))
+
+
+def the_last_patch(maps_of, model, image):
+    return _follows(maps_of, model, image, slice(-1, None))
+
+
+def head_0(maps_of, model, image):
+    return _follows(maps_of, model, image, heads=slice(1))
+
+
 def above_the_share(values, share):
     return values >= share
 
@@ -177,6 +202,12 @@ def a_share_of_the_patches(values, share):
 
 def everything(values, share):
     return torch.ones_like(values, dtype=torch.bool)
+
+
+def by_the_smallest_kept(values, share):
+    ordered = values.flatten().sort(descending=True).values
+    kept = ordered[ordered.cumsum(0) - ordered < share * values.sum()]
+    return values >= kept.min()
 
 
 def as_numbers(values, share):
@@ -243,7 +274,17 @@ WRONG = {
         mean_of_heads,
     ],
     "check_mended": [scale_left, registers_left, square_left, nothing_mended, mended_and_turned],
-    "check_follows": [always, never, shape_alone, anything_changes, nothing_else_changes, the_first_patch_alone],
+    "check_follows": [
+        always,
+        never,
+        shape_alone,
+        anything_changes,
+        nothing_else_changes,
+        the_first_patch_alone,
+        the_first_two_patches,
+        the_last_patch,
+        head_0,
+    ],
     "check_heaviest_part": [
         above_the_share,
         of_the_maximum,
@@ -252,6 +293,7 @@ WRONG = {
         takes_the_sum_for_one,
         a_share_of_the_patches,
         everything,
+        by_the_smallest_kept,
         as_numbers,
     ],
     "check_wrong_axis": [
