@@ -4,20 +4,17 @@ A block stays two lines: `equip` puts a variant's parts in their places, and lea
 """
 
 import math
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from .config import ViTConfig
 from .layers import ALL, Attention, Block, DotProduct, Mlp
 
-if TYPE_CHECKING:
-    from .config import ViTConfig
 
-
-def norm_of(config: "ViTConfig", width: int) -> nn.Module:
+def norm_of(config: ViTConfig, width: int) -> nn.Module:
     """The norm that a configuration has everywhere: a LayerNorm, or an RMSNorm (Zhang and Sennrich 2019, §4)."""
     kind = nn.LayerNorm if config.norm == "layer" else nn.RMSNorm
     return kind(width, eps=config.norm_eps)
@@ -75,7 +72,7 @@ class ActivatedMlp(Mlp):
 class QKNormAttention(Attention):
     """Attention with a norm of each head's queries and keys (ViT-22B, §2). Args: as in `Attention`, and `config`."""
 
-    def __init__(self, *args, config: "ViTConfig", **kwargs):
+    def __init__(self, *args, config: ViTConfig, **kwargs):
         super().__init__(*args, **kwargs)
         width = config.dim // config.heads
         self.norm_q = norm_of(config, width) if config.qk_norm else nn.Identity()
@@ -96,7 +93,7 @@ class RotaryAttention(QKNormAttention):
     Args: as in `QKNormAttention`.
     """
 
-    def __init__(self, *args, config: "ViTConfig", **kwargs):
+    def __init__(self, *args, config: ViTConfig, **kwargs):
         super().__init__(*args, config=config, **kwargs)
         self.halves = config.rotary_halves
         self.angles = MixedAngles(config) if config.rotary == "mixed" else nn.Identity()
@@ -132,7 +129,7 @@ class RotaryBlock(Block):
 class MixedAngles(nn.Module):
     """Learned frequencies, for each head a row's and a column's (RoPE-ViT, Heo et al. 2024, §3.2)."""
 
-    def __init__(self, config: "ViTConfig"):
+    def __init__(self, config: ViTConfig):
         super().__init__()
         rates, turn = _frequencies(config), 2 * math.pi * torch.rand(config.heads, 1)  # each head has axes of its own
         row = torch.cat([rates * turn.cos(), -rates * turn.sin()], dim=-1)
@@ -145,7 +142,7 @@ class MixedAngles(nn.Module):
         return places[:, 0, None, None] * row + places[:, 1, None, None] * column
 
 
-def rotary_places(config: "ViTConfig", grid: tuple[int, int], device: torch.device) -> tuple[Tensor, ...]:
+def rotary_places(config: ViTConfig, grid: tuple[int, int], device: torch.device) -> tuple[Tensor, ...]:
     """What blocks are given besides tokens: nothing without rotary positions, otherwise one tensor, float32.
 
     Args:
@@ -172,7 +169,7 @@ def rotary_places(config: "ViTConfig", grid: tuple[int, int], device: torch.devi
     return (torch.cat([first[:, None, None] * rates, second[:, None, None] * rates], dim=-1),)
 
 
-def _frequencies(config: "ViTConfig", device: torch.device | None = None) -> Tensor:
+def _frequencies(config: ViTConfig, device: torch.device | None = None) -> Tensor:
     """How fast each pair of channels of an axis turns, `(head_dim / 4,)`: temperature^(−i / (head_dim / 4))."""
     count = config.dim // config.heads // 4
     return config.rotary_temperature ** (-torch.arange(count, dtype=torch.float32, device=device) / count)
@@ -191,7 +188,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor, halves: bool) -> Tensor:
     return (torch.cat(turned, dim=-1) if halves else torch.stack(turned, dim=-1).flatten(-2)).to(x.dtype)
 
 
-def equip(block: Block, config: "ViTConfig") -> Block:
+def equip(block: Block, config: ViTConfig) -> Block:
     """The block with a variant's parts in the places of its own; a plain one stays as it is."""
     if config.norm != "layer":
         block.norm1, block.norm2 = norm_of(config, config.dim), norm_of(config, config.dim)
@@ -225,7 +222,7 @@ class AttentionPool(nn.Module):
     `(batch, tokens, dim)` → `(batch, dim)`.
     """
 
-    def __init__(self, config: "ViTConfig"):
+    def __init__(self, config: ViTConfig):
         super().__init__()
         dim, hidden = config.dim, config.pool_hidden
         self.heads = config.pool_heads or config.heads
