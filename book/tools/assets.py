@@ -25,6 +25,7 @@ THEBE = re.compile(r'<script type="text/x-thebe-config">.*?</script>', re.DOTALL
 ICON_RULE = re.compile(r'((?:\.fa-[a-z0-9-]+:before,?)+)\{content:"\\([0-9a-f]+)"\}')
 FONT_SOURCES = re.compile(r"src:url\((\.\./vendor/fontawesome/webfonts/fa-[a-z]+-\d+)\.woff2\)[^;}]*")
 SVG_IMAGE = re.compile(r'<img\b[^>]*\bsrc="(?:\.\./)*_images/([\w-]+\.svg)"[^>]*/?>')
+INDEX = re.compile(r'\s*<script src="(?:\.\./)*searchindex\.js"></script>')
 POINT = 1.5  # pixels a point: a figure's text is then about as large as the page's
 HEAVY = 40_000  # bytes; below this an image is not worth converting
 
@@ -54,6 +55,7 @@ def install(app, error) -> None:
         copy_math(out / "_static" / "mathjax")
         trim_icons(out)
         inline_figures(out)
+        index_for_search_alone(out)
         convert_images(out)
 
 
@@ -101,6 +103,14 @@ def subset_font(font: Path, target: Path, points: set[int]) -> None:
     subsetter.populate(unicodes=points)
     subsetter.subset(whole)
     whole.save(target)
+
+
+def index_for_search_alone(out: Path) -> None:
+    """The index of all words, which the theme has every page load, is loaded where it is used: on the search page."""
+    for page in out.rglob("*.html"):
+        text = page.read_text("utf8")
+        if page.name != "search.html" and INDEX.search(text):
+            page.write_text(INDEX.sub("", text), "utf8")
 
 
 def inline_figures(out: Path) -> None:

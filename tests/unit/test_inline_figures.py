@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from book.tools.assets import inline_figures
+from book.tools.assets import index_for_search_alone, inline_figures
 from dtl_lib import TokenPlan, figures
 
 PHOTO = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
@@ -65,3 +65,15 @@ def test_a_drawing_keeps_its_colours(tmp_path):
 def test_photos_are_packed_well(page):
     kinds = re.findall(r"data:image/(\w+);base64", page.read_text())
     assert "webp" in kinds
+
+
+def test_the_search_page_alone_loads_the_index(tmp_path):
+    script = '<script src="{}searchindex.js"></script>'
+    (tmp_path / "notebooks").mkdir()
+    pages = {"search.html": "", "index.html": "", "notebooks/01.html": "../"}
+    for name, up in pages.items():
+        (tmp_path / name).write_text(f'<script src="{up}a.js"></script>\n {script.format(up)}\n<p>x</p>')
+    index_for_search_alone(tmp_path)
+    loads = {name: "searchindex" in (tmp_path / name).read_text() for name in pages}
+    assert loads == {"search.html": True, "index.html": False, "notebooks/01.html": False}
+    assert '<script src="../a.js">' in (tmp_path / "notebooks/01.html").read_text()

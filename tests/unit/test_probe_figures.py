@@ -9,14 +9,15 @@ from dtl_lib import figures
 from tests.unit.test_figures import DRAWN, HEADS
 
 
-def test_filters_stand_in_order_from_the_top_left_with_white_between():
+def test_filters_stand_in_order_from_the_top_left_with_nothing_between():
     pictures = torch.linspace(0, 0.9, 11).reshape(11, 1, 1, 1).expand(11, 4, 6, 3)
     image = figures.show_filters({"all": pictures}, columns=4).axes[0].images[0].get_array()
-    assert image.shape == (3 * 5 - 1, 4 * 7 - 1, 3)
+    assert image.shape == (3 * 5 - 1, 4 * 7 - 1, 4)
     for number in range(11):
         top, left = number // 4 * 5, number % 4 * 7
-        np.testing.assert_allclose(image[top : top + 4, left : left + 6], 0.09 * number, rtol=1e-6)
-    assert image[4].min() == 1 and image[:, 6].min() == 1 and image[-1, -1].min() == 1
+        np.testing.assert_allclose(image[top : top + 4, left : left + 6, :3], 0.09 * number, rtol=1e-6)
+        assert (image[top : top + 4, left : left + 6, 3] == 1).all()
+    assert image[4].max() == 0 and image[:, 6].max() == 0 and image[-1, -1].max() == 0
 
 
 def test_each_small_map_of_positions_stands_where_its_patch_does():
