@@ -5,6 +5,7 @@
 
 import json
 import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -276,20 +277,30 @@ def _class_names(indices: Tensor) -> tuple[str, ...]:
     return tuple(info.index_to_description(index) for index in indices.tolist())
 
 
-def main(arguments: list[str]) -> int:
-    """`make [NAME …]`: recompute results and write them; all of them where no name is given."""
+def make_files(module: str, jobs: Mapping[str, Callable[[], Path]], arguments: list[str]) -> int:
+    """`make [NAME …]` of a module of stored results: runs these jobs, all where no name is given; the exit status."""
+    wrong = [name for name in arguments[1:] if name not in jobs]
     if not arguments or arguments[0] != "make":
-        print(f"usage: python -m dtl_lib.stored make [{' '.join([*ORIGINS, *ASKED])}]", file=sys.stderr)
+        print(f"usage: python -m {module} make [{' '.join(jobs)}]", file=sys.stderr)
+        return 2
+    if wrong:
+        print(f"there is no stored result {wrong[0]!r}: {', '.join(jobs)}", file=sys.stderr)
         return 2
     try:
-        for name in arguments[1:] or [*ORIGINS, *ASKED]:
-            routes = name in ASKED
-            file = save_routes(compute_routes(name), name) if routes else save(compute(name), name)
+        for name in arguments[1:] or jobs:
+            file = jobs[name]()
             print(f"{file}: {file.stat().st_size / 1000:.0f} kB")
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
     return 0
+
+
+def main(arguments: list[str]) -> int:
+    """`make [NAME …]`: recompute results and write them; all of them where no name is given."""
+    jobs = {name: lambda name=name: save(compute(name), name) for name in ORIGINS}
+    jobs |= {name: lambda name=name: save_routes(compute_routes(name), name) for name in ASKED}
+    return make_files("dtl_lib.stored", jobs, arguments)
 
 
 if __name__ == "__main__":

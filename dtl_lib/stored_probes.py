@@ -18,6 +18,7 @@ from torch import Tensor
 from . import __version__
 from .host import data_folder
 from .models import ViT
+from .stored import make_files
 from .tape import Tape, record
 
 FOLDER = Path(__file__).parent / "ledger" / "probes"
@@ -238,17 +239,8 @@ def _source(name: str, weights: str, licence: str, photos: int) -> dict[str, str
 
 def main(arguments: list[str]) -> int:
     """`make [NAME …]`: recompute results and write them; all of them where no name is given."""
-    if not arguments or arguments[0] != "make":
-        print(f"usage: python -m dtl_lib.stored_probes make [{' '.join(ORIGINS)}]", file=sys.stderr)
-        return 2
-    try:
-        for name in arguments[1:] or ORIGINS:
-            file = save(compute(name), name)
-            print(f"{file}: {file.stat().st_size / 1000:.0f} kB")
-    except ValueError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
+    jobs = {name: lambda name=name: save(compute(name), name) for name in ORIGINS}
+    return make_files("dtl_lib.stored_probes", jobs, arguments)
 
 
 if __name__ == "__main__":

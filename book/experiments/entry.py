@@ -14,7 +14,7 @@ can be compared, and it is not DINOv2.
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -88,16 +88,22 @@ def rows(name: str, blocks: Sequence[int], folder: str, records: str | None) -> 
             print(f"{title}: {share.value:.3f}", flush=True)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Every row of these models that has no record."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def each_model(measure: Callable[[str, str, str | None], None], about: str, arguments: Sequence[str] | None) -> None:
+    """Read the flags of these experiments, and call `measure` with each model, the photos' folder and the records'."""
+    parser = argparse.ArgumentParser(description=about)
     parser.add_argument("--photos", metavar="DIR", help="the folder of the photos (default: imagenet under DTL_DATA)")
     parser.add_argument("--models", nargs="+", choices=BLOCKS, default=list(BLOCKS))
     parser.add_argument("--folder", help="where the records go; the library's ledger where left out")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     for name in options.models:
-        rows(name, BLOCKS[name], options.photos or str(data_folder() / "imagenet"), options.folder)
+        measure(name, options.photos or str(data_folder() / "imagenet"), options.folder)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Every row of these models that has no record."""
+    measure = lambda name, photos, folder: rows(name, BLOCKS[name], photos, folder)  # noqa: E731
+    each_model(measure, __doc__.splitlines()[0], arguments)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ token, what is left of the accuracy, and what becomes of the patches that are lo
 not measured again. What was expected is in `book/predictions.md`, committed before the first run.
 """
 
-import argparse
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -16,9 +15,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from book.experiments.entry import PHOTOS, SALIENCY, VIT, load, photos
+from book.experiments.entry import PHOTOS, SALIENCY, VIT, each_model, load, photos
 from dtl_lib import ledger
-from dtl_lib.host import data_folder
 from dtl_lib.models import ViT
 from dtl_lib.probes.entry_rows import PRESENT, Tally, mean
 from dtl_lib.tokens import PATCHES
@@ -280,14 +278,7 @@ def measure(name: str, folder: str, records: str | None) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Every record of these models that is not there."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--photos", metavar="DIR", help="the folder of the photos (default: imagenet under DTL_DATA)")
-    parser.add_argument("--models", nargs="+", choices=BLOCKS, default=list(BLOCKS))
-    parser.add_argument("--folder", help="where the records go; the library's ledger where left out")
-    options = parser.parse_args(arguments)
-    torch.set_num_threads(1)
-    for name in options.models:
-        measure(name, options.photos or str(data_folder() / "imagenet"), options.folder)
+    each_model(measure, __doc__.splitlines()[0], arguments)
 
 
 if __name__ == "__main__":

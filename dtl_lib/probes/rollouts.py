@@ -67,13 +67,8 @@ def rollout(
         TokenNotThere: where the token is never a query.
         ValueError: for arguments outside their range, with what would be right.
     """
-    _check(fuse, discard, residual)
-
-    def shares(block: int, queries: slice) -> tuple[Tensor, Tensor]:
-        fused = FUSED[fuse](tape.attention(block, "softmax", queries), 1)
-        return _scaled(fused, tape.plan.layout(block)[PATCHES], discard, residual)
-
-    return _follow(tape, of, first, shares)
+    weights = lambda block, queries: tape.attention(block, "softmax", queries)  # noqa: E731
+    return _rolled(tape, weights, of, fuse, discard, residual, first)
 
 
 def gradient_rollout(
@@ -110,13 +105,8 @@ def gradient_rollout(
         TokenNotThere: as in `rollout`.
         ValueError: as in `rollout`, and for a tape that has no gradients.
     """
-    _check(fuse, discard, residual)
-
-    def shares(block: int, queries: slice) -> tuple[Tensor, Tensor]:
-        fused = FUSED[fuse](_positive(tape, block, queries), 1)
-        return _scaled(fused, tape.plan.layout(block)[PATCHES], discard, residual)
-
-    return _follow(tape, of, first, shares)
+    weights = lambda block, queries: _positive(tape, block, queries)  # noqa: E731
+    return _rolled(tape, weights, of, fuse, discard, residual, first)
 
 
 def relevance(tape: Tape, of: Token = "cls", first: int | None = None) -> Tensor:
@@ -226,6 +216,19 @@ def _scaled(fused: Tensor, patches: slice, discard: float, residual: float) -> t
 def _positive(tape: Tape, block: int, queries: slice) -> Tensor:
     """The positive part of attention times its gradient, `(batch, heads, query, key)`."""
     return tape.attention(block, queries=queries).mul_(tape.attention_gradient(block, queries)).clamp_min_(0)
+
+
+def _rolled(
+    tape: Tape, weights: Callable, of: Token, fuse: str, discard: float, residual: float, first: int | None
+) -> Tensor:
+    """Rollout of what `weights` gives for a block and its queries, `(batch, heads, query, key)`."""
+    _check(fuse, discard, residual)
+
+    def shares(block: int, queries: slice) -> tuple[Tensor, Tensor]:
+        fused = FUSED[fuse](weights(block, queries), 1)
+        return _scaled(fused, tape.plan.layout(block)[PATCHES], discard, residual)
+
+    return _follow(tape, of, first, shares)
 
 
 def _check(fuse: str, discard: float, residual: float) -> None:
