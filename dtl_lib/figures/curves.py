@@ -98,7 +98,7 @@ def show_intervals(
     for row, (name, (value, *interval)) in enumerate(estimates.items()):
         colour = COLOURS[1] if name == reference else COLOURS[0]
         if not interval:
-            axis.plot(value, row, "o", color=colour, markerfacecolor="none")
+            axis.plot(value, row, "o", color=colour, markerfacecolor="none", markeredgewidth=2)
             continue
         below, above = (value - interval[0], interval[1] - value) if len(interval) == 2 else 2 * interval
         axis.errorbar(value, row, xerr=[[below], [above]], fmt="o", color=colour, capsize=3)
