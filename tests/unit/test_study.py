@@ -1,0 +1,46 @@
+"""A study makes each run once, in parallel, and leaves no process."""
+
+import multiprocessing
+
+import pytest
+
+from book.experiments import study
+from dtl_lib import ledger
+from dtl_lib.config import ViTConfig
+from dtl_lib.train import Recipe
+
+CONFIG = ViTConfig(16, 8, dim=24, depth=2, heads=3, classes=5)
+
+
+def measure(run: study.Run, device: str) -> dict:
+    if run.what == "broken":
+        raise RuntimeError("no such kernel")
+    return {"n": 3, "accuracy": run.seed / 10, "steps": run.recipe.max_steps}
+
+
+def made(*names: str, first: int = 0) -> study.Study:
+    runs = tuple(study.Run(name, seed, CONFIG, Recipe(max_steps=7, seed=seed)) for seed in (0, 1) for name in names)
+    return study.Study("made_up", "python -m made_up", runs, measure, first)
+
+
+def test_every_run_has_one_record_and_none_is_repeated(tmp_path, capsys):
+    study.main(lambda scale: made("late", "early"), ["--jobs", "2", "--device", "cpu", "--folder", str(tmp_path)])
+    records = ledger.read("made_up", tmp_path)
+    assert {(r.what, r.seed) for r in records} == {(n, s) for n in ("late", "early") for s in (0, 1)}
+    assert all((r.n, r.get("accuracy"), r.get("recipe.seed")) == (3, r.seed / 10, r.seed) for r in records)
+    assert all("n" not in r.values and r.get("steps") == 7 for r in records)
+    assert capsys.readouterr().out.count("made_up: ") == 4
+    assert not list(made("late", "early").carry_out(str(tmp_path)))
+    assert len(list(made("late", "new").carry_out(str(tmp_path)))) == 2
+    assert not multiprocessing.active_children()
+
+
+def test_what_comes_first_ends_before_the_others_begin(tmp_path):
+    records = list(made("teacher", "student", first=1).carry_out(str(tmp_path), jobs=3))
+    assert (records[0].what, records[0].seed) == ("teacher", 0) and len(records) == 4
+
+
+def test_a_run_that_fails_is_told_once_the_others_have_ended(tmp_path):
+    with pytest.raises(RuntimeError, match="2 of 4 runs failed: broken, seed [01]: RuntimeError: no such kernel"):
+        list(made("broken", "late").carry_out(str(tmp_path), jobs=2))
+    assert len(ledger.read("made_up", tmp_path)) == 2 and not multiprocessing.active_children()
