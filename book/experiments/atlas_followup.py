@@ -1,4 +1,4 @@
-"""What follows up the atlas, for chapters 05 and 07: a second learning rate, longer training, a deeper model.
+"""What follows up the atlas, for chapters 05 and 07: another rate, longer training, a deeper model, a larger one.
 
     python -m book.experiments.atlas_followup rate --jobs 2
     python -m book.experiments.atlas_followup length --jobs 2
@@ -7,8 +7,9 @@
 `rate` runs the `cpu` grid's surface at half its learning rate (72 runs, two and a half core-hours). `length` trains the
 class token at 0 and at 4 for 1, 3 and 10 epochs: both rates with two seeds, then the rate with the higher held-out
 accuracy with three more (42 runs, seven core-hours). `depth` has twelve blocks and enters at 0, 3, 6 and 9 (20 runs,
-two core-hours). Predictions and analysis are in `book/predictions.md`. A run that has a record is not repeated, so an
-interrupted command continues where it stopped.
+two core-hours). `large` has twelve blocks of width 192 on CIFAR-10, both rates with two seeds and the better one with
+three more (28 runs); `python -m book.experiments.gpu` makes them. Predictions and analysis are in
+`book/predictions.md`. A run that has a record is not repeated, so an interrupted command continues where it stopped.
 """
 
 import argparse
@@ -29,17 +30,27 @@ def rate(run) -> Iterator[ledger.Record]:
 def length(run) -> Iterator[ledger.Record]:
     """The shorter first. `run(grid)` makes a grid's missing runs; its records are read where it puts them."""
     for epochs in followup.EPOCHS:
-        by_rate = followup.lengths(epochs)
-        for grid in by_rate.values():
-            yield from run(replace(grid, seeds=followup.CHOOSING))
-        records = {rate: run.read(grid) for rate, grid in by_rate.items()}
-        for cell, rate in followup.better_rates(records, followup.CHOOSING).items():
-            yield from run(replace(by_rate[rate], cls=(cell.cls,)))
+        yield from at_two_rates(run, followup.lengths(epochs))
 
 
 def depth(run) -> Iterator[ledger.Record]:
     """The deep model; every place's first seed before any place's second."""
     yield from run(followup.deep())
+
+
+def large(run) -> Iterator[ledger.Record]:
+    """The model of the `gpu` grid, in minutes."""
+    yield from at_two_rates(run, followup.large())
+
+
+def at_two_rates(run, by_rate: dict[float, Grid]) -> Iterator[ledger.Record]:
+    """Every place at both rates with two seeds, then the other seeds at each place's better rate."""
+    for grid in by_rate.values():
+        yield from run(replace(grid, seeds=followup.CHOOSING))
+    chosen = followup.better_rates({rate: run.read(grid) for rate, grid in by_rate.items()}, followup.CHOOSING)
+    for rate, grid in by_rate.items():
+        if places := tuple(cell.cls for cell in grid.cells() if chosen[cell] == rate):
+            yield from run(replace(grid, cls=places))
 
 
 class Runner:
@@ -49,21 +60,22 @@ class Runner:
         command: what to type for the same.
         jobs: runs beside each other.
         folder: where the records go; the library's ledger where None.
+        device: as in `fit`.
     """
 
-    def __init__(self, command: str, jobs: int, folder: str | None):
-        self.command, self.jobs, self.folder = command, jobs, folder
+    def __init__(self, command: str, jobs: int, folder: str | None, device: str = "cpu"):
+        self.command, self.jobs, self.folder, self.device = command, jobs, folder, device
 
     def __call__(self, grid: Grid) -> Iterator[ledger.Record]:
         atlas.drop_partial_record(grid, self.folder)
-        return atlas.run(grid, self.folder, command=self.command, jobs=self.jobs, device="cpu", progress=False)
+        return atlas.run(grid, self.folder, command=self.command, jobs=self.jobs, device=self.device, progress=False)
 
     def read(self, grid: Grid):
         """The records that a grid has."""
         return atlas.read(grid, self.folder)
 
 
-STUDIES = {study.__name__: study for study in (rate, length, depth)}
+STUDIES = {study.__name__: study for study in (rate, length, depth, large)}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -74,9 +86,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("study", choices=STUDIES)
     parser.add_argument("--jobs", type=int, default=1, help="runs beside each other (default: 1)")
     parser.add_argument("--folder", help="where the records go; the library's ledger where left out")
+    parser.add_argument("--device", default="cpu", help="as in dtl train (default: cpu)")
     options = parser.parse_args(arguments)
     command = f"python -m book.experiments.atlas_followup {options.study}"
-    for record in STUDIES[options.study](Runner(command, options.jobs, options.folder)):
+    for record in STUDIES[options.study](Runner(command, options.jobs, options.folder, options.device)):
         what = f"{record.experiment}: {record.what}, seed {record.seed}"
         print(f"{what}: {record.get('accuracy'):.1%}, {record.get('seconds'):.0f} s", flush=True)
 

@@ -38,8 +38,14 @@ def test_only_what_is_asked_about_differs_from_the_atlas():
     assert (
         [cell.cls for cell in deep.cells()] == [0, 3, 6, 9] and deep.config.depth == 12 and deep.sets().train.level == 1
     )
-    experiments = [half, deep, *(grid for epochs in followup.EPOCHS for grid in followup.lengths(epochs).values())]
-    assert len({grid.experiment for grid in experiments} | {base.experiment}) == 9
+    full, large = atlas.grids()["gpu"], followup.large()
+    assert all(grid.config == full.config and grid.recipe.steps(45_000) == 1044 for grid in large.values())
+    assert [(rate, grid.recipe.lr, [cell.cls for cell in grid.cells()]) for rate, grid in large.items()] == [
+        (rate, rate, [0, 3, 6, 9]) for rate in (1e-3, 5e-4)
+    ]
+    longer = [grid for epochs in followup.EPOCHS for grid in followup.lengths(epochs).values()]
+    experiments = [half, deep, *large.values(), *longer]
+    assert len({grid.experiment for grid in experiments} | {base.experiment}) == 11
 
 
 def test_a_rate_is_chosen_by_held_out_images_and_by_the_seeds_given():
@@ -122,6 +128,15 @@ def test_a_place_goes_on_at_its_own_rate_alone():
     assert set(of_one[:8]) == {(name, place, seed) for name in names for place in (0, 4) for seed in (0, 1)}
     assert of_one[8:] == [(names[place > 0], place, seed) for place in (0, 4) for seed in range(5)]
     assert [run[0] for run in asked.runs if run[1:] == (0, 4)] == [f"atlas_{n}_epochs" for n in followup.EPOCHS]
+
+
+def test_a_larger_model_is_made_likewise(monkeypatch):
+    asked = Asked()
+    list(
+        atlas_followup.at_two_rates(asked, {rate: replace(grid, cls=(0, 4)) for rate, grid in followup.large().items()})
+    )
+    names = "atlas_large", "atlas_large_half_rate"
+    assert asked.runs[8:] == [(names[place > 0], place, seed) for place in (0, 4) for seed in range(5)]
 
 
 def test_the_command_makes_what_is_missing(tmp_path, monkeypatch, capsys):

@@ -12,6 +12,7 @@ import pytest
 from torch import nn
 
 from book.experiments.gpu import __main__ as command
+from book.experiments.gpu import beside as gpu_beside
 from book.experiments.gpu import cifar, correctness, exchange, schedule, sizes, times, training
 from dtl_lib import ledger
 from dtl_lib.lab import atlas
@@ -19,6 +20,9 @@ from dtl_lib.train import Recipe
 from tests.unit.tiny_atlas import Here
 
 EXPERIMENTS = {"gpu_tests": 1, "step_speed": 7, "step_time": 3, "gpu_steps": 11, "cifar10_gpu": 4, "atlas_toy": 1}
+EXPERIMENTS |= {"gpu_beside": 1, "atlas_toy_10": 2, "atlas_toy_5": 2}
+EXPERIMENTS |= {study.experiment: len(study.runs) for study in sizes.toy().studies}
+TASKS = 17 + len(sizes.toy().studies)
 PASSED = "tests/gpu/test_gpu.py::test_one[bf16] PASSED [ 50%]\ntests/gpu/test_gpu.py::test_other SKIPPED (why)\n"
 
 
@@ -32,12 +36,13 @@ def quick(monkeypatch):
     monkeypatch.setattr(correctness, "run_tests", lambda *_: (PASSED, False))
     monkeypatch.setattr(sys.modules["dtl_lib.lab.atlas.run"], "Workers", Here)
     monkeypatch.setattr(nn.Module, "compile", lambda module, **how: None)
+    monkeypatch.setattr(gpu_beside, "measure", lambda *_: None)
 
 
 def test_every_part_records_and_a_second_call_measures_nothing(tmp_path, capsys):
     assert dry(tmp_path) == 0
     said = capsys.readouterr().out
-    assert "15 of 15 tasks are recorded, 0 failed" in said and "s left] the plan" in said
+    assert f"{TASKS} of {TASKS} tasks are recorded, 0 failed" in said and "s left] the plan" in said
     assert {path.stem for path in tmp_path.iterdir()} == EXPERIMENTS.keys()
     records = {name: ledger.read(name, tmp_path) for name in EXPERIMENTS}
     assert {name: len(found) for name, found in records.items()} == EXPERIMENTS
@@ -48,13 +53,23 @@ def test_every_part_records_and_a_second_call_measures_nothing(tmp_path, capsys)
     kinds = Counter(run.what.partition(":")[0] for run in records["gpu_steps"])
     assert kinds == {"batch size": 4, "peak memory": 4, "ours against timm": 2, "looking inside": 1}
     assert [run.seed for run in records["cifar10_gpu"]] == [0, 1, 0, 1]
+    beside = records["gpu_beside"][0]
+    assert beside.get("processes") == [1, 2] and all(rate > 0 for rate in beside.get("images_per_s"))
     looked = next(run for run in records["gpu_steps"] if "looking" in run.what)
     assert looked.get("class_token_of_every_block")[0] > 0
 
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     assert dry(tmp_path) == 0
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
-    assert capsys.readouterr().out.count("recorded  ") == 15
+    assert capsys.readouterr().out.count("recorded  ") == TASKS
+
+
+def test_as_many_runs_beside_each_other_as_are_worth_it(tmp_path):
+    options = Namespace(device="cpu", folder=tmp_path, command="none")
+    assert gpu_beside.best(options, 4) == 4, "where nothing is measured"
+    values = {"processes": [1, 3, 6, 9], "images_per_s": [10.0, 30.0, 58.0, 60.0]}
+    ledger.add(gpu_beside.EXPERIMENT, "toy", "none", "cpu", values, n=1, seed=None, folder=tmp_path)
+    assert gpu_beside.best(options, 4) == 6
 
 
 def test_without_a_folder_nothing_stays(quick, monkeypatch, tmp_path):
@@ -66,7 +81,7 @@ def test_without_a_folder_nothing_stays(quick, monkeypatch, tmp_path):
 def test_the_minutes_are_kept(quick, tmp_path, capsys):
     assert dry(tmp_path, "--minutes", "0.01") == 0
     said = capsys.readouterr().out
-    assert not list(tmp_path.iterdir()) and said.count("do not fit into") == 15
+    assert not list(tmp_path.iterdir()) and said.count("do not fit into") == TASKS
 
 
 def test_a_task_is_interrupted_when_the_minutes_are_up(tmp_path, capsys):
@@ -129,7 +144,7 @@ def test_part_2_has_a_limit_of_its_own(monkeypatch, capsys):
     assert len(done) == 2 and "left out, 1 s do not fit into 0 s: 2.2" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("flags", [["--minutes", "0"], ["--minutes", "soon"], ["--parts", "6"], ["--gpu"]])
+@pytest.mark.parametrize("flags", [["--minutes", "0"], ["--minutes", "soon"], ["--parts", "8"], ["--gpu"]])
 def test_bad_flags(flags, capsys):
     with pytest.raises(SystemExit) as stopped:
         command.main(flags)

@@ -2,8 +2,9 @@
 
     python -m book.experiments.gpu --minutes 9 --data-path DIR
 
-runs five parts in order of value: 1 whether it computes what a CPU does, 2 where the time of a step goes, 3 CIFAR-10 in
-about a minute, 4 CIFAR-10 as far as it goes in the time that is left, 5 the large atlas. Each task writes its records
+runs seven parts: 1 whether it computes what a CPU does, 2 where the time of a step goes, 3 CIFAR-10 in about a minute,
+4 CIFAR-10 as far as it goes in the time that is left, 5 where the class token enters a larger model, 6 the chapters'
+studies, 7 the whole atlas. Each task writes its records
 as it ends; one that has its record of this device is left out, so the same command goes on where it stopped. A task is
 not begun unless it fits into the time left; what fails is reported in one line, and the next begins. Nothing is
 downloaded. The exit status is 0, or 1 where a task has failed.
@@ -15,7 +16,7 @@ import tempfile
 import time
 from contextlib import ExitStack
 
-PARTS = (1, 2, 3, 4, 5)
+PARTS = (1, 2, 3, 4, 5, 6, 7)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -40,7 +40,7 @@ class Cifar:
             raise ValueError(f"--data-path {path}: neither {FILES}/{BATCH} nor {SCRIPT} is there, nor data/{SCRIPT}")
 
     def __str__(self) -> str:
-        return f"CIFAR-10: {self._folder or self._script or 'not given, and parts 3 to 5 need it (--data-path)'}"
+        return f"CIFAR-10: {self._folder or self._script or 'not given, and parts 3 to 7 need it (--data-path)'}"
 
     def folder(self) -> Path:
         """What to give `data.load("cifar10", path)`; also the environment's DTL_DATA, which other processes go by.

@@ -5,13 +5,15 @@ from pathlib import Path
 from dtl_lib import ledger
 from dtl_lib.host import device_name
 from dtl_lib.lab import atlas
+from dtl_lib.lab.atlas import followup
 
 from .. import one_gpu
-from . import correctness, times, training
+from . import beside, correctness, sizes, times, training
 
 EXPERIMENTS = (
     correctness.EXPERIMENT, times.EXPERIMENT, one_gpu.SPEED, one_gpu.STEPS, training.EXPERIMENT,
-    atlas.grids()["gpu"].experiment,
+    atlas.grids()["gpu"].experiment, beside.EXPERIMENT, *(grid.experiment for grid in followup.large().values()),
+    *(made("gpu").experiment for made in sizes.STUDIES),
 )  # fmt: skip
 
 

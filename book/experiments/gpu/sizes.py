@@ -9,11 +9,14 @@ from dtl_lib import data
 from dtl_lib.config import ViTConfig, named
 from dtl_lib.data.images import InMemory, Sets
 from dtl_lib.lab import atlas
-from dtl_lib.lab.atlas import Grid
+from dtl_lib.lab.atlas import Grid, followup
 from dtl_lib.tokens import TokenPlan
 from dtl_lib.train import Recipe, recipes
 
 from .. import one_gpu
+from ..study import Study
+
+STUDIES: tuple[Callable[[str], Study], ...] = ()  # of the chapters: each gives its study at a scale
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,10 @@ class Sizes:
         trial: steps of `full` from which it is known how many epochs fit.
         seeds: of parts 3 and 4.
         grids: of the atlas, each a part of the next, so that contrasts can be tested early.
-        jobs: runs of the atlas beside each other.
+        beside: processes to try beside each other, for `beside.measure`, with the model and batch of `cifar`.
+        jobs: runs beside each other where that has not been measured.
+        large: gives the grids of the atlas's larger model by learning rate.
+        studies: of the chapters.
         rounds, steps: that are timed.
         products: rows and columns of the matrices whose product is timed.
         compiler: as in `BenchConfig`.
@@ -48,7 +54,10 @@ class Sizes:
     trial: int
     seeds: tuple[int, ...]
     grids: tuple[Grid, ...]
+    beside: tuple[int, ...]
     jobs: int
+    large: Callable[[], dict[float, Grid]]
+    studies: tuple[Study, ...]
     rounds: int
     steps: int
     products: tuple[int, ...]
@@ -71,7 +80,9 @@ def full() -> Sizes:
         cifar=(plain, named(plain), 512), deit=(deit, named(deit), 256), looked=(tiny, named(tiny), 256),
         plans=one_gpu.DEIT, batches=(16, 64, 256, 1024, 4096), fast=(small, named(small), recipe["cifar10_fast"]),
         full=(large, named(large), recipe["cifar10_full"]), shortest=15, trial=60, seeds=(0, 1, 2),
-        grids=atlas.stages(atlas.grids()["gpu"]), jobs=3, rounds=20, steps=20, products=(4096, 8192), compiler=True,
+        grids=atlas.stages(atlas.grids()["gpu"]), beside=(1, 3, 6, 9, 12), jobs=4,
+        large=followup.large, studies=tuple(made("gpu") for made in STUDIES), rounds=20, steps=20,
+        products=(4096, 8192), compiler=True,
         compiled=True, sets=lambda folder: data.load("cifar10", folder()),
     )  # fmt: skip
 
@@ -89,9 +100,19 @@ def toy() -> Sizes:
     return Sizes(
         cifar=("toy", config, 4), deit=("toy deit", config, 2), looked=("toy", config, 2), plans=plans, batches=(2, 4),
         fast=("toy", config, fast), full=("toy", config, long), shortest=1, trial=2, seeds=(0, 1),
-        grids=(grid,), jobs=1, rounds=2, steps=2, products=(32,), compiler="eager",
+        grids=(grid,), beside=(1, 2), jobs=1, large=lambda: two_rates(grid),
+        studies=tuple(made("toy") for made in STUDIES), rounds=2, steps=2, products=(32,), compiler="eager",
         compiled=False, sets=lambda folder: noise(),
     )  # fmt: skip
+
+
+def two_rates(grid: Grid) -> dict[float, Grid]:
+    """As `followup.large`, of a toy."""
+    made = {}
+    for rate in followup.LARGE_RATES:
+        recipe, name = replace(grid.recipe, lr=rate), f"atlas_toy_{1e4 * rate:.0f}"
+        made[rate] = replace(grid, experiment=name, recipe=recipe, seeds=followup.CHOOSING)
+    return made
 
 
 class ToyGrid(Grid):

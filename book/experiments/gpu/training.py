@@ -1,4 +1,4 @@
-"""Parts 3 to 5: CIFAR-10 in about a minute, CIFAR-10 as far as it goes in the time there is, and the atlas."""
+"""Parts 3 to 7: CIFAR-10 in about a minute, as far as it goes, the larger atlas, the chapters' studies, the atlas."""
 
 from argparse import Namespace
 from collections.abc import Callable
@@ -16,8 +16,10 @@ from dtl_lib.lab.atlas import Grid
 from dtl_lib.models import ViT
 from dtl_lib.train import FitResult, Recipe, fit
 
-from .. import one_gpu
+from .. import atlas_followup, one_gpu
 from ..peaks import of_sheet
+from ..study import Study, line
+from . import beside
 from .schedule import Deadline, NotNow, Task
 from .sizes import Sizes
 
@@ -26,12 +28,13 @@ FIRST = 100.0  # seconds that a run is taken to last where none has been measure
 MARGIN, START = 1.15, 15.0  # of a measured time; seconds to begin with
 WARM_UP = 10  # one epoch in so many is warm-up in a shortened recipe, and no more than in the whole one
 SHARED = 1.5  # a step of the atlas over one that has the GPU for itself
+WORTH_BEGINNING = 45.0  # seconds, for runs that go beside each other: a few of them end
 TRAINING_IMAGES = 45_000
 TRAINING = 3  # a step counts as three forward passes
 
 
 def tasks(sizes: Sizes, folder: Callable, is_there: bool, options: Namespace, deadline: Deadline) -> list[Task]:
-    """Every seed of parts 3 and 4, then the stages of the atlas."""
+    """Every seed of parts 3 and 4, the larger atlas, the chapters' studies, then the stages of the whole atlas."""
     if not (is_there or sizes.is_toy):
         return []
     sets = cache(lambda: sizes.sets(folder))
@@ -41,10 +44,17 @@ def tasks(sizes: Sizes, folder: Callable, is_there: bool, options: Namespace, de
             its = replace(recipe, seed=seed)
             job = Job(f"{name} by {label}", config, its, part == 4, sizes, sets, options, deadline)
             made.append(Task(part, f"{job.title}, seed {seed}", job.seconds, job.done, job.run))
+    large = Large(sizes, folder, options)
+    made.append(beside_task(sizes, options))
+    made.append(Task(5, "the larger atlas: where the class token enters", large.seconds, large.done, large.run))
+    for study in sizes.studies:
+        its = Together(study, sizes, folder, options)
+        title = f"{study.experiment}: {len(study.runs)} runs"
+        made.append(Task(6, title, its.seconds, its.done, its.run))
     for number, grid in enumerate(sizes.grids, 1):
         stage = Stage(grid, sizes, folder, options, deadline)
         title = f"the atlas, stage {number} of {len(sizes.grids)}: {len(grid.cells())} cells, {len(grid.seeds)} seeds"
-        made.append(Task(5, title, stage.seconds, stage.done, stage.run))
+        made.append(Task(7, title, stage.seconds, stage.done, stage.run))
     return made
 
 
@@ -135,6 +145,71 @@ def measured(found: FitResult, recipe: Recipe, job: Job) -> dict:
     return values | {name: seconds for name, seconds in timed.items() if seconds is not None}
 
 
+def beside_task(sizes: Sizes, options: Namespace) -> Task:
+    """How many runs go beside each other: measured once."""
+    name, config, batch = sizes.cifar
+    title = beside.what(name, batch)
+
+    def done() -> bool:
+        return title in ledger.measured(beside.EXPERIMENT, options.device, options.folder)
+
+    def run() -> None:
+        beside.measure(name, config, batch, options, sizes.beside, sizes.steps)
+
+    return Task(5, title, lambda: beside.SECONDS, done, run)
+
+
+class Together:
+    """A chapter's study: as many of its runs as there is time for, several beside each other.
+
+    Args:
+        study: which.
+        sizes, folder, options: of the command.
+    """
+
+    def __init__(self, study: Study, sizes: Sizes, folder: Callable, options: Namespace):
+        self.study, self.sizes, self.folder, self.options = study, sizes, folder, options
+
+    def done(self) -> bool:
+        """Whether every run has its record."""
+        return not self.study.left(self.options.folder, self.options.device)
+
+    def seconds(self) -> float:
+        """What is worth beginning: its runs are recorded as they end."""
+        return 1.0 if self.sizes.is_toy else WORTH_BEGINNING
+
+    def run(self) -> None:
+        """Run what is missing until the time is up."""
+        if not self.sizes.is_toy:
+            self.folder()
+        jobs = beside.best(self.options, self.sizes.jobs)
+        for record in self.study.carry_out(self.options.folder, jobs, self.options.device):
+            print(f"{record.experiment}: {record.what}, seed {record.seed}: {line(record)}", flush=True)
+
+
+class Large(Together):
+    """The atlas's larger model. Args: as `Together`'s, without a study."""
+
+    def __init__(self, sizes: Sizes, folder: Callable, options: Namespace):
+        super().__init__(None, sizes, folder, options)
+
+    def done(self) -> bool:
+        """Whether every place has all of its seeds at one of the rates."""
+        by_rate = self.sizes.large()
+        records = [atlas.read(grid, self.options.folder) for grid in by_rate.values()]
+        grid = next(iter(by_rate.values()))
+        return all(any(all((cell, seed) in found for seed in grid.seeds) for found in records) for cell in grid.cells())
+
+    def run(self) -> None:
+        """Run what is missing until the time is up."""
+        if not self.sizes.is_toy:
+            self.folder()
+        jobs = beside.best(self.options, self.sizes.jobs)
+        runner = atlas_followup.Runner(self.options.command, jobs, self.options.folder, self.options.device)
+        for record in atlas_followup.at_two_rates(runner, self.sizes.large()):
+            print(f"{record.what}, {record.experiment}, seed {record.seed}: {line(record)}", flush=True)
+
+
 class Stage:
     """A part of the atlas: as many of its runs as there is time for.
 
@@ -159,9 +234,10 @@ class Stage:
         if not self.sizes.is_toy:
             self.folder()
             self._see_whether_one_fits()
+        jobs = beside.best(self.options, self.sizes.jobs)
         runs = atlas.run(
-            self.grid, self.options.folder, command=self.options.command, jobs=self.sizes.jobs,
-            device=self.options.device, progress=False,
+            self.grid, self.options.folder, command=self.options.command, jobs=jobs, device=self.options.device,
+            progress=False,
         )  # fmt: skip
         for record in runs:
             print(f"{record.what}, seed {record.seed}: {record.get('accuracy'):.1%}", flush=True)

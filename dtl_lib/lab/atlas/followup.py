@@ -1,6 +1,6 @@
-"""What follows up the `cpu` grid: a second learning rate, longer training, a deeper model.
+"""What follows up the `cpu` grid: a second learning rate, longer training, a deeper model, a larger one on a GPU.
 
-The grids, and the three numbers that the book's predictions ask of them. Seeds are the replicates: runs of one seed
+The grids, and the numbers that the book's predictions ask of them. Seeds are the replicates: runs of one seed
 share weights and the order of the images, so everything is paired by seed.
 """
 
@@ -21,6 +21,8 @@ EPOCHS = 1, 3, 10
 PLACES = 0, 4  # of the class token, where length is varied
 SEEDS = tuple(range(5))
 CHOOSING = 0, 1  # seeds by which a place's rate is chosen
+LARGE_RATES = 1e-3, 5e-4
+LARGE_PLACES = 0, 3, 6, 9
 
 
 def half_rate() -> Grid:
@@ -44,6 +46,18 @@ def deep() -> Grid:
     config = replace(named("vit_shapes_patch8_32"), patch_size=4, depth=12, plan=None, mean=shapes.MEAN, std=shapes.STD)
     recipe = Recipe(max_steps=1200, batch_size=32, lr=1e-3, warmup_steps=100, eval_every=1200, log_every=100)
     return Grid("atlas_deep", "shapes", config, recipe, (0, 3, 6, 9), (None,), sweep=(), seeds=SEEDS)
+
+
+def large() -> dict[float, Grid]:
+    """The model of the `gpu` grid in twelve epochs of large batches, without registers; a grid for each rate."""
+    grid, made = grids()["gpu"], {}
+    for rate, name in zip(LARGE_RATES, ("", "_half_rate")):
+        recipe = replace(
+            grid.recipe, epochs=12, batch_size=512, lr=rate, warmup_epochs=1, trivial=False, smoothing=0.0
+        )  # fmt: skip
+        places = {"cls": LARGE_PLACES, "reg": (None,), "sweep": (), "seeds": SEEDS}
+        made[rate] = replace(grid, experiment=f"atlas_large{name}", recipe=recipe, **places)
+    return made
 
 
 def better_rates(
