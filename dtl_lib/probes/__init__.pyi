@@ -8,6 +8,7 @@ from . import objects as objects
 from . import positions as positions
 from . import rollouts as rollouts
 from . import running as running
+from . import stream as stream
 from . import trial as trial
 from .attention import Flow as Flow
 from .attention import attention_row as attention_row
@@ -45,3 +46,5 @@ from .running import RunningMean as RunningMean
 from .running import over_images as over_images
 from .running import untrained as untrained
 from .running import with_control as with_control
+from .stream import Signal as Signal
+from .stream import signal as signal
