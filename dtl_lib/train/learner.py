@@ -86,6 +86,7 @@ def check_given(model, sets, recipe, output_dir, checkpoint_every, workers) -> N
 def make_learner(
     model: nn.Module, recipe: Recipe, schedule: Schedule, device: torch.device, processes: Processes | None = None, *,
     shard: bool = False, compiled: bool | str = False, folder: Path | None = None,
+    teacher: nn.Module | None = None,
 ) -> Learner:  # fmt: skip
     """Put a model on its device, wrap it as the processes need it, and give it what it learns with.
 
@@ -98,6 +99,7 @@ def make_learner(
         shard: share the model out over the processes instead of copying it to each.
         compiled: whether to compile the forward and backward pass; a string names the backend.
         folder: of the run, which errors about its gradients name.
+        teacher: as in `fit`.
 
     Raises:
         ValueError: where the teacher of the recipe does not fit the model, or cannot be had.
@@ -113,17 +115,19 @@ def make_learner(
     wrapped = processes.wrap(objective, device, shard)
     optimizer = make_optimizer(model, recipe)
     ema = EMA(model, recipe.ema) if recipe.ema else None
-    teacher = None
+    teaches = None
+    if teacher is not None and not recipe.distill_from:
+        raise ValueError("there is a teacher, and the recipe does not learn from one: distill_from is its name")
     if recipe.distill_from:
         from .teacher import load_teacher
 
         with processes.first_on_each_host():  # what has to be fetched is fetched once
-            teacher = load_teacher(recipe.distill_from, device, model.config)
+            teaches = load_teacher(recipe.distill_from, device, model.config, teacher)
     scaler = torch.amp.GradScaler(device.type, enabled=precision(device, recipe.amp) == "fp16")
     guard = Guard(recipe, device, folder)
     mixes = recipe.mixup or recipe.cutmix  # the benchmarks bring models of timm, which have no such configuration
     mix = mixer(recipe.mixup, recipe.cutmix, model.config.classes) if mixes else None
     parameters = list(model.parameters())
     return Learner(
-        model, wrapped, optimizer, recipe, schedule, device, scaler, guard, mix, teacher, ema, processes, parameters
+        model, wrapped, optimizer, recipe, schedule, device, scaler, guard, mix, teaches, ema, processes, parameters
     )

@@ -99,6 +99,7 @@ def fit(
     shard: bool = False,
     compiled: bool = False,
     max_corrupt: float = 0.001,
+    teacher: torch.nn.Module | None = None,
 ) -> FitResult:
     """Train `model`, which is left with the weights that were best on held-out images.
 
@@ -121,6 +122,8 @@ def fit(
         shard: shard the parameters over the processes (FSDP) instead of copying them to each (DDP).
         compiled: compile the forward and backward pass with `torch.compile`.
         max_corrupt: share of the training images that may be unreadable before it stops; others stand in for them.
+        teacher: what to distil from, a module that gives logits for the student's images as they are normalised;
+            `recipe.distill_from` is then its name. None loads the one of that name.
 
     Raises:
         ValueError: where model, data, recipe and state do not fit together, another process trains in `output_dir`, or
@@ -133,7 +136,7 @@ def fit(
         run = Run(
             model, sets, recipe, folder, device=device, resume=resume, card=card or {}, tensorboard=tensorboard,
             progress=progress, processes=processes, shard=shard, compiled=compiled, workers=workers,
-            max_corrupt=max_corrupt, checkpoint_every=checkpoint_every,
+            max_corrupt=max_corrupt, checkpoint_every=checkpoint_every, teacher=teacher,
         )  # fmt: skip
         schedule, state = run.learner.schedule, run.train_state
         model.train()

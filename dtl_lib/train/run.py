@@ -87,7 +87,7 @@ class Run:
 
     def __init__(
         self, model, sets, recipe: Recipe, folder: Path | None, *, device, resume, card, tensorboard, progress,
-        processes, shard, compiled, workers, max_corrupt, checkpoint_every=None,
+        processes, shard, compiled, workers, max_corrupt, checkpoint_every=None, teacher=None,
     ):  # fmt: skip
         self.processes, device = processes or Processes(), find_device(device)
         self.processes.settle()
@@ -105,7 +105,7 @@ class Run:
         self.folder, self.workers = folder, workers
         self.learner = make_learner(
             model, recipe, Schedule.of(recipe, len(sets.train)), device, self.processes, shard=shard,
-            compiled=compiled, folder=self.folder,
+            compiled=compiled, folder=self.folder, teacher=teacher,
         )  # fmt: skip
         check_teacher(self.learner.teacher, sets.train)
         about = resuming.about_run(self.learner, sets.train)

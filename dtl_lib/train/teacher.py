@@ -36,18 +36,21 @@ class Teacher:
         return self.model(torch.addcmul(self._shift, images, self._scale))
 
 
-def load_teacher(name: str, device: torch.device, config: ViTConfig) -> Teacher:
+def load_teacher(name: str, device: torch.device, config: ViTConfig, model: nn.Module | None = None) -> Teacher:
     """A teacher with its own normalisation (Training data-efficient image transformers, Touvron et al. 2021, §3).
 
     Args:
         name: a timm model of any kind, such as regnety_160; zoo/…; or the path of a checkpoint of ours.
         device: where the student computes.
         config: the student's: its image size, normalisation and number of classes.
+        model: the teacher itself, which takes images as the student does; the name is then any.
 
     Raises:
         ValueError: where there are no such weights, or the teacher does not take these images or tell these classes.
     """
-    if is_ours(name):
+    if model is not None:
+        mean, std = config.mean, config.std
+    elif is_ours(name):
         model = load_pretrained(name)
         mean, std = model.config.mean, model.config.std
     else:

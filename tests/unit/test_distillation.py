@@ -129,3 +129,49 @@ def test_from_the_command_line(teacher, tmp_path, capsys):
     assert main(["train", *small.split(), "--distill-from", teacher, "--output-dir", str(run)]) == 0
     assert main(["train", "--resume", str(run), "--quiet"]) == 0
     assert checkpoint.load_model(run / "best.safetensors").card["teacher"]["name"] == teacher
+
+
+class Convolutional(torch.nn.Module):
+    """A teacher that is no ViT."""
+
+    def __init__(self):
+        super().__init__()
+        self.convolution, self.head = torch.nn.Conv2d(3, 8, 4, stride=4), torch.nn.Linear(8, 10)
+
+    def forward(self, images):
+        return self.head(self.convolution(images).relu().mean(dim=(2, 3)) * 100)
+
+
+def test_any_module_teaches_and_sees_the_students_images(sets):
+    torch.manual_seed(5)
+    module, seen = Convolutional().train(), []
+    module.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    recipe, model = dataclasses.replace(SHORT, distill_from="mine"), tiny()
+    fit(model, sets, recipe, progress=False, teacher=module)
+    assert model.card["teacher"]["name"] == "mine" and not module.training
+    assert not torch.equal(weights(model), weights(fitted(sets, SHORT)))
+    with torch.no_grad():
+        module.head.bias[3] += 1e4
+    other = tiny()
+    fit(other, sets, recipe, progress=False, teacher=module)
+    assert not torch.equal(weights(model), weights(other))
+    plain = dataclasses.replace(recipe, mixup=0.0, max_steps=1, batch_size=96)
+    seen.clear()
+    fit(tiny(), sets, plain, progress=False, teacher=module)
+    images = sets.train.batch(torch.arange(96))[0]
+    assert torch.allclose(seen[-1].sum(dim=(1, 2, 3)).sort().values, images.sum(dim=(1, 2, 3)).sort().values, atol=1e-2)
+
+
+def fitted(sets, recipe):
+    model = tiny()
+    fit(model, sets, recipe, progress=False)
+    return model
+
+
+def test_a_teacher_without_a_name_or_of_other_classes_is_refused(sets):
+    with pytest.raises(ValueError, match="distill_from is its name"):
+        fit(tiny(), sets, SHORT, progress=False, teacher=Convolutional())
+    module = Convolutional()
+    module.head = torch.nn.Linear(8, 7)
+    with pytest.raises(ValueError, match="the teacher mine tells 7 classes apart and the student 10"):
+        fit(tiny(), sets, dataclasses.replace(SHORT, distill_from="mine"), progress=False, teacher=module)
