@@ -39,7 +39,7 @@ def test_only_what_is_asked_about_differs_from_the_atlas():
         [cell.cls for cell in deep.cells()] == [0, 3, 6, 9] and deep.config.depth == 12 and deep.sets().train.level == 1
     )
     full, large = atlas.grids()["gpu"], followup.large()
-    assert all(grid.config == full.config and grid.recipe.steps(45_000) == 1044 for grid in large.values())
+    assert all(grid.config == full.config and grid.recipe.steps(45_000) == 870 for grid in large.values())
     assert [(rate, grid.recipe.lr, [cell.cls for cell in grid.cells()]) for rate, grid in large.items()] == [
         (rate, rate, [0, 3, 6, 9]) for rate in (1e-3, 5e-4)
     ]

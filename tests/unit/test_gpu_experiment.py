@@ -65,11 +65,12 @@ def test_every_part_records_and_a_second_call_measures_nothing(tmp_path, capsys)
 
 
 def test_as_many_runs_beside_each_other_as_are_worth_it(tmp_path):
-    options = Namespace(device="cpu", folder=tmp_path, command="none")
+    options = Namespace(device="cpu", folder=tmp_path, command="none", jobs=None)
     assert gpu_beside.best(options, 4) == 4, "where nothing is measured"
     values = {"processes": [1, 3, 6, 9], "images_per_s": [10.0, 30.0, 58.0, 60.0]}
     ledger.add(gpu_beside.EXPERIMENT, "toy", "none", "cpu", values, n=1, seed=None, folder=tmp_path)
     assert gpu_beside.best(options, 4) == 6
+    assert gpu_beside.best(Namespace(**{**vars(options), "jobs": 2}), 4) == 2
 
 
 def test_without_a_folder_nothing_stays(quick, monkeypatch, tmp_path):

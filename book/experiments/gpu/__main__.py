@@ -28,6 +28,9 @@ def parser() -> argparse.ArgumentParser:
         "--data-path", help="CIFAR-10's python version, or a folder with unpack.py; DTL_DATA where left out"
     )
     made.add_argument("--folder", help="where the records go; the library's ledger where left out")
+    made.add_argument(
+        "--jobs", type=int, help="runs beside each other in parts 5 to 7 (default: as many as bring more)"
+    )
     made.add_argument("--take", metavar="FOLDER", help="measure nothing: put the records of a folder into the ledger")
     made.add_argument(
         "--dry", action="store_true", help="every part at a toy size, also on a CPU; recorded in --folder only"
@@ -72,7 +75,7 @@ def _run(options: argparse.Namespace, start: float, stack: ExitStack) -> int:
     command = f"python -m book.experiments.gpu --minutes {options.minutes:g}" + " --dry" * options.dry
     run_by = argparse.Namespace(
         device=str(device), folder=options.folder, command=command, rounds=scale.rounds, sizes=scale.products, only="",
-        dry=False,
+        dry=False, jobs=options.jobs,
     )  # fmt: skip
     todo = [task for task in tasks(scale, cifar, run_by, deadline) if task.part in options.parts]
     return 1 if run(todo, deadline) else 0

@@ -11,7 +11,6 @@ from dtl_lib.host import device_name
 from dtl_lib.lab import bench
 
 EXPERIMENT = "gpu_beside"
-COUNTS, STEPS = (1, 3, 6, 9, 12), 60
 SECONDS = 60.0
 WORTH = 0.95  # of the best rate: the smallest number of runs that reaches it is used
 
@@ -41,7 +40,9 @@ def measure(name: str, config: ViTConfig, batch: int, options: Namespace, counts
 
 
 def best(options: Namespace, usual: int) -> int:
-    """How many runs to make beside each other: by the record of this device, or what is usual."""
+    """How many runs to make beside each other: what was asked for, else by this device's record, else what is usual."""
+    if options.jobs:
+        return options.jobs
     name = device_name(options.device)
     runs = [run for run in ledger.read(EXPERIMENT, options.folder, missing_ok=True) if run.device == name]
     if not runs:

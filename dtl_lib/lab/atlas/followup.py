@@ -49,11 +49,11 @@ def deep() -> Grid:
 
 
 def large() -> dict[float, Grid]:
-    """The model of the `gpu` grid in twelve epochs of large batches, without registers; a grid for each rate."""
+    """The model of the `gpu` grid in ten epochs of large batches, without registers; a grid for each rate."""
     grid, made = grids()["gpu"], {}
     for rate, name in zip(LARGE_RATES, ("", "_half_rate")):
         recipe = replace(
-            grid.recipe, epochs=12, batch_size=512, lr=rate, warmup_epochs=1, trivial=False, smoothing=0.0
+            grid.recipe, epochs=10, batch_size=512, lr=rate, warmup_epochs=1, trivial=False, smoothing=0.0
         )  # fmt: skip
         places = {"cls": LARGE_PLACES, "reg": (None,), "sweep": (), "seeds": SEEDS}
         made[rate] = replace(grid, experiment=f"atlas_large{name}", recipe=recipe, **places)
