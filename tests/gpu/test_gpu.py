@@ -109,9 +109,9 @@ def test_an_overflow_is_skipped_by_the_scaler_and_nothing_becomes_infinite():
 
 def test_batches_made_on_the_device_are_those_of_the_cpu():
     augment = data.Augment(crop=4, flip=True, trivial=True, erase=0.5)
-    here, samples = sets().train, torch.arange(64)
-    x, y = here.to(DEVICE).batch(samples, augment, (0, 3))
-    reference, labels = here.batch(samples, augment, (0, 3))
+    samples = torch.arange(64)
+    x, y = sets().train.to(DEVICE).batch(samples, augment, (0, 3))
+    reference, labels = sets().train.batch(samples, augment, (0, 3))  # `to` moves the images themselves
     assert x.device.type == y.device.type == torch.device(DEVICE).type
     assert torch.equal(y.cpu(), labels.cpu())
     assert float(((x.cpu() - reference).abs() > 1e-4).float().mean()) < 5e-3, "a rounding here and there is one level"
