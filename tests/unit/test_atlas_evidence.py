@@ -41,6 +41,18 @@ def test_depth_compares_the_two_halves_by_seed(tmp_path):
     assert (one.over, one.command) == ("5 seeds", "a command")
 
 
+def test_the_larger_model_waits_for_both_rates_and_takes_the_better_one(tmp_path):
+    rates = followup.large()
+    for rate, grid in rates.items():
+        for cell in grid.cells():
+            better = (rate < 1e-3) == (cell.cls >= 6)
+            for seed in followup.SEEDS if better else followup.CHOOSING:
+                assert evidence(tmp_path) == []
+                add(tmp_path, grid, cell, seed, 0.6 + 0.01 * cell.cls - 0.2 * (not better), 0.4 + better)
+    one = only(evidence(tmp_path))
+    assert one.value == pytest.approx(6.0) and one.compared == "blocks 6, 9 − blocks 0, 3" and one.over == "5 seeds"
+
+
 def test_each_length_takes_each_place_at_its_better_rate(tmp_path):
     for rate, grid in followup.lengths(3).items():
         for cell in grid.cells():

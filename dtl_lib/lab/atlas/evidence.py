@@ -52,7 +52,7 @@ def evidence(folder: str | Path | None = None) -> list[Evidence]:
         folder: where the records are; the library's ledger where None.
     """
     found = []
-    for study in (_atlas, _better_rate, _length, _depth, _shapes, _minutes, _trained):
+    for study in (_atlas, _better_rate, _length, _large, _depth, _shapes, _minutes, _trained):
         found += study(folder)
     return found
 
@@ -83,16 +83,33 @@ def _length(folder) -> Iterator[Evidence]:
             yield _over_seeds(name, "block 4 − block 0", followup.over_seeds(list(gaps.values())), records)
 
 
+def _large(folder) -> Iterator[Evidence]:
+    """The two halves of the trunk, each place at its better rate."""
+    by_rate = {rate: read(grid, folder) for rate, grid in followup.large().items()}
+    grid = next(iter(followup.large().values()))
+    try:
+        records = followup.at_better_rate(by_rate, followup.CHOOSING)
+    except ValueError:  # not both rates of every place yet
+        return
+    if not missing(grid.cells(), grid.seeds, records):
+        yield _halves("CIFAR-10, 12 blocks, 10 epochs", grid, records)
+
+
 def _depth(folder) -> Iterator[Evidence]:
     grid = followup.deep()
     records = read(grid, folder)
     if not missing(grid.cells(), grid.seeds, records):
-        weights = contrasts(grid)[0].weights
-        gaps = [
-            sum(POINTS * weight * records[cell, seed].get("accuracy") for cell, weight in weights.items())
-            for seed in grid.seeds
-        ]
-        yield _over_seeds("shapes, 12 blocks", "blocks 6, 9 − blocks 0, 3", followup.over_seeds(gaps), records)
+        yield _halves("shapes, 12 blocks", grid, records)
+
+
+def _halves(study: str, grid: Grid, records: Mapping[Job, Record]) -> Evidence:
+    """Blocks 6 and 9 against blocks 0 and 3, paired by seed."""
+    weights = contrasts(grid)[0].weights
+    gaps = [
+        sum(POINTS * weight * records[cell, seed].get("accuracy") for cell, weight in weights.items())
+        for seed in grid.seeds
+    ]
+    return _over_seeds(study, "blocks 6, 9 − blocks 0, 3", followup.over_seeds(gaps), records)
 
 
 def _shapes(folder) -> Iterator[Evidence]:
