@@ -25,6 +25,8 @@ THEBE = re.compile(r'<script type="text/x-thebe-config">.*?</script>', re.DOTALL
 ICON_RULE = re.compile(r'((?:\.fa-[a-z0-9-]+:before,?)+)\{content:"\\([0-9a-f]+)"\}')
 FONT_SOURCES = re.compile(r"src:url\((\.\./vendor/fontawesome/webfonts/fa-[a-z]+-\d+)\.woff2\)[^;}]*")
 SVG_IMAGE = re.compile(r'<img\b[^>]*\bsrc="(?:\.\./)*_images/([\w-]+\.svg)"[^>]*/?>')
+TAG = re.compile(r"<[^>]*>")
+COORDINATE = re.compile(r"(?<![\w/+])-?\d+\.\d{3,}(?![\w/+])")
 INDEX = re.compile(r'\s*<script src="(?:\.\./)*searchindex\.js"></script>')
 POINT = 1.5  # pixels a point: a figure's text is then about as large as the page's
 HEAVY = 40_000  # bytes; below this an image is not worth converting
@@ -143,7 +145,7 @@ def _themed(svg: str) -> str:
     svg = re.sub(r'(<g id="patch_\d+">\s*<path [^>]*?style="fill: )#ffffff', r"\1none", svg)
     svg = re.sub(r"(fill|stroke): #000000", r"\1: currentColor", svg)
     svg = re.sub(r"font-family: [^;\"]*", "font-family: system-ui, sans-serif", svg)
-    svg = re.sub(r"(?<![\w/+])-?\d+\.\d{3,}(?![\w/+])", _rounded, re.sub(r"\s+", " ", svg))
+    svg = TAG.sub(lambda tag: COORDINATE.sub(_rounded, tag[0]), re.sub(r"\s+", " ", svg))
     svg = re.sub(r'data:image/png;base64,\s*([^"]*)"', _smaller, svg)
     width = float(re.search(r'<svg[^>]*?\bwidth="([\d.]+)pt"', svg)[1])
     svg = re.sub(r' (?:width|height)="[\d.]+pt"', "", svg, count=2)

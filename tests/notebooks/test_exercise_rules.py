@@ -81,6 +81,7 @@ def test_right_answers_are_right(capsys):
         (lambda x: (2 * x)[None], r"expected the shape \(2,\), not \(1, 2\)"),
         (lambda x: print(x), "returns nothing"),
         (lambda x: x @ torch.zeros(5), "stops with RuntimeError"),
+        (lambda x: x.long().softmax(dim=0), "stops with NotImplementedError.*not implemented for 'Long'"),
         (lambda: 1, "stops with TypeError"),
         (torch.zeros(2), "stops with TypeError"),
     ],

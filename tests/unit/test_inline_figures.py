@@ -2,6 +2,7 @@
 
 import re
 
+import matplotlib
 import numpy as np
 import pytest
 
@@ -49,6 +50,17 @@ def test_no_id_is_taken_twice_and_each_reference_has_one(page):
     ids = re.findall(r'\bid="([^"]+)"', text)
     assert len(ids) == len(set(ids))
     assert set(re.findall(r'(?:href="#|url\(#)([\w-]+)', text)) <= set(ids)
+
+
+def test_what_a_figure_says_is_not_rounded(tmp_path):
+    (tmp_path / "_images").mkdir()
+    with matplotlib.rc_context({"svg.fonttype": "none"}):  # as the book is built
+        figures.show_maps([[[0.03]]], notes=["max 0.030\nsum 1.2500"]).savefig(tmp_path / "_images" / "one.svg")
+    (tmp_path / "page.html").write_text('<img alt="A map" src="_images/one.svg" />')
+    inline_figures(tmp_path)
+    page = (tmp_path / "page.html").read_text()
+    assert "max 0.030<" in page and "sum 1.2500<" in page
+    assert not re.search(r"\d\.\d{7}", page), "coordinates are"
 
 
 def test_a_drawing_keeps_its_colours(tmp_path):
