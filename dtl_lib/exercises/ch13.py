@@ -10,7 +10,7 @@ from ..config import ViTConfig
 from ..layers import Block
 from ..models import ViT
 from ..probes.distance import distances
-from . import exercise, expect, expect_close, expect_shape, refuse_mistakes
+from . import exercise, expect, expect_close, expect_fresh, expect_shape, refuse_mistakes
 
 
 def _random(*shape: int, seed: int = 0) -> Tensor:
@@ -25,13 +25,15 @@ def check_my_lens(my_lens) -> None:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += 0.3 * torch.randn_like(parameter)
-    tokens = 3 * _random(2, 5, 12)
+    tokens = 3 * _random(2, 7, 12)
     head, normed = model.classifiers["cls"], model.norm(tokens)
     with torch.no_grad():
         logits = my_lens(model, tokens)
         alone = isinstance(logits, Tensor) and tuple(logits.shape) == (2, 5)
         expect(not alone, "that is one token: the lens reads every token of every image")
-        expect_shape(logits, (2, 5, 5), "a logit of each class for each token: (batch, tokens, classes)")
+        named = isinstance(logits, Tensor) and tuple(logits.shape) == (2, 7)
+        expect(not named, "that is one number for each token: return the logits of all classes, without argmax")
+        expect_shape(logits, (2, 7, 5), "a logit of each class for each token: (batch, tokens, classes)")
         block = cast(Block, model.blocks[0])
         mistakes = {
             "the norm is missing: the head has only ever seen tokens after model.norm": head(tokens),
@@ -39,13 +41,22 @@ def check_my_lens(my_lens) -> None:
             "norm1 belongs to a block: the head reads what model.norm gives": head(block.norm1(tokens)),
             "norm2 belongs to a block: the head reads what model.norm gives": head(block.norm2(tokens)),
             "these are probabilities: return the logits, without softmax": head(normed).softmax(-1),
+            "these are log-probabilities: return the logits, without log_softmax": head(normed).log_softmax(-1),
+            "the blocks still run in yours: read the tokens as they are": head(model.norm(_through(model, tokens))),
             "the norm is applied twice: once is enough": head(model.norm(normed)),
             "this reads the mean of the tokens for all: each token is read alone": head(
                 normed.mean(1, keepdim=True)
-            ).expand(2, 5, 5),
+            ).expand(2, 7, 5),
+            "the head's bias is missing: call the head": head(normed) - head.bias,
         }
         refuse_mistakes(logits, mistakes)
         expect_close(logits, head(normed), "not what head and norm say of each token")
+
+
+def _through(model: ViT, tokens: Tensor) -> Tensor:
+    for block in model.blocks:
+        tokens = block(tokens)
+    return tokens
 
 
 def _attention(grid: tuple[int, int], in_front: int, seed: int = 0) -> Tensor:
@@ -96,6 +107,11 @@ def check_my_distance(my_distance) -> None:
             (first / first.sum(-1, keepdim=True) * pixels).sum(-1).mean()
         ),
         "that is the sum over the patches that ask: take their mean": far.sum(),
+        "that is a mean over the patches attended to as well: a row's products are added up": far.mean() / len(far),
+        "that is the first patch alone: take the mean over the patches that ask": far[0],
+        "what a patch gives itself is left out: it counts, at distance 0": (
+            (patches * pixels).sum(-1) / (patches.sum(-1) - patches.diagonal())
+        ).mean(),
         "steps along rows and columns are added up here: distances are straight lines": (
             (whole * size * _steps(grid)).sum(-1).mean()
         ),
@@ -135,6 +151,9 @@ def check_farthest(farthest) -> None:
             "distances are between the centres of patches, as in the probe": (most + size).mean(),
             "that is the sum over the patches that ask: take their mean": most.sum(),
         }
+        if 1 not in grid:  # along one row, steps are straight
+            hint = "steps along rows and columns are added up here: distances are straight lines"
+            mistakes[hint] = size * _steps(grid).amax(dim=-1).double().mean()
         refuse_mistakes(value, mistakes)
         expect_close(value, most.mean(), f"not the largest mean for a grid of {grid[0]} × {grid[1]}")
 
@@ -149,14 +168,14 @@ def check_settled(settled) -> None:
     wanted = torch.tensor([0, 2, 3, 4, 4, 3])
     answer = settled(logits)
     expect_shape(answer, (6,), "one number for each image: (images,)")
-    final = said[:, -1:]
-    same = said == final
+    same, changes = said == said[:, -1:], (said[:, 1:] != said[:, :-1]).sum(1)
     mistakes = {
         "that is the first time that the answer is named: it may be lost again": same.int().argmax(1),
         "rows count from 0": wanted + 1,
         "that is the last block that says something else: the answer settles one later": wanted - 1,
         "that counts the blocks that agree with the last, wherever they stand": same.sum(1),
         "this counts how long the answer stands: which row does that begin at?": 5 - wanted,
+        "that counts how often the answer changes: which row is the last change at?": changes,
         "that counts the rows that disagree: those after which it changes back count, too": (~same).sum(1),
     }
     refuse_mistakes(answer.double(), {hint: wrong.double() for hint, wrong in mistakes.items()})
@@ -193,6 +212,12 @@ def _check_displacement(answer, similarity: Tensor, down: Tensor, across: Tensor
     if float(right) < 0.999:
         mistakes = {
             "pairs of a place with itself are counted: leave them out": explained(each, every),
+            "up and down are not the same displacement: keep the signs": explained(
+                down.abs() * 100 + across, elsewhere
+            ),
+            "two steps share a number: one row down and one column left is not three columns right": explained(
+                down * down.shape[1] + across, elsewhere
+            ),
             "right and left are not the same displacement: keep the signs": explained(
                 down.abs() * 100 + across.abs(), elsewhere
             ),
@@ -215,6 +240,7 @@ def check_local(local) -> None:
     expect(isinstance(model, ViT), f"return a ViT, not {type(model).__name__}")
     plain = ViT.build("vit_shapes_patch8_32")
     expect(model.config == plain.config, "the configuration stays that of vit_shapes_patch8_32")
+    expect_fresh(local)
     heard = _who_hears_of_whom(model.eval())
     reached = _within(1)
     patches = heard[1:, 1:]
@@ -227,6 +253,7 @@ def check_local(local) -> None:
     expect(bool(patches.diagonal().all()), "a patch does not hear of itself: the middle of the 3 × 3 is allowed")
     expect(bool((patches == reached).all()), "not all of the 3 × 3 patches around a patch are heard of")
     expect(bool(heard[0, 1:].all()), "the class token does not hear of all patches: its row is True throughout")
+    expect(bool(heard[0, 0]), "the class token does not hear of itself: its row is True throughout")
     expect(bool(heard[1:, 0].all()), "the patches do not hear of the class token: its column is True throughout")
     for number in range(1, model.plan.depth):
         same = bool((_who_hears_of_whom(model, number) == heard).all())

@@ -79,6 +79,27 @@ def element_by_element(attention):
     return _rolled(attention[:1]) * _rolled(attention[1:2]) * _rolled(attention[2:])
 
 
+def columns_to_one(attention):
+    result = torch.eye(attention[0].shape[-1])
+    for heads in attention:
+        mixed = heads.amax(dim=0) + torch.eye(len(result))
+        result = mixed / mixed.sum(dim=0) @ result
+    return result
+
+
+def scaled_at_the_end(attention):
+    result = _rolled(attention, scale=None)
+    return result / result.sum(dim=-1, keepdim=True)
+
+
+def last_missing(attention):
+    return _rolled(attention[:-1])
+
+
+def begun_with_zeros(attention):
+    return 0 * _rolled(attention)
+
+
 def _relevant(attention, gradients, part=lambda a, g: (a * g).clamp(min=0).mean(dim=0), order=1):
     result = torch.eye(attention[0].shape[-1])
     for a, g in list(zip(attention, gradients))[::order]:
@@ -120,6 +141,40 @@ def last_comes_first(attention, gradients):
 
 def identity_removed(attention, gradients):
     return _relevant(attention, gradients) - torch.eye(5)
+
+
+def part_to_the_right(attention, gradients):
+    result = torch.eye(5)
+    for a, g in zip(attention, gradients):
+        result = result + result @ (a * g).clamp(min=0).mean(dim=0)
+    return result
+
+
+def times_element(attention, gradients):
+    result = torch.eye(5)
+    for a, g in zip(attention, gradients):
+        result = result + (a * g).clamp(min=0).mean(dim=0) * result
+    return result
+
+
+def begun_with_nothing(attention, gradients):
+    return 0 * _relevant(attention, gradients)
+
+
+def first_left_out(attention, gradients):
+    return _relevant(attention[1:], gradients[1:])
+
+
+def last_alone(attention, gradients):
+    return _relevant(attention[-1:], gradients[-1:])
+
+
+def exchanged(attention, gradients):
+    return _relevant(attention, gradients).T
+
+
+def largest_head(attention, gradients):
+    return _relevant(attention, gradients, lambda a, g: (a * g).clamp(min=0).amax(dim=0))
 
 
 def replaced(attention, gradients):
@@ -165,6 +220,22 @@ def nothing_kept(tokens, blocks, residual):
     return 1 / tokens
 
 
+def only_kept(tokens, blocks, residual):
+    return torch.tensor(residual**blocks)
+
+
+def all_patches(tokens, blocks, residual):
+    return (tokens - 1) * (1 - residual**blocks) / tokens
+
+
+def all_tokens(tokens, blocks, residual):
+    return 1 - residual**blocks
+
+
+def mixed_once(tokens, blocks, residual):
+    return blocks * residual ** (blocks - 1) * (1 - residual) / tokens
+
+
 def _halves(attention):
     return [(heads.mean(dim=0) + torch.eye(heads.shape[-1])) / 2 for heads in attention]
 
@@ -202,6 +273,22 @@ def early_reversed(attention):
     return _way_back(early[::-1] + [block for block in halves if len(block) == 7], torch.eye(7)[0])
 
 
+def without_skip_connection(attention):
+    return _way_back([heads.mean(dim=0) for heads in attention], torch.eye(7)[0])
+
+
+def most_of_heads(attention):
+    blocks = [heads.amax(dim=0) + torch.eye(heads.shape[-1]) for heads in attention]
+    return _way_back([block / block.sum(dim=-1, keepdim=True) for block in blocks], torch.eye(7)[0])
+
+
+def last_patch_dropped(attention):
+    row = torch.eye(7)[0]
+    for block in reversed(_halves(attention)):
+        row = row[: len(block)] @ block
+    return row
+
+
 def class_token_too(attention):
     return torch.cat([torch.zeros(1), _way_back(_halves(attention), torch.eye(7)[0])])
 
@@ -228,6 +315,15 @@ def largest(masks, patch_size):
 
 def mixed_up(masks, patch_size):
     return masks.float().mean(dim=0).flatten().view(6, 8, -1).mean(dim=-1)
+
+
+def any_pixel(masks, patch_size):
+    return _by_patch(masks.float(), patch_size).amax(dim=(2, 4)).mean(dim=0)
+
+
+def far_apart(masks, patch_size):
+    mean = masks.float().mean(dim=0)
+    return mean.unflatten(0, (patch_size, -1)).unflatten(-1, (patch_size, -1)).mean(dim=(0, 2))
 
 
 def the_ground(masks, patch_size):
@@ -276,6 +372,26 @@ def no_first_norm():
     return _changed(_attend_then_mlp)
 
 
+def no_second_norm():
+    return _changed(lambda b, x, q=slice(None): (y := b.attention(b.norm1(x), q)) + b.mlp(y))
+
+
+def normed_skip():
+    def road(block, x, queries=slice(None)):
+        normed = block.norm1(x)
+        x = normed[:, queries] + block.attention(normed, queries)
+        return x + block.mlp(block.norm2(x))
+
+    return _changed(road)
+
+
+def another_model():
+    model = ViT.build("vit_shapes_patch8_32", mlp_ratio=2.0)
+    for block in model.blocks:
+        block.forward = partial(_right, block)
+    return model
+
+
 def _every_query(block, x, queries=slice(None)):
     x = block.attention(block.norm1(x))
     return x + block.mlp(block.norm2(x))
@@ -285,7 +401,12 @@ def queries_forgotten():
     return _changed(_every_query)
 
 
-ONE = _changed(lambda b, x, q=slice(None): (y := b.attention(b.norm1(x), q)) + b.mlp(b.norm2(y)))
+def _right(block, x, queries=slice(None)):
+    x = block.attention(block.norm1(x), queries)
+    return x + block.mlp(block.norm2(x))
+
+
+ONE = _changed(_right)
 
 
 def same_again():
@@ -296,20 +417,25 @@ WRONG = {
     "check_my_rollout": [
         no_identity, columns_scaled, not_scaled, only_added, scaled_too_early, reversed_order, last_block,
         first_missing, mean_of_heads, least_of_heads, turned, class_token_dropped, one_row, head_by_head,
-        element_by_element,
+        element_by_element, columns_to_one, scaled_at_the_end, last_missing, begun_with_zeros,
     ],
     "check_my_relevance": [
         positive_after_mean, all_signs, absolute, gradient_alone, attention_alone, product_of_means, heads_summed,
-        last_comes_first, identity_removed, replaced, parts_added, rows_scaled, halved,
+        last_comes_first, identity_removed, replaced, parts_added, rows_scaled, halved, part_to_the_right,
+        times_element, begun_with_nothing, first_left_out, last_alone, exchanged, largest_head,
     ],
-    "check_even": [own_share, without_itself, one_block, wrong_power, nothing_kept],
+    "check_even": [
+        own_share, without_itself, one_block, wrong_power, nothing_kept, only_kept, all_patches, all_tokens, mixed_once,
+    ],
     "check_to_image": [
         from_entry, scaled_up, last_block_followed, early_exchanged, early_reversed, class_token_too,
+        without_skip_connection, most_of_heads, last_patch_dropped,
     ],
     "check_blind": [
-        first_image, of_every_image, one_pixel, largest, mixed_up, the_ground, any_image, a_blob,
+        first_image, of_every_image, one_pixel, largest, mixed_up, the_ground, any_image, a_blob, any_pixel, far_apart,
     ],
     "check_without_skip": [
         not_changed, neither_skip, other_skip, no_attention, no_first_norm, queries_forgotten, same_again,
+        no_second_norm, normed_skip, another_model,
     ],
 }  # fmt: skip

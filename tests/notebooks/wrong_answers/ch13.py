@@ -32,6 +32,28 @@ def normed_twice(model, tokens):
     return model.classifiers["cls"](model.norm(model.norm(tokens)))
 
 
+def logarithms(model, tokens):
+    return model.classifiers["cls"](model.norm(tokens)).log_softmax(dim=-1)
+
+
+def blocks_again(model, tokens):
+    for block in model.blocks:
+        tokens = block(tokens)
+    return model.classifiers["cls"](model.norm(tokens))
+
+
+def no_bias(model, tokens):
+    return model.norm(tokens) @ model.classifiers["cls"].weight.T
+
+
+def the_names(model, tokens):
+    return model.classifiers["cls"](model.norm(tokens)).argmax(dim=-1)
+
+
+def all_heads(model, tokens):
+    return model.classifiers(model.norm(tokens))
+
+
 def class_token_alone(model, tokens):
     return model.classifiers["cls"](model.norm(tokens[:, 0]))
 
@@ -103,6 +125,19 @@ def in_place(attention, grid, patch_size, in_front):
     return (shares * patch_size * distances(grid)).sum(-1).mean()
 
 
+def mean_of_all(attention, grid, patch_size, in_front):
+    return of_each_patch(attention, grid, patch_size, in_front).mean() / (grid[0] * grid[1])
+
+
+def first_patch(attention, grid, patch_size, in_front):
+    return of_each_patch(attention, grid, patch_size, in_front)[0]
+
+
+def others_alone(attention, grid, patch_size, in_front):
+    shares = attention[in_front:, in_front:].clone().fill_diagonal_(0)
+    return (shares / shares.sum(-1, keepdim=True) * patch_size * distances(grid)).sum(-1).mean()
+
+
 def opposite_corners(grid, patch_size):
     return patch_size * distances(grid).max()
 
@@ -121,6 +156,13 @@ def one_for_all(grid, patch_size):
 
 def between_edges(grid, patch_size):
     return patch_size * (distances(grid).max(dim=1).values + 1).mean()
+
+
+def in_steps(grid, patch_size):
+    place = torch.arange(grid[0] * grid[1])
+    row, column = place // grid[1], place % grid[1]
+    far = (row[:, None] - row).abs() + (column[:, None] - column).abs()
+    return patch_size * far.max(dim=1).values.double().mean()
 
 
 def all_added(grid, patch_size):
@@ -152,6 +194,11 @@ def how_long(logits):
     return len(logits) - _right(logits)
 
 
+def how_many_changes(logits):
+    said = logits.argmax(dim=-1)
+    return (said[1:] != said[:-1]).sum(dim=0)
+
+
 def how_many_disagree(logits):
     return (~_same(logits)).sum(dim=0)
 
@@ -164,7 +211,7 @@ def _right(logits):
     return len(logits) - _same(logits).flip(0).int().cumprod(dim=0).sum(dim=0)
 
 
-def displacement(signs=True, itself=False, left_over=False, by_place=False, length=False):
+def displacement(signs=True, itself=False, left_over=False, by_place=False, length=False, up=True, narrow=False):
     """A share by displacement with one mistake."""
 
     def wrong(similarity):
@@ -173,6 +220,8 @@ def displacement(signs=True, itself=False, left_over=False, by_place=False, leng
         row, column = place // width, place % width
         down, across = row[None] - row[:, None], column[None] - column[:, None]
         kind = down * 1000 + across if signs else down.abs() * 1000 + across.abs()
+        kind = kind if up else down.abs() * 1000 + across
+        kind = down * width + across if narrow else kind
         kind = down**2 + across**2 if length else kind
         kind = place[:, None].expand(height * width, height * width) if by_place else kind
         kept = torch.ones_like(kind, dtype=torch.bool) if itself else ~torch.eye(len(place), dtype=torch.bool)
@@ -211,6 +260,20 @@ def masked(near, row=True, column=True, itself=True, blocks=4, name="vit_shapes_
 
 NEAR = distances((4, 4)) <= 1.5
 plain = masked(torch.ones(16, 16, dtype=torch.bool))
+ONE = masked(NEAR)()
+
+
+def same_again():
+    return ONE
+
+
+def blind_to_itself():
+    allowed = torch.ones(17, 17, dtype=torch.bool)
+    allowed[1:, 1:], allowed[0, 0] = NEAR, False
+    model = ViT.build("vit_shapes_patch8_32")
+    for block in model.blocks:
+        block.attention.core = Masked(allowed)
+    return model
 
 
 def a_core():
@@ -231,6 +294,11 @@ WRONG = {
         normed_twice,
         class_token_alone,
         the_mean,
+        logarithms,
+        blocks_again,
+        no_bias,
+        the_names,
+        all_heads,
     ],
     "check_my_distance": [
         distance(rows=False),
@@ -248,8 +316,11 @@ WRONG = {
         one_token_in_front,
         of_each_patch,
         in_place,
+        mean_of_all,
+        first_patch,
+        others_alone,
     ],
-    "check_farthest": [opposite_corners, mean_distance, in_patches, one_for_all, between_edges, all_added],
+    "check_farthest": [opposite_corners, mean_distance, in_patches, one_for_all, between_edges, all_added, in_steps],
     "check_settled": [
         first_time,
         from_one,
@@ -257,6 +328,7 @@ WRONG = {
         how_many,
         how_long,
         how_many_disagree,
+        how_many_changes,
         of_the_first_image,
     ],
     "check_by_displacement": [
@@ -265,6 +337,8 @@ WRONG = {
         displacement(left_over=True),
         displacement(by_place=True),
         displacement(length=True),
+        displacement(up=False),
+        displacement(narrow=True),
     ],
     "check_local": [
         plain,
@@ -276,5 +350,7 @@ WRONG = {
         masked(NEAR, blocks=1),
         a_core,
         shallow,
+        same_again,
+        blind_to_itself,
     ],
 }
