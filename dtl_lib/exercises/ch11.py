@@ -5,11 +5,12 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from ..models import ViT, ViTConfig
+from ..config import ViTConfig, named
+from ..models import ViT
 from ..probes import trial
 from ..tape import record
 from ..tokens import TokenPlan
-from . import exercise, expect, expect_close, expect_shape, refuse_mistakes
+from . import exercise, expect, expect_close, expect_fresh, expect_shape, refuse_mistakes
 
 GRID = 2, 3
 LAYOUT = {"cls": slice(0, 1), "reg": slice(1, 3), "patches": slice(3, 9)}
@@ -38,6 +39,24 @@ def check_my_maps(my_maps) -> None:
         ),
         "there is no softmax: scores are no shares": scores[:, :, 0, patches],
         "the scores are not divided by the root of the head dimension": products.softmax(-1)[:, :, 0, patches],
+        "the scores are divided by the head dimension itself: take its root": (
+            (products / 8).softmax(dim=-1)[:, :, 0, patches]
+        ),
+        "the scores are divided by the root of the model's width: each head has only its own dimensions": (
+            (products / 24**0.5).softmax(-1)[:, :, 0, patches]
+        ),
+        "the key of the class token meets all queries: its query is to meet all keys": (
+            scores.mT.softmax(dim=-1)[:, :, 0, patches]
+        ),
+        "these are the first rows of head 0, labelled as heads: take the class token's row of each head": (
+            attention[:, 0, :3, patches]
+        ),
+        "the softmax runs over the heads: over the keys, a token's attention sums to 1": (
+            scores.softmax(dim=1)[:, :, 0, patches]
+        ),
+        "each map is scaled to its own maximum: its size is lost": (
+            row[..., patches] / row[..., patches].amax(dim=-1, keepdim=True)
+        ),
         "the registers are counted as patches: layout says where the patches are": row[..., 1:7],
         "the class token is counted as a patch: layout says where the patches are": row[..., :6],
         "these are the shares that patches give to the class token: its row is wanted, not its column": (
@@ -148,6 +167,8 @@ def check_heaviest_part(heaviest_part) -> None:
     of_maximum = lambda share: values >= share * values.max()  # noqa: E731
     same = all(torch.equal(heaviest_part(values.clone(), share), of_maximum(share)) for share in (0.3, 0.6, 0.9))
     expect(not same, "that is a share of the maximum, not of the sum")
+    counts = [int(heaviest_part(values.clone(), share).sum()) for share in (0.35, 0.5, 0.85)]
+    expect(counts != [2, 3, 5], "that is a share of the number of patches, not of what they hold")
     for share, wanted in ((0.6, (less, right)), (0.7, (right,)), (0.9, None), (1.0, None)):
         kept = heaviest_part(10 * values, share)  # need not sum to 1
         held = float(values[kept].sum() / values.sum())
@@ -170,6 +191,9 @@ def check_wrong_axis(wrong_axis) -> None:
     """What every block's core computes."""
     model = wrong_axis()
     expect(isinstance(model, ViT), f"return a ViT, not {type(model).__name__}")
+    name = "vit_shapes_patch8_32"
+    expect(model.config == named(name), f"the configuration stays that of {name}: attention's cores alone change")
+    expect_fresh(wrong_axis)
     drawn = torch.Generator().manual_seed(0)
     q, k, v = torch.randn(3, 2, 4, 9, 16, generator=drawn)
     products = q @ k.mT
@@ -182,6 +206,11 @@ def check_wrong_axis(wrong_axis) -> None:
             f"block {number} does not divide the scores: change the axis alone": products.softmax(dim=-2) @ v,
             f"block {number} takes the softmax over the heads": scores.softmax(dim=1) @ v,
             f"block {number} has no softmax": scores @ v,
+            f"block {number} takes the softmax over the images": scores.softmax(dim=0) @ v,
+            f"block {number} has its weights transposed: queries are the rows, keys the columns": scores.mT.softmax(
+                dim=-2
+            )
+            @ v,
         }
         refuse_mistakes(output, mistakes)
         expect_close(

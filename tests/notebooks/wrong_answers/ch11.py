@@ -61,6 +61,32 @@ def mean_of_heads(q, k, layout, grid):
     return _as_grid(_row(q, k)[..., layout["patches"]], grid).mean(1)
 
 
+def divided_by(power, width=False):
+    def wrong(q, k, layout, grid):
+        scale = (q.shape[-1] * (q.shape[1] if width else 1)) ** power
+        return _as_grid(_row(q, k, scale=scale)[..., layout["patches"]], grid)
+
+    return wrong
+
+
+def keys_ask(q, k, layout, grid):
+    return _as_grid(_row(k, q)[..., layout["patches"]], grid)
+
+
+def rows_of_head_0(q, k, layout, grid):
+    attention = (q @ k.mT / q.shape[-1] ** 0.5).softmax(-1)
+    return _as_grid(attention[:, 0, : q.shape[1], layout["patches"]], grid)
+
+
+def over_heads(q, k, layout, grid):
+    return _as_grid(_row(q, k, 1)[..., layout["patches"]], grid)
+
+
+def to_its_maximum(q, k, layout, grid):
+    row = _row(q, k)[..., layout["patches"]]
+    return _as_grid(row / row.amax(-1, keepdim=True), grid)
+
+
 def look(model, images):
     with torch.no_grad(), record(model) as tape:
         model(images)
@@ -231,6 +257,41 @@ def _with_cores(make, blocks=slice(None)):
     return model
 
 
+class _Weights(nn.Module):
+    def __init__(self, weights):
+        super().__init__()
+        self.weights = weights
+
+    def forward(self, q, k, v):
+        return self.weights(q @ k.mT / q.shape[-1] ** 0.5) @ v
+
+
+def over_the_images():
+    return _with_cores(lambda: _Core(0))
+
+
+def exchanged_weights():
+    return _with_cores(lambda: _Weights(lambda scores: scores.mT.softmax(dim=-2)))
+
+
+def transposed_weights():
+    return _with_cores(lambda: _Weights(lambda scores: scores.softmax(dim=-1).mT))
+
+
+ONE = _with_cores(lambda: _Core(-2))
+
+
+def same_again():
+    return ONE
+
+
+def another_model():
+    model = ViT.build("vit_shapes_patch8_32", mlp_ratio=2.0)
+    for block in model.blocks:
+        block.attention.core = _Core(-2)
+    return model
+
+
 def untouched():
     return ViT.build("vit_shapes_patch8_32")
 
@@ -272,6 +333,12 @@ WRONG = {
         by_columns,
         transposed,
         mean_of_heads,
+        divided_by(1),
+        divided_by(0.5, width=True),
+        keys_ask,
+        rows_of_head_0,
+        over_heads,
+        to_its_maximum,
     ],
     "check_mended": [scale_left, registers_left, square_left, nothing_mended, mended_and_turned],
     "check_follows": [
@@ -304,5 +371,10 @@ WRONG = {
         undivided,
         no_softmax,
         a_core,
+        over_the_images,
+        exchanged_weights,
+        transposed_weights,
+        same_again,
+        another_model,
     ],
 }
