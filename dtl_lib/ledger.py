@@ -156,9 +156,9 @@ def read(
         have = ", ".join(sorted(other.stem for other in file.parent.glob("*.jsonl"))) or "none yet"
         raise ValueError(f"the ledger has no experiment {experiment!r}; it has {have}")
     records = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(file.read_bytes().splitlines(), 1):
         try:
-            records.append(Record.from_dict(json.loads(line)))
+            records.append(Record.from_dict(json.loads(line.decode("utf-8"))))
             _require("experiment", records[-1].experiment == experiment, f"{experiment!r}, as the file is called")
         except (ValueError, TypeError, RecursionError, OverflowError) as error:
             raise ValueError(f"{file}, line {number}: {first_line(error)}") from None

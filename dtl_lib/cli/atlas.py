@@ -136,14 +136,18 @@ def _own(asked: tuple[Grid, Sets] | None, folder: str) -> tuple[Grid, str, str]:
 def _show(args: Namespace) -> None:
     from ..lab import atlas
     from ..lab.atlas.draw import PERCENTAGES
+    from ..lab.atlas.run import half_record
 
     if args.figure and Path(args.figure).suffix not in FORMATS:
         raise ValueError(f"--figure is a file that ends in {', '.join(FORMATS)}, not {args.figure!r}")
     own = args.grid == OWN
+    experiment = EXPERIMENT if own else atlas.grids()[args.grid].experiment
+    if half := half_record(ledger.path(experiment, args.records)):
+        raise ValueError(f"{half}, as a run leaves that dies while it writes: {_command('run', args)} repeats it")
     grid = recorded_grid(args.records) if own else atlas.grids()[args.grid]
     records, value = atlas.read(grid, args.records) if grid else {}, args.value or "accuracy"
     if not records:
-        path = ledger.path(grid.experiment if grid else EXPERIMENT, args.records)
+        path = ledger.path(experiment, args.records)
         raise ValueError(f"{path} holds no records yet: run {_command('run', args)}{' …' * own}")
     if value not in (names := atlas.value_names(records.values())):
         raise ValueError(f"the records have no value {value!r}; they have {', '.join(names)}")

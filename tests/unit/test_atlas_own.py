@@ -126,6 +126,16 @@ class TestRun:
             assert path.read_text().splitlines(keepends=True)[:5] == lines[:5]
             assert MadeUp.grids[-1] == MadeUp.grids[0] and len(ledger.read("atlas_own", begun)) == 12
 
+    def test_show_says_what_mends_half_a_record(self, begun, capsys):
+        path = begun / "atlas_own.jsonl"
+        path.write_bytes(path.read_bytes()[:-100])
+        half = path.read_bytes()
+        error = refused(capsys, "show", "--records", begun)
+        assert f"{path}, line 12: half a record, " in error
+        assert f"dtl atlas run --grid own --records {begun} repeats it" in error
+        assert path.read_bytes() == half
+        assert dtl(capsys, "run", "--records", begun) and "12 of 12" in dtl(capsys, "show", "--records", begun)
+
     def test_grows(self, begun, capsys):
         more = "--cls 0,1,attention --reg none,0 --num-reg 2 --seeds 0,1,2".split()
         out = dtl(capsys, "run", *SMALL, *more, "--records", begun)

@@ -87,6 +87,14 @@ def test_a_damaged_line_is_named(tmp_path):
         ledger.read("recipe_shapes", tmp_path)
 
 
+def test_bytes_that_are_no_text_are_a_line_of_the_file(tmp_path):
+    path = ledger.append(RECORD, tmp_path)
+    with open(path, "ab") as file:
+        file.write(b"\x96\xff\n")
+    with pytest.raises(ValueError, match="recipe_shapes.jsonl, line 2: 'utf-8' codec"):
+        ledger.read("recipe_shapes", tmp_path)
+
+
 def test_an_unknown_experiment_is_refused_with_those_there_are(tmp_path):
     ledger.append(RECORD, tmp_path)
     with pytest.raises(ValueError, match="no experiment 'atlas'; it has recipe_shapes"):

@@ -8,7 +8,7 @@ from pathlib import Path
 from ... import ledger
 from ...atomic import lock
 from ...checks import shortened
-from ...hashing import plain
+from ...hashing import DIGITS, plain
 from ...host import find_device, machine_load
 from ...ledger import Record
 from ...paths import require_writable
@@ -93,17 +93,29 @@ def mend(path: Path) -> str:
 
 def _mend(path: Path) -> str:
     content = path.read_bytes()
-    *_, last = content.splitlines(keepends=True) or [b""]
+    if said := half_record(path):
+        with open(path, "r+b") as file:
+            file.truncate(len(content) - len(_last_line(content)))
+        return f"{said}, is removed; its run is repeated"
+    if content and not content.endswith(b"\n"):
+        path.write_bytes(content + b"\n")
+    return ""
+
+
+def half_record(path: Path) -> str:
+    """Where a file ends in a line that was being written when the machine died: which, and how long; else ""."""
+    content = path.read_bytes() if path.is_file() else b""
+    last = _last_line(content)
     try:
         json.loads(last or "{}")
-        if last and not last.endswith(b"\n"):
-            path.write_bytes(content + b"\n")
         return ""
     except ValueError:
-        with open(path, "r+b") as file:
-            file.truncate(len(content) - len(last))
-    line = content.count(b"\n", 0, len(content) - 1) + 1
-    return f"{path}, line {line}: half a record, {len(last):,} bytes, is removed; its run is repeated"
+        line = content.count(b"\n", 0, len(content) - 1) + 1
+        return f"{path}, line {line}: half a record, {len(last):,} bytes"
+
+
+def _last_line(content: bytes) -> bytes:
+    return (content.splitlines(keepends=True) or [b""])[-1]
 
 
 def missing(cells: Sequence[Cell], seeds: Sequence[int], done) -> list[Job]:
@@ -167,7 +179,8 @@ def _run(grid: Grid, folder, command: str, jobs: int, weights, device, progress:
     todo, total = count_runs(grid, done)
     if not todo:
         return
-    device, images = str(find_device(device)), len(grid.sets().train)
+    sets = grid.sets()
+    device, images, data = str(find_device(device)), len(sets.train), _check_images(sets, done, grid, folder)
     grid.recipe.steps_per_epoch(images)  # a batch may be more than there is
     steps = grid.recipe.steps(images)
     bar = progress_bar(todo * steps, "step", shown=progress, smoothing=0)
@@ -177,13 +190,27 @@ def _run(grid: Grid, folder, command: str, jobs: int, weights, device, progress:
             for result in workers.results(ready):
                 if result:
                     job, values = result
-                    done[job] = _recorded(grid, job, values, folder, command, device)
+                    done[job] = _recorded(grid, job, {**values, "data": data}, folder, command, device)
                     yield done[job]
                 now_left = todo - len(done) + before
                 bar.set_description(f"{now_left} of {_runs(total)} left", refresh=False)
                 bar.update((len(done) - before) * steps + workers.steps - bar.n)
                 if stop_request.stop and now_left:
                     raise Interrupted(now_left, stop_request.status)
+
+
+def _check_images(sets, done: Mapping[Job, Record], grid: Grid, folder) -> list[int]:
+    """The fingerprints of the three parts, as numbers; a ValueError where a record is of other images."""
+    parts = [part for part in (sets.train, sets.held_out, sets.test) if len(part)]
+    for record in done.values():
+        recorded = record.values.get("data")  # an older record has none, and its command says where its images were
+        for part, was in zip(parts, recorded or ()):
+            if not part.has_fingerprint(f"{was:0{DIGITS}x}"):
+                raise ValueError(
+                    f"{records_file(grid, folder)}: record {record.id} is of other images than {part.name} has now "
+                    f"(fingerprint {was:0{DIGITS}x} instead of {part.fingerprint()}): keep its runs in another folder"
+                )
+    return [int(part.fingerprint(), 16) for part in parts]
 
 
 def _exclusive(path: Path):

@@ -66,6 +66,12 @@ def train_cell(
     return model, values
 
 
+def inspected(length: int) -> torch.Tensor:
+    """Which of so many images are looked at: some at even distances, since the first of a folder are of one class."""
+    count = min(INSPECTED, length)
+    return torch.arange(count) * length // count
+
+
 @torch.inference_mode()
 def look_inside(model: ViT, images) -> dict:
     """Norms by block, and where the class token looks in its last block.
@@ -75,7 +81,7 @@ def look_inside(model: ViT, images) -> dict:
         `entropy` is that of the class token's attention in nats, averaged over images and heads, and `on_registers`
         is the share of that attention that the registers get.
     """
-    x, _ = as_expected(model, images).batch(torch.arange(min(INSPECTED, len(images))))
+    x, _ = as_expected(model, images).batch(inspected(len(images)))
     x = x.to(next(model.parameters()).device)
     model.eval()
     with record(model) as tape:
