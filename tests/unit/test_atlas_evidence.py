@@ -85,12 +85,15 @@ def test_the_second_rate_is_read_beside_the_first(tmp_path):
     assert list(found.values()) == pytest.approx([-5.0, 1.0])
 
 
-def test_fine_tuning_counts_once_every_photo_was_held_out(tmp_path):
+def test_fine_tuning_is_held_against_its_control_once_every_photo_was_held_out(tmp_path):
     folds = [([1, 1, 0], [1, 0, 0]), ([1, 0], [1, 1]), ([1, 1, 1], [0, 1, 0])]
-    for fold, (right, was) in enumerate(folds):
-        assert evidence(tmp_path) == []
-        values = {"right_200": right, "was_right": was}
-        ledger.add("entry_finetune", f"late, fold {fold}", "c", "cpu", values, n=3, seed=0, folder=tmp_path)
+    for condition, side in (("late", 0), ("control", 1)):
+        for fold in (1, 2, 0):
+            assert evidence(tmp_path) == []
+            right = folds[fold][side]
+            values = {"right_200": right, "was_right": [1] * len(right)}
+            about = {"n": len(right), "seed": fold, "folder": tmp_path}
+            ledger.add("entry_finetune", f"{condition}, fold {fold}", "c", "cpu", values, **about)
     one = only(evidence(tmp_path))
     gaps = [0, 100, 0, 0, -100, 100, 0, 100]
     error = (sum((gap - 25) ** 2 for gap in gaps) / 7 / 8) ** 0.5
@@ -102,8 +105,11 @@ def test_the_ledger_holds_the_studies_that_chapter_7_names():
     found = {one.study: one for one in evidence()}
     assert found["CIFAR-10, 1 epoch"].value == pytest.approx(-2.31, abs=0.01)
     assert found["CIFAR-10, 1 epoch"].high - found["CIFAR-10, 1 epoch"].value == pytest.approx(0.89, abs=0.01)
-    trained = found["trained ViT-Ti/16"]
-    assert trained.low < trained.value < trained.high < 0 and trained.over == "200 photos"
+    trained = [found["trained ViT-Ti/16, as learned"], found["trained, its own state"]]
+    assert [one.value for one in trained] == pytest.approx([-63, -20])
+    assert all(one.low < one.value < one.high < 0 and one.over == "200 photos" for one in trained)
+    tuned = found["trained, fine-tuned"]
+    assert (tuned.low, tuned.value, tuned.high) == pytest.approx((-6.9, -3.0, 0.9), abs=0.05)
     assert found["trained, constant kept"].low < 0 < found["trained, constant kept"].high
     assert all(one.low is None for name, one in found.items() if name.startswith("shapes, 6 blocks"))
     minutes = found["CIFAR-10, 10 minutes"]

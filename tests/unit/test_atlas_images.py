@@ -100,7 +100,8 @@ def test_looks_at_images_of_every_class(photos, monkeypatch):
     assert sorted(test.labels(inspected(len(test))).tolist()) == [0, 1, 2]
     torch.manual_seed(0)
     model, seen = ViT(CONFIG).eval(), []
-    monkeypatch.setattr(type(test), "batch", lambda self, at, *more: (seen.append(at), (torch.zeros(3, 3, 16, 16), 0))[1])
+    batch = type(test).batch
+    monkeypatch.setattr(type(test), "batch", lambda self, at, *more: seen.append(at) or batch(self, at, *more))
     look_inside(model, test)
     assert test.labels(seen[0]).unique().tolist() == [0, 1, 2]
 

@@ -139,23 +139,35 @@ def _minutes(folder) -> Iterator[Evidence]:
 
 
 def _trained(folder) -> Iterator[Evidence]:
-    """Nothing is trained, or little: a trained model's token enters later, against the untouched model's photos."""
-    moved = f"{TRAINED}: itself, absent before block {TRAINED_BLOCK}"
+    """Nothing is trained, or little: a trained model's token enters later, against the same model with it at 0.
+
+    That is the untouched model, and for the fine-tuned one its control, which had the same training.
+    """
+    moved = f"{TRAINED}: {{}}, absent before block {TRAINED_BLOCK}"
     edited = f"enters before block {TRAINED_BLOCK}, edited: blocks before {TRAINED_BLOCK}"
     for name, experiment, what in (
-        ("trained ViT-Ti/16", "entry", moved),
+        ("trained ViT-Ti/16, as learned", "entry", moved.format("learned")),
+        ("trained, its own state", "entry", moved.format("itself")),
         ("trained, constant kept", "entry_edit", edited),
     ):
         for run in [run for run in ledger.read(experiment, folder, missing_ok=True) if run.what == what]:
             value, low, high = (POINTS * run.get(f"difference{end}") for end in ("", "_low", "_high"))
             yield Evidence(name, TRAINED_PLACES, value, low, high, f"{run.n} photos", run.command)
-    runs = [run for run in ledger.read("entry_finetune", folder, missing_ok=True) if run.what.startswith("late")]
-    if len(runs) == TUNED_FOLDS:
-        gaps = [POINTS * (a - b) for run in runs for a, b in zip(run.get("right_200"), run.get("was_right"))]
+    yield from _fine_tuned(folder)
+
+
+def _fine_tuned(folder) -> Iterator[Evidence]:
+    runs = ledger.read("entry_finetune", folder, missing_ok=True)
+    late, early = (
+        {run.seed: run for run in runs if run.what.partition(",")[0] == condition} for condition in ("late", "control")
+    )
+    if len(late) == len(early) == TUNED_FOLDS:
+        pairs = [zip(late[fold].get("right_200"), early[fold].get("right_200"), strict=True) for fold in sorted(late)]
+        gaps = [POINTS * (after - before) for pair in pairs for after, before in pair]
         estimate = followup.over_seeds(gaps)
         low, high = estimate.value - estimate.half, estimate.value + estimate.half
-        over = f"{len(gaps)} photos"
-        yield Evidence("trained, fine-tuned", TRAINED_PLACES, estimate.value, low, high, over, runs[0].command)
+        over, command = f"{len(gaps)} photos", next(iter(late.values())).command
+        yield Evidence("trained, fine-tuned", TRAINED_PLACES, estimate.value, low, high, over, command)
 
 
 def _surface(name: str, grid: Grid, records: Mapping[Job, Record]) -> Iterator[Evidence]:
