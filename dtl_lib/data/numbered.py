@@ -36,3 +36,18 @@ class Numbered(Images):
 
     def identity(self):
         return *self.images.identity(), self.numbers.numpy().tobytes()
+
+
+class Part(Numbered):
+    """Some of the images, with their own labels. Args: as `Numbered`'s."""
+
+    def __init__(self, images: Images, numbers):
+        super().__init__(images, numbers)
+        self.identities = images.identities
+
+    def labels(self, indices):
+        return self.images.labels(self.numbers[self.checked(indices)])
+
+    def present(self):
+        known = self.images.present()
+        return known if known is None else self.labels(torch.arange(len(self))).unique()

@@ -108,9 +108,12 @@ def show_intervals(
         axis.axvline(level, color="#777777", linewidth=1, linestyle=":")
     if linear is not None:
         axis.set_xscale("symlog", linthresh=linear, linscale=1.5)
-        ticks = [step * linear for step in (-4, -1, -0.5, 0, 0.5, 1, 4)]
+        left, right = (10 if abs(end) > 10 * linear else 4 for end in axis.dataLim.intervalx)
+        ticks = [step * linear for step in (-left, -1, -0.5, 0, 0.5, 1, right)]
         axis.set_xticks(ticks, [f"{tick:g}".replace("-", "−") for tick in ticks], minor=False)
         axis.minorticks_off()
+        axis.update_datalim([(tick, 0) for tick in ticks])
+        axis.autoscale_view(scaley=False)  # a mark at the end is not cut
     axis.set_yticks(range(len(estimates)), list(estimates))
     axis.set(xlabel=x, ylim=(len(estimates) - 0.4, -0.6))  # the last row stays clear of the axis
     axis.spines["left"].set_visible(False)

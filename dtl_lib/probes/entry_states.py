@@ -51,8 +51,9 @@ class States:
         """A ValueError where there are too few images."""
         if not self.n:
             raise ValueError("there are no images to measure on")
-        if self.n < 2 and (ways := " and ".join(sorted(needing_others))):
-            raise ValueError(f"{ways} need another image, and there is one: give two or more")
+        if self.n < 2 and (ways := sorted(needing_others)):
+            need = " and ".join(ways) + (" needs" if len(ways) == 1 else " need")
+            raise ValueError(f"{need} another image, and there is one: give two or more")
 
     def between(self) -> float | None:
         """Mean cosine between what is read of an image and of another, over those kept; None with one image."""

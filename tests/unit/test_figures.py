@@ -272,3 +272,12 @@ def test_maps_of_a_wide_image_leave_no_gap_below():
     wide, square = (figures.show_maps([torch.rand(8, across)] * 4, columns=2, size=2.4) for across in (16, 8))
     assert wide.get_figwidth() == square.get_figwidth()
     assert wide.get_figheight() < 0.8 * square.get_figheight()
+
+
+@pytest.mark.parametrize("far", [-69.5, 12.0, 400.0])
+def test_no_mark_of_an_interval_lies_on_the_edge(far):
+    drawn = figures.show_intervals({"near": (1.0, 0.5), "far": (far, far - 3, far + 3)}, "x", level=0, linear=5)
+    (axis,) = drawn.axes
+    inside = axis.transAxes.inverted().transform(axis.transData.transform([(far - 3, 0), (far + 3, 0)]))[:, 0]
+    assert 0.02 < inside.min() and inside.max() < 0.98
+    plt.close(drawn)

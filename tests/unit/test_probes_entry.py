@@ -185,7 +185,7 @@ def test_of_two_images_each_gets_the_other_s_state():
 @pytest.mark.parametrize("ways", [["shuffle"], ["mean"], ["mean", "shuffle"]])
 def test_one_image_has_no_other(ways):
     model = sharp(SMALL)
-    with pytest.raises(ValueError, match=f"{' and '.join(ways)} need another image"):
+    with pytest.raises(ValueError, match=f"{' and '.join(ways)} needs? another image"):
         measure_entry(model, [images(SMALL, 1)], ways=[*ways, "itself"])
     result = measure_entry(model, [images(SMALL, 1)], ways=["learned", "itself", "leave"])
     assert result.n == 1 and result.between is None and result.row(2, "itself", "present").agreement.value == 1

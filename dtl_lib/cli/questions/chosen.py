@@ -50,7 +50,7 @@ def choose(args: Namespace, model: ViT, labelled: bool = False, samples: int | N
     Raises:
         ValueError: for what is not there, and where nothing is found.
     """
-    from ...data.numbered import Numbered
+    from ...data.numbered import Numbered, Part
     from ...data.sources.folder import every_image, named_images
     from ...data.splits import subset
     from ...train.evaluation import as_expected, check_not_empty
@@ -69,7 +69,7 @@ def choose(args: Namespace, model: ViT, labelled: bool = False, samples: int | N
     images = as_expected(model, images)
     check_not_empty(images)
     if labelled:
-        return Chosen(images, ())
+        return Chosen(Part(images, subset(len(images), args.samples)) if args.samples else images, ())
     numbers = subset(len(images), args.samples or samples)
     return Chosen(Numbered(images, numbers), _names([_called(images, n) for n in numbers.tolist()], _roots(args)), note)
 
