@@ -11,6 +11,7 @@ from dataclasses import replace
 import pytest
 from torch import nn
 
+from book.experiments import cait
 from book.experiments.gpu import __main__ as command
 from book.experiments.gpu import beside as gpu_beside
 from book.experiments.gpu import cifar, correctness, exchange, schedule, sizes, times, training
@@ -21,13 +22,19 @@ from tests.unit.tiny_atlas import Here
 
 EXPERIMENTS = {"gpu_tests": 1, "step_speed": 7, "step_time": 3, "gpu_steps": 11, "cifar10_gpu": 4, "atlas_toy": 1}
 EXPERIMENTS |= {"gpu_beside": 1, "atlas_toy_10": 2, "atlas_toy_5": 2}
-EXPERIMENTS |= {study.experiment: len(study.runs) for study in sizes.toy().studies}
-TASKS = 17 + len(sizes.toy().studies)
+OF_CHAPTERS = cait.study("toy")  # one study for all of them: the others have tests of their own
+EXPERIMENTS[OF_CHAPTERS.experiment] = len(OF_CHAPTERS.runs)
+TASKS = 18
 PASSED = "tests/gpu/test_gpu.py::test_one[bf16] PASSED [ 50%]\ntests/gpu/test_gpu.py::test_other SKIPPED (why)\n"
 
 
 def dry(folder, *more) -> int:
-    return command.main(["--dry", "--minutes", "9", "--folder", str(folder), *more])
+    return command.main(["--dry", "--minutes", "30", "--folder", str(folder), *more])
+
+
+@pytest.fixture(autouse=True)
+def one_study(monkeypatch):
+    monkeypatch.setattr(sizes, "STUDIES", (cait.study,))
 
 
 @pytest.fixture
@@ -46,7 +53,12 @@ def test_every_part_records_and_a_second_call_measures_nothing(tmp_path, capsys)
     assert {path.stem for path in tmp_path.iterdir()} == EXPERIMENTS.keys()
     records = {name: ledger.read(name, tmp_path) for name in EXPERIMENTS}
     assert {name: len(found) for name, found in records.items()} == EXPERIMENTS
-    assert all(r.command == "python -m book.experiments.gpu --minutes 9 --dry" for f in records.values() for r in f)
+    assert all(
+        r.command == "python -m book.experiments.gpu --minutes 30 --dry"
+        for f in records.values()
+        for r in f
+        if r.experiment != OF_CHAPTERS.experiment
+    )
     (tests,) = records["gpu_tests"]
     assert tests.get("passed") == tests.n > 1 and tests.get("failed") == tests.get("timed_out") == 0
     assert [run.what.split(", ", 1)[1].split(":")[0] for run in records["step_speed"]] == list(times.CHANGES)
