@@ -16,34 +16,73 @@ _HELD: set[str] = set()  # files whose locks this process has
 PART = ".part"  # what an unfinished file's name ends in
 
 
-def replace(path: Path, fill: Callable[[Path], object], previous: Path | None = None) -> None:
+def replace(path: Path, fill: Callable[[Path], object], previous: Path | None = None, force: bool = True) -> None:
     """Fill a temporary file beside `path`, flush it, and rename it to `path`.
 
     Args:
         path: its folder is made where missing.
         fill: writes the file that it is given.
         previous: a second name that the file keeps which was at `path`.
+        force: whether what is at `path` by then is replaced.
 
     Raises:
+        ValueError: where somebody else is writing the file now, or has written it meanwhile and `force` is False.
         OSError: and whatever `fill` raises; nothing is left then, and what was at `path` is untouched.
     """
     # a folder: safetensors writes to a file of another name first, and what a killed one leaves, the next save finds
     part = path.with_name(f".{path.name}{PART}")
     temporary = part / path.name
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _remove(part)
-        part.mkdir()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _emptied(part, f"another process is writing {path}: wait until it has ended, or give another name"):
         (part / "mode").touch()
         fill(temporary)
         temporary.chmod((part / "mode").stat().st_mode)  # what the umask says; safetensors gives 600
         _flush(temporary)
+        if not force and os.path.lexists(path):
+            raise ValueError(f"{path} is there already, and was not when this began: it is kept")
         if previous and path.is_file():
             _keep(path, previous)
         os.replace(temporary, path)
         _flush(path.parent)
+
+
+@contextlib.contextmanager
+def _emptied(part: Path, busy: str) -> Iterator[None]:
+    """Inside, an empty folder that is nobody else's; a ValueError `busy` where it is. At the end it is removed.
+
+    The folder itself is locked, which leaves no other file behind: whoever is killed in it holds it no longer.
+    """
+    with contextlib.suppress(OSError):
+        part.unlink()  # a file, as an earlier version of this library left it
+    part.mkdir(exist_ok=True)
+    handle = _held(part, busy)
+    try:
+        for left in part.iterdir():
+            _remove(left)
+        yield
     finally:
         _remove(part)
+        if handle is not None:
+            os.close(handle)
+
+
+def _held(part: Path, busy: str) -> int | None:
+    """The locked folder; None on a system or file system that knows no such locks."""
+    if fcntl is None:
+        return None
+    try:
+        handle = os.open(part, os.O_RDONLY)
+    except FileNotFoundError:  # whoever held it has just removed it
+        raise ValueError(busy) from None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        alone = os.path.exists(part) and os.path.samestat(os.fstat(handle), os.stat(part))
+    except OSError as error:
+        alone = error.errno not in (errno.EAGAIN, errno.EACCES)
+    if alone:
+        return handle
+    os.close(handle)
+    raise ValueError(busy)
 
 
 def remove_leftovers(*paths: Path) -> None:

@@ -219,10 +219,9 @@ def _write(seen: Look, paths: dict[str, Path], name: str, args: Namespace) -> No
     title = one_line(plain_name(Path(name).name))
     drawn = set(paths) - {"npz"}
     pages = attention_pages(seen, title, args.model or Path(args.model_path).name, args.head) if drawn else {}
+    writers: dict[str, Callable] = {
+        "npz": lambda file: np.savez_compressed(file, **seen.arrays()),
+        "pdf": lambda file: save_pages(pages, file, title),
+    }
     for what, path in paths.items():
-        if what == "npz":
-            atomic.replace(path, lambda file: np.savez_compressed(file, **seen.arrays()))
-        elif what == "pdf":
-            atomic.replace(path, lambda file: save_pages(pages, file, title))
-        else:
-            atomic.replace(path, lambda file, page=pages[what]: page.savefig(file, dpi=DPI))
+        atomic.replace(path, writers.get(what) or partial(pages[what].savefig, dpi=DPI), force=args.force)

@@ -110,7 +110,7 @@ def attention_video(
                 frames += len(batch)
                 done(batch)
 
-    atomic.replace(output, write)
+    atomic.replace(output, write, force=force)
     return Written(frames, scale, maps.grid, tuple(clip.problems.values()))
 
 

@@ -53,7 +53,7 @@ class Files:
 
     def __init__(self, args: Namespace, names: Iterable[str], table: bool):
         self.folder, self.question, self.format = user_path(args.output_dir), args.question, args.format
-        self.table, self.written = table, []
+        self.table, self.force, self.written = table, args.force, []
         paths = [path for name in names for path in self._paths(name)]
         there = [path for path in paths if path.exists() or path.is_symlink()]
         if there and not args.force:
@@ -68,10 +68,10 @@ class Files:
         import numpy as np
 
         figure, numbers, *table = self._paths(name)
-        replace(figure, lambda path: answer.figure.savefig(path, format=self.format))
-        replace(numbers, lambda path: np.savez_compressed(path, **answer.arrays))
+        replace(figure, lambda path: answer.figure.savefig(path, format=self.format), force=self.force)
+        replace(numbers, lambda path: np.savez_compressed(path, **answer.arrays), force=self.force)
         for path in table:
-            replace(path, lambda path: _write_table(path, answer))
+            replace(path, lambda path: _write_table(path, answer), force=self.force)
         self.written += [figure, numbers, *table]
 
     def lines(self) -> Iterator[str]:
