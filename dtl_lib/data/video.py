@@ -7,7 +7,7 @@ FFmpeg never gets a path or an address. The file is opened here, it may be of a 
 import math
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from fractions import Fraction
 from os import PathLike
 from pathlib import Path
@@ -15,6 +15,7 @@ from pathlib import Path
 import av
 import numpy as np
 from av.error import FFmpegError
+from av.video.reformatter import Colorspace
 from PIL import Image
 
 from ..checks import first_line
@@ -29,7 +30,10 @@ ALONE = {"format_whitelist": FORMATS, "protocol_whitelist": "none"}
 KEYFRAMES = 32  # frames apart: of samples that far apart, only frames that need no other are decoded
 LARGEST = 2**26  # pixels of a frame, 8192 × 8192
 ENCODERS = {"libx264": {"crf": "18", "preset": "veryfast"}, "libopenh264": {"b": "8000000"}, "mpeg4": {"qscale": "3"}}
-BT709, BT601 = 1, 6  # FFmpeg's numbers for how colours become brightness and two differences
+BT601 = 6  # FFmpeg's number for how colours become brightness and two differences; of others its number and PyAV's name
+WIDE = "BT2020" if hasattr(Colorspace, "BT2020") else "ITU709"  # the nearest that an older PyAV knows
+SPACES = {1: "ITU709", 7: "SMPTE240M", 9: WIDE, 10: WIDE}
+LOST = 1  # second of a video that may be missing at its end before it is said: its last frame may just stand long
 
 
 class Clip:
@@ -105,26 +109,30 @@ class Video(Clip):
         with _opened(path) as (container, stream):
             self.rate = Fraction(stream.average_rate or stream.base_rate or 25)
             self.time_base = Fraction(stream.time_base or 1 / self.rate)
-            seconds = container.duration / av.time_base if container.duration else 0
-            self.count = stream.frames or round(seconds * float(self.rate)) or None
+            self._seconds, self._stated = _seconds(container, stream), stream.frames
+            self.count = self._stated or round(self._seconds * self.rate) or None
             shape = Fraction(stream.sample_aspect_ratio or 1)
             self._stretch = shape if Fraction(1, 8) < shape < 8 else Fraction(1)
         self._step = max(1, round(1 / (self.rate * self.time_base)))
         self.size = (0, 0)
-        first = next(self.frames(), None)
-        if first is None:
+        if next(self.frames(), None) is None:
             raise ValueError(f"{path} holds no frames that can be decoded: give a video that plays")
+        self.count = self.count or self._packets()[0]
 
     def frames(self, every: int = 1) -> Iterator[tuple[int, np.ndarray]]:
-        last = due = None
-        for frame in self._decoded(every > KEYFRAMES):
-            time = frame.pts
-            if last is not None and (time is None or time <= last):
+        read, last, due, first = 0, None, None, None
+        packets, keys = self._packets() if every > KEYFRAMES else (0, 0)
+        keyframes = packets < keys * every  # otherwise they are further apart than the sample
+        for read, frame in enumerate(self._decoded(keyframes), start=1):
+            time = frame.pts or 0
+            if last is not None and time <= last:
                 time = last + self._step
-            last = time = time or 0
+            last, first = time, time if first is None else first
             if every == 1 or due is None or time >= due:
                 due = time + every * self._step
                 yield time, self._upright(frame)
+        if last is not None and not keyframes:
+            self._check_end(read, float((last + self._step - first) * self.time_base))
 
     def _decoded(self, keyframes: bool) -> Iterator[av.VideoFrame]:
         read = 0
@@ -139,7 +147,7 @@ class Video(Clip):
                 except StopIteration:
                     break
                 except FFmpegError as error:
-                    reason = first_line(error)
+                    reason = error.strerror or first_line(error)
                     self.problems["damage"] = f"{self.path} is damaged after frame {read} ({reason})"
                     if not isinstance(error, av.error.InvalidDataError):
                         break
@@ -147,14 +155,28 @@ class Video(Clip):
                 for frame in frames:
                     read += 1
                     yield frame
-            if not keyframes and stream.frames and read < stream.frames - 2:  # an edit list may hide the odd frame
-                said = f"{self.path} ends early: {read:,} of its {stream.frames:,} frames can be read"
-                self.problems["end"] = said
+
+    def _check_end(self, read: int, seconds: float) -> None:
+        """Note where less could be read than the file says that there is; what an edit list hides does not count."""
+        short, two = self._seconds - seconds, float(2 * self._step * self.time_base)
+        if self._stated:
+            early, found = read < self._stated - 2 and short > two, f"{read:,} of its {self._stated:,} frames"
+        else:
+            early, found = short > max(LOST, two), f"{seconds:.1f} of its {self._seconds:.1f} seconds"
+        if early:
+            self.problems["end"] = f"{self.path} ends early: {found} can be read"
+
+    def _packets(self) -> tuple[int, int]:
+        """How many packets there are, about one a frame, and how many of them need no other; nothing is decoded."""
+        found = []
+        with _opened(self.path) as (container, stream), suppress(FFmpegError):
+            found += (packet.is_keyframe for packet in container.demux(stream) if packet.size)
+        return len(found), sum(found)
 
     def _upright(self, frame: av.VideoFrame) -> np.ndarray:
         if frame.width * frame.height > LARGEST:
             raise ValueError(f"{self.path} has frames of {frame.height}×{frame.width} pixels: make them smaller")
-        said = "ITU709" if frame.colorspace == BT709 else "ITU601"  # PyAV 12 does not look, and takes two to differ
+        said = SPACES.get(int(frame.colorspace), "ITU601")  # PyAV 12 does not look, and takes two to differ
         pixels = frame.reformat(format="rgb24", src_colorspace=said, dst_colorspace="ITU601").to_ndarray()
         if self._stretch != 1:
             pixels = resized(pixels, (frame.height, max(1, round(frame.width * self._stretch))))
@@ -255,13 +277,22 @@ def _opened(path: Path):
             container = av.open(file, "r", options=ALONE, buffer_size=2**20)
         except (FFmpegError, OSError, UnicodeDecodeError):
             names = "MP4, MOV, MKV, WebM, AVI or another format that holds its own pictures"
-            raise ValueError(f"{path} is no video that can be read: give one in {names}") from None
+            raise ValueError(f"{path} is no video that can be read, or is cut short: give one in {names}") from None
         with container:
             streams = [stream for stream in container.streams.video if not _is_cover(stream)]
             if not streams:
                 holds = "sound alone" if container.streams.audio else "no video"
                 raise ValueError(f"{path} holds {holds}: give a video, or a folder of frames")
             yield container, streams[0]
+
+
+def _seconds(container, stream) -> float:
+    """How long the pictures go on, as the file says; 0 where it does not, or speaks of its sound as well."""
+    if stream.duration:
+        return float(stream.duration * stream.time_base)
+    if found := re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", stream.metadata.get("DURATION", "")):  # Matroska
+        return sum(float(part) * unit for part, unit in zip(found.groups(), (3600, 60, 1)))
+    return (container.duration or 0) / av.time_base if len(container.streams) == 1 else 0.0
 
 
 def _is_cover(stream) -> bool:

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from dtl_lib.data import video
-from tests.unit.clips import decoded, scenes, times_of, turn, write_clip, write_frames, write_sound
+from tests.unit.clips import copied, decoded, scenes, times_of, turn, write_clip, write_frames, write_sound
 
 CLOSE = 12  # levels; what compression and colours of half the resolution leave on average
 
@@ -97,18 +97,7 @@ def test_what_comes_before_the_end_of_a_cut_file_is_read(tmp_path, share):
     random = np.random.default_rng(0)
     frames = [random.integers(0, 255, (64, 64, 3), dtype=np.uint8) for _ in range(40)]
     whole = write_clip(tmp_path / "clip.mp4", frames)
-    with (
-        av.open(str(whole)) as given,
-        av.open(str(tmp_path / "cut.mp4"), "w", options={"movflags": "faststart"}) as out,
-    ):
-        stream = given.streams.video[0]
-        add = getattr(out, "add_stream_from_template", None) or (lambda template: out.add_stream(template=template))
-        copied = add(stream)
-        for packet in given.demux(stream):
-            if packet.dts is not None:
-                packet.stream = copied
-                out.mux(packet)
-    path = tmp_path / "cut.mp4"
+    path = copied(whole, tmp_path / "cut.mp4", options={"movflags": "faststart"})
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * share)])
     clip = video.open_clip(path)
@@ -202,15 +191,64 @@ def test_what_is_written_is_what_was_given(tmp_path, size):
         assert np.abs(frame.astype(int) - colour).max() <= 6
 
 
-def test_the_colours_of_hd_are_read_as_what_they_are(tmp_path):
-    """BT.709's red, which the older table turns to (232, 0, 1)."""
-    planes = np.repeat(np.uint8([63, 102, 240]), [128, 32, 32])[:, None].repeat(128, axis=1)
-    with av.open(str(tmp_path / "hd.mp4"), "w") as container:
-        stream = container.add_stream("libx264", rate=25)
+SPACES = {1: (0.2126, 0.0722), 5: (0.299, 0.114), 6: (0.299, 0.114), 7: (0.212, 0.087), 9: (0.2627, 0.0593)}
+
+
+@pytest.mark.parametrize("number", SPACES)
+@pytest.mark.parametrize("full", [False, True])
+def test_colours_are_read_as_the_file_says_that_they_are_meant(tmp_path, number, full):
+    """Of HD, and of a telephone's HDR video; the same numbers mean other colours in each."""
+    if number == 9 and not hasattr(video.Colorspace, "BT2020"):
+        pytest.skip("this PyAV does not know BT.2020")
+    colour, (red, blue) = np.array([0.8, 0.1, 0.15]), SPACES[number]
+    y = colour @ [red, 1 - red - blue, blue]
+    differences = (colour[2] - y) / (1 - blue) / 2, (colour[0] - y) / (1 - red) / 2
+    luma, chroma, black = (255, 255, 0) if full else (219, 224, 16)
+    values = [black + luma * y, *(128 + chroma * part for part in differences)]
+    planes = np.repeat(np.rint(values).astype(np.uint8), [128, 32, 32])[:, None].repeat(128, axis=1)
+    with av.open(str(tmp_path / "clip.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"crf": "0"})
         stream.height, stream.width, stream.pix_fmt = 128, 128, "yuv420p"
-        stream.codec_context.colorspace = video.BT709
+        stream.codec_context.colorspace, stream.codec_context.color_range = number, 2 if full else 1
         frame = av.VideoFrame.from_ndarray(planes, format="yuv420p")
+        frame.colorspace, frame.color_range = number, 2 if full else 1
         container.mux(stream.encode(frame))
         container.mux(stream.encode())
-    (pixels,) = read(tmp_path / "hd.mp4")
-    assert np.abs(pixels.astype(int) - (255, 0, 0)).max() <= 4
+    (pixels,) = read(tmp_path / "clip.mp4")
+    assert np.abs(pixels - 255 * colour).max() <= 3
+
+
+def test_a_video_that_was_cut_by_its_owner_is_whole(tmp_path):
+    """A telephone hides frames and keeps them in the file, which still says how many there are."""
+    frames = scenes(30)
+    whole = write_clip(tmp_path / "clip.mp4", frames)
+    clip = video.open_clip(copied(whole, tmp_path / "trimmed.mp4", hidden=12))
+    found = [pixels for _, pixels in clip.frames()]
+    assert all(map(close, found, frames[12:])) and len(found) == 18 and not clip.problems
+
+
+@pytest.mark.parametrize(("name", "codec"), [("clip.mkv", "libx264"), ("clip.webm", "libvpx")])
+def test_a_cut_file_that_counts_no_frames_is_known_by_its_seconds(tmp_path, name, codec):
+    path = write_clip(tmp_path / name, scenes(60), rate=10, codec=codec)
+    clip = video.open_clip(path)
+    assert len(list(clip.frames())) == 60 and not clip.problems
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    clip = video.open_clip(path)
+    assert 0 < len(list(clip.frames())) < 50
+    assert clip.problems["end"].endswith("of its 6.0 seconds can be read")
+
+
+def test_pictures_that_end_before_the_sound_are_no_damage(tmp_path):
+    path = write_clip(tmp_path / "clip.mkv", scenes(5), sound=3)
+    clip = video.open_clip(path)
+    assert len(list(clip.frames())) == clip.count == 5 and not clip.problems
+
+
+def test_a_sample_is_of_the_whole_clip_where_the_file_says_little(tmp_path):
+    """A browser's recording says no length, and its only frame that needs no other is the first."""
+    options = {"live": "1"}
+    path = write_clip(tmp_path / "clip.webm", scenes(100), rate=10, codec="libvpx", options=options)
+    clip = video.open_clip(path)
+    assert clip.count == 100
+    apart = video.KEYFRAMES + 1
+    assert [float(time * clip.time_base) for time, _ in clip.frames(apart)] == [0, 3.3, 6.6, 9.9]
