@@ -123,8 +123,8 @@ class Video(Clip):
         read, last, due, first = 0, None, None, None
         packets, keys = self._packets() if every > KEYFRAMES else (0, 0)
         keyframes = packets < keys * every  # otherwise they are further apart than the sample
-        for read, frame in enumerate(self._decoded(keyframes), start=1):
-            time = frame.pts or 0
+        for frame in self._decoded(keyframes):
+            read, time = read + 1, frame.pts or 0
             if last is not None and time <= last:
                 time = last + self._step
             last, first = time, time if first is None else first
