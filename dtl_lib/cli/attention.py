@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
-from argparse import ArgumentTypeError, Namespace
-from collections.abc import Callable, Iterable, Sequence
+from argparse import Namespace
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,8 +13,9 @@ from ..checks import one_line
 from ..host import find_device
 from ..paths import kind, user_path
 from .evaluate import add_trained, trained_model, unreadable
+from .file_names import distinct
 from .parser import Parser, add_field, whole
-from .shared_flags import add_device
+from .shared_flags import add_device, query
 
 if TYPE_CHECKING:
     from ..models import ViT
@@ -25,8 +25,6 @@ SUMMARY = "Draw what the class token and the registers attend to, over photos: a
 FORMATS = ("pdf", "png", "npz")
 LAYER = 2
 PHOTO = "chelsea"
-NOT_IN_NAMES = re.compile(r'[\x00-\x1f\x7f-\x9f/\\:*?"<>|]')  # what some systems refuse
-LONGEST = 120  # bytes of an image's name in those of its files
 
 
 def flags(parser: Parser) -> None:
@@ -61,16 +59,6 @@ def add_looked_into(parser: Parser) -> None:
 def add_force(group) -> None:
     """Whether files that are there may be replaced."""
     group.add_argument("--force", action="store_true", help="replace files that are there")
-
-
-def query(text: str):
-    """A token that attends."""
-    from ..outputs import parse_query
-
-    try:
-        return parse_query(text)
-    except ValueError as error:
-        raise ArgumentTypeError(str(error)) from None
 
 
 def looked_into(args: Namespace) -> tuple[ViT, int]:
@@ -118,22 +106,6 @@ def main(args: Namespace) -> None:
     if failures:
         first, *others = failures
         raise ValueError(failures[first] + (f"; beside it {unreadable(others)}" if others else ""))
-
-
-def distinct(stems: Iterable[str]) -> list[str]:
-    """Names for files, one for each stem, that any system can keep side by side."""
-    from ..data.images import plain_name
-
-    taken, names = set(), []
-    for stem in stems:
-        plain = NOT_IN_NAMES.sub("_", plain_name(stem)).encode()[:LONGEST].decode(errors="ignore")
-        name, number = plain, 1
-        while name.casefold() in taken:
-            number += 1
-            name = f"{plain}_{number}"
-        taken.add(name.casefold())
-        names.append(name)
-    return names
 
 
 def _files(given: Sequence[str]) -> list[Path]:

@@ -45,6 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a lost process is one line of ours, not torch's fifty
     # torch's signal about a dead worker may reach safetensors, which then takes torch for an old one and warns of it
     warnings.filterwarnings("ignore", message="TypedStorage is deprecated")
+    warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # of a name; its file has it whole
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files are bytes, and not every terminal shows all
     try:

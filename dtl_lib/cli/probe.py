@@ -16,7 +16,7 @@ from .questions import drawn
 from .questions.answers import FORMATS
 from .questions.entry import BEFORE, WAYS
 from .questions.kinds import OfEach, OfEntry, OfWeights, OverImages, Question
-from .shared_flags import add_data, add_machine, add_record, add_weights
+from .shared_flags import add_data, add_machine, add_record, add_weights, query
 
 SUMMARY = "Ask a trained ViT a question: where it looks, what its tokens say, what its weights hold."
 CONTROL = 64  # images on which the untrained model is measured
@@ -30,7 +30,7 @@ QUESTIONS: dict[str, Question] = {
     "rollout": OfEach(
         "what reaches a token through the attention of all blocks",
         MAP,
-        drawn.through_all_blocks(drawn.rollout, "rollout"),
+        drawn.through_all_blocks(drawn.rollout, drawn.ROLLOUT),
     ),
     "gradient-rollout": OfEach(
         "rollout of attention times its gradient: which patches speak for a class",
@@ -65,7 +65,7 @@ QUESTIONS: dict[str, Question] = {
         stream=False,
     ),
     "filters": OfWeights("the filters that make tokens of patches, as images", (), drawn.filters, table=True),
-    "positions": OfWeights("how alike the positions are", (), drawn.positions),
+    "positions": OfWeights("how alike the positions are", (), drawn.positions, sized=True),
 }
 
 
@@ -103,8 +103,9 @@ FLAGS = {
         {"action": "store_const", "const": True},
     ),
     "query": Flag(
-        "whose map: cls, patches (their mean), reg:2 or patch:4,7 (row, column)", said="cls; patches without one",
-        options={"metavar": "TOKEN"},
+        "whose map: cls, dist, patches (their mean), reg:2 or patch:4,7 (row, column)",
+        said="cls, or patches without one; where a class is asked about, what the head reads",
+        options={"type": query, "metavar": "TOKEN"},
     ),
     "fuse": Flag("how heads become one", "mean", options={"choices": ("mean", "max", "min")}),
     "discard": Flag("share of the smallest weights of a row that are set to 0", 0.0,
@@ -130,7 +131,7 @@ def flags(parser: Parser) -> None:
     images = parser.add_argument_group("images")
     add_data(images, "data set (default: the one that the model was trained on; imagenet for a model of timm's)")
     parts = ("test", "held_out", "train")
-    images.add_argument("--part", choices=parts, default="test", help="which part of the data set (default: test)")
+    images.add_argument("--part", choices=parts, help="which part of the data set (default: test)")
     text = "how many images of a data set: 1,000 are averaged over, 1 is looked at by itself, entry takes all"
     images.add_argument("--samples", type=positive, metavar="N", help=text)
     add_field(images, "image_size", ViTConfig.__annotations__["image_size"], "height and width of an image in pixels")

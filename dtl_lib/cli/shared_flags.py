@@ -1,6 +1,6 @@
 """The flags that several commands share: which ViT, which images, on what machine, in how many processes."""
 
-from argparse import Namespace
+from argparse import ArgumentTypeError, Namespace
 from dataclasses import fields, replace
 
 from ..config import ViTConfig, configurations
@@ -124,6 +124,16 @@ def check_level(args: Namespace, data: str) -> None:
 def add_device(group) -> None:
     """Where to compute."""
     group.add_argument("--device", metavar="NAME", help="cuda, cpu, … (default: the GPU if there is one)")
+
+
+def query(text: str):
+    """A token that attends."""
+    from ..outputs import parse_query
+
+    try:
+        return parse_query(text)
+    except ValueError as error:
+        raise ArgumentTypeError(str(error)) from None
 
 
 def add_machine(group, max_corrupt: float | None = 0.001, said: str = "0.001") -> None:

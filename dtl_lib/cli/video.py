@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from argparse import ArgumentTypeError, Namespace
 
-from .attention import add_force, add_looked_into, looked_into, query
+from .attention import add_force, add_looked_into, looked_into
 from .parser import Parser, number, positive, whole
+from .shared_flags import query
 
 SUMMARY = "Write a video of what a token attends to, over another video or a folder of frames."
 

@@ -3,9 +3,12 @@
 from collections.abc import Sequence
 
 from matplotlib import colormaps
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from .images import outline, write_below
+from .overlay import PIXELS, enlarged, overlay
 from .style import ABSENT, INK, MAP, MARK, SIGNED, array, panels, styled
 
 
@@ -20,6 +23,7 @@ def show_maps(
     size: float = 1.6,
     shared: bool = True,
     notes: Sequence[str] | None = None,
+    over: bool = False,
 ) -> Figure:
     """Maps over the grid of patches, on one scale from 0, with the photo first where it is given.
 
@@ -33,27 +37,32 @@ def show_maps(
         size: inches a panel.
         shared: one scale for all maps; False gives each its own, and writes each maximum under its map.
         notes: one a map, written under it; None leaves it at the maxima.
+        over: lay the maps over the photo, which has to be given.
     """
     maps = list(map(array, maps))
     rows, across = maps[0].shape
     height = size * (rows / across + 0.3) if across > rows else None  # wide panels leave no gap below
     figure, axes = panels(len(maps) + (image is not None), columns, size, height)
+    image = enlarged(image, *PIXELS) if over else image
+    patch = 1 if image is None else image.shape[0] / rows
     if image is not None:
         photo = axes.pop(0)
         photo.imshow(image)
         photo.set_title("photo")
         if mark is not None:
-            outline(photo, mark, image.shape[0] / maps[0].shape[0])
+            outline(photo, mark, patch)
     highest = max(values.max() for values in maps) if shared else None
     notes = notes or ["" if shared else f"max {values.max():.2g}" for values in maps]
     for axis, values, title, note in zip(axes, maps, titles or [""] * len(maps), notes):
-        drawn = axis.imshow(values, vmin=0, vmax=highest, cmap=MAP)
+        top = values.max() if highest is None else highest
+        axis.imshow(overlay(image, values, top)) if over else axis.imshow(values, vmin=0, vmax=top, cmap=MAP)
         axis.set_title(title)
         write_below(axis, note)
         if mark is not None:
-            outline(axis, mark)
+            outline(axis, mark, patch if over else 1)
     if shared:
-        figure.colorbar(drawn, ax=axes, label=label, shrink=0.8, pad=0.01)
+        scale = ScalarMappable(Normalize(0, highest), MAP)
+        figure.colorbar(scale, ax=axes, label=label, shrink=0.8, pad=0.01)
     else:
         figure.supxlabel(f"{label}, each from 0 to its own maximum")
     return figure

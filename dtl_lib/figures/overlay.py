@@ -8,6 +8,7 @@ from PIL import Image
 
 from .style import MAP, array
 
+PIXELS = 224, 448  # the longer side of a photo under a map, at least and at most
 OPACITY = 0.62  # of the colours; the rest is the image in grey
 
 

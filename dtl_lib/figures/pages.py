@@ -10,14 +10,13 @@ from matplotlib.ticker import FuncFormatter
 
 from ..tokens import TokenPlan
 from .images import outline
-from .overlay import enlarged, overlay
+from .overlay import PIXELS, enlarged, overlay
 from .style import MAP, SIZE, array, styled
 from .timeline import draw_timeline, timeline_height
 
 PAGE = 10.0  # inches; what is shown on a screen is read at this width
 MARGIN, BAR, GAP, LINE = 0.25, 0.85, 0.16, 0.2
 MOST_COLUMNS = 6
-PIXELS = 224, 448  # the longer side of a photo on a page, at least and at most
 
 
 @styled

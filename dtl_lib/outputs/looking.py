@@ -41,10 +41,7 @@ class TokenMaps:
     @property
     def title(self) -> str:
         """In words."""
-        if isinstance(self.of, str):
-            return TITLES.get(self.of, self.of)
-        name, *index = self.of
-        return f"{name} {index[0]}" if len(index) == 1 else f"patch ({index[0]}, {index[1]})"
+        return called(self.of)
 
     @property
     def mark(self) -> tuple[int, int] | None:
@@ -110,6 +107,14 @@ def look(model: ViT, picture, block: int = 2, of: Sequence[Token] = ()) -> Look:
     photo = np.repeat(shown, 3, axis=2) if shown.shape[2] == 1 else shown
     tokens = [TokenMaps(each, *(part[0].cpu().numpy() for part in maps[each])) for each in maps]
     return Look(photo, model.plan, block, tuple(tokens), stage_of(model, block))
+
+
+def called(of: Token) -> str:
+    """A token in words."""
+    if isinstance(of, str):
+        return TITLES.get(of, of)
+    name, *index = of
+    return f"{name} {index[0]}" if len(index) == 1 else f"patch ({index[0]}, {index[1]})"
 
 
 def default_tokens(plan: TokenPlan, block: int) -> list[Token]:
@@ -194,7 +199,7 @@ def parse_query(text: str) -> Token:
         ValueError: for what is none of these.
     """
     name, colon, numbers = text.partition(":")
-    index = [int(number) for number in numbers.split(",")] if re.fullmatch(r"\d{1,6}(,\d{1,6})?", numbers) else []
+    index = [int(number) for number in numbers.split(",")] if re.fullmatch(r"\d{1,6}(, ?\d{1,6})?", numbers) else []
     if not name.isidentifier() or bool(colon) != bool(index) or (len(index) == 2) != (name == PATCH):
         raise ValueError(
             f"a query is cls, dist, patches (their mean), reg, reg:2 or patch:4,7 (row, column), not {shortened(text)}"

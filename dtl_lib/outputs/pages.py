@@ -72,9 +72,9 @@ def check_heads(heads: Sequence[int], count: int) -> None:
             raise ValueError(f"there is no head {head}: this block has heads 0 … {count - 1}")
 
 
-def scale_of(maps: np.ndarray) -> float:
-    """Where a scale ends that all but the largest few of the values lie on."""
-    return float(np.quantile(maps, SHOWN)) or float(maps.max()) or 1.0
+def scale_of(maps: np.ndarray, shown: float = SHOWN) -> float:
+    """Where a scale ends that all but the largest few of the values lie on, above 0."""
+    return float(np.quantile(maps, shown)) or float(maps.max()) or 1.0
 
 
 def save_pages(pages: Mapping[str, Figure], path: Path, title: str = "") -> None:

@@ -22,7 +22,7 @@ from ..figures import FrameLayout
 from ..models import ViT
 from ..paths import kind, user_path
 from ..tape import Token
-from .looking import TITLES, TokenMaps, default_tokens, read_maps, stage_of
+from .looking import TITLES, called, default_tokens, read_maps, stage_of
 from .pages import check_heads, scale_of
 
 LAYOUTS = ("side-by-side", "overlay")
@@ -127,7 +127,7 @@ class _Maps:
         numbers = range(config.heads) if head == "all" else [head] if head != "mean" else []
         mean = ["mean of heads"] if head in ("mean", "all") else []
         self.titles = [*mean, *(f"head {number}" for number in numbers)]
-        title = TokenMaps(of, *[np.empty(0)] * 2).title
+        title = called(of)
         what = "softmax" if stage_of(model, block) == "softmax" else "attention"
         self.caption = f"{what} of the {title}, block {block}" if of in TITLES else f"{what} of {title}, block {block}"
 

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from dtl_lib import TokenPlan, ViT, checkpoint, data, load_pretrained, record
-from dtl_lib.cli.attention import distinct
+from dtl_lib.cli.file_names import distinct
 from dtl_lib.cli.main import main
 from dtl_lib.config import ViTConfig
 
@@ -169,12 +169,12 @@ def test_names_that_collide_are_told_apart(model, capsys):
         np.testing.assert_array_equal(np.load(name)["photo"], data.undo(prepared, CONFIG.mean, CONFIG.std)[0])
 
 
-def test_any_name_becomes_a_name_of_a_file(model, capsys):
+def test_any_name_becomes_a_name_of_a_file(model, capsys, recwarn):
     odd = ["猫 ñ", "a\nb\x1b[31m", "x" * 240, "q?*:", b"caf\xe9".decode(errors="surrogateescape")]
     names = [photo(f"{name}.png", number) for number, name in enumerate(odd)]
     assert run(*names, "--format", "pdf", "npz", "--query", "cls") == 0
     assert len(files()) == 10 and "attention_猫 ñ_layer_2.npz" in files()
-    assert "\x1b" not in capsys.readouterr().out
+    assert "\x1b" not in capsys.readouterr().out and not [one for one in recwarn if "Glyph" in str(one.message)]
     assert distinct(["a", "A", "a_2", "a"]) == ["a", "A_2", "a_2_2", "a_3"]
 
 

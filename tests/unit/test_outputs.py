@@ -139,7 +139,14 @@ def test_the_photo_is_what_the_model_saw(mean, std):
 
 
 def test_a_query_is_read():
-    tokens = {"cls": "cls", "reg": "reg", "reg:2": ("reg", 2), "patch:4,17": ("patch", 4, 17), "patches": "patches"}
+    tokens = {
+        "cls": "cls",
+        "reg": "reg",
+        "reg:2": ("reg", 2),
+        "patch:4,17": ("patch", 4, 17),
+        "patch:4, 7": ("patch", 4, 7),
+        "patches": "patches",
+    }
     assert {text: parse_query(text) for text in tokens} == tokens
     for wrong in ("", "reg:", "reg:-1", "reg:1,2", "patch", "patch:4", "patch:1,2,3", "4,7", "reg:١x", "a b", "reg:²"):
         if wrong != "patch":

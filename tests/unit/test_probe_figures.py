@@ -6,6 +6,8 @@ import torch
 from matplotlib.colors import to_hex
 
 from dtl_lib import figures
+from dtl_lib.figures.overlay import overlay
+from dtl_lib.outputs.pages import scale_of
 from tests.unit.test_figures import DRAWN, HEADS
 
 
@@ -18,6 +20,24 @@ def test_filters_stand_in_order_from_the_top_left_with_nothing_between():
         np.testing.assert_allclose(image[top : top + 4, left : left + 6, :3], 0.09 * number, rtol=1e-6)
         assert (image[top : top + 4, left : left + 6, 3] == 1).all()
     assert image[4].max() == 0 and image[:, 6].max() == 0 and image[-1, -1].max() == 0
+
+
+@pytest.mark.parametrize("values", [np.linspace(0, 1, 6).reshape(2, 3), np.zeros((2, 3))])
+def test_a_map_is_laid_over_its_photo_where_its_patches_are(values):
+    photo = np.full((224, 336, 3), 100, np.uint8)
+    first, second, *_ = figures.show_maps([values], ["map"], photo, (1, 2), over=True).axes
+    np.testing.assert_array_equal(first.images[0].get_array(), photo)
+    np.testing.assert_array_equal(second.images[0].get_array(), overlay(photo, values, values.max()))
+    for axis in (first, second):
+        (mark,) = axis.patches
+        assert mark.get_x() + mark.get_width() / 2 == pytest.approx(2.5 * 112 - 0.5)
+        assert mark.get_y() + mark.get_height() / 2 == pytest.approx(1.5 * 112 - 0.5)
+
+
+def test_a_map_of_a_few_patches_has_a_scale():
+    values = np.zeros((20, 20))
+    values[3, 4] = 0.5
+    assert scale_of(values, 0.9) == 0.5 and scale_of(values * 0) == 1 and scale_of(np.arange(101.0), 0.9) == 90
 
 
 def test_each_small_map_of_positions_stands_where_its_patch_does():

@@ -69,6 +69,42 @@ def test_without_a_class_token_the_patches_ask(tmp_path, folder):
     np.testing.assert_allclose(np.load(tmp_path / "relevance_a.npz")["map"], expected, rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.parametrize("question", ["gradient-rollout", "relevance"])
+def test_a_class_is_explained_by_what_the_head_reads(question, tmp_path, folder):
+    """A class token that the head does not read says nothing of the class."""
+    model, path = saved(tmp_path, replace(CONFIG, pool="patches"))
+    assert ask(question, path, folder / "a.png", folder=tmp_path) == 0
+    with record(model, grad=True) as tape:
+        model(read(model, folder, "a.png")).amax().backward()
+    probe = {"gradient-rollout": probes.gradient_rollout, "relevance": probes.relevance}[question]
+    found = np.load(tmp_path / f"{question}_a.npz")["map"]
+    np.testing.assert_allclose(found, probe(tape, "patches")[0], rtol=1e-4, atol=1e-7)
+    assert np.abs(found - probe(tape, "cls")[0].numpy()).max() > 1e-3
+    assert ask("rollout", path, folder / "a.png", folder=tmp_path) == 0
+    np.testing.assert_allclose(np.load(tmp_path / "rollout_a.npz")["map"], probes.rollout(tape)[0], rtol=1e-4)
+
+
+def test_names_that_would_be_one_file_are_told_apart(tmp_path):
+    model, path = saved(tmp_path)
+    names = ["a b.png", "a_b.png", "A_B.jpg", "a_b_2.png", "a/b.png", "x" * 200 + ".png"]
+    folder = tmp_path / "images"
+    for number, name in enumerate(names):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((16, 24, 3), 30 * number, np.uint8)).save(folder / name)
+    assert ask("rollout", path, folder, folder=tmp_path / "out") == 0
+    photos = [np.load(file)["photo"][0, 0, 0] for file in (tmp_path / "out").glob("*.npz")]
+    assert sorted(map(int, photos)) == pytest.approx([30 * number for number in range(6)], abs=3)
+    assert len(list((tmp_path / "out").glob("*.png"))) == 6
+
+
+def test_positions_are_those_of_the_size_that_is_asked_for(tmp_path, capsys):
+    model, path = saved(tmp_path)
+    assert ask("positions", path, "--image-size", 32, 24, folder=tmp_path) == 0
+    assert "4 × 3" in capsys.readouterr().out
+    found = np.load(tmp_path / "positions_model.npz")["similarity"]
+    np.testing.assert_allclose(found, probes.position_similarity(model, (4, 3)), rtol=1e-5)
+
+
 def test_the_lens_says_class_and_probability_of_every_token(tmp_path, folder, capsys):
     model, path = saved(tmp_path)
     assert ask("lens", path, folder / "sub" / "c.png", "--class", 1, folder=tmp_path) == 0

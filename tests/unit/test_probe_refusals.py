@@ -96,7 +96,9 @@ def test_damaged_weights_are_said_and_not_drawn(question, tmp_path, capsys):
         ("rollout --query reg:7", "reg has tokens 0 … 1, not 7"),
         ("rollout --query patch:9,9", "there is no patch (9, 9)"),
         ("rollout --query late", "this plan has no late"),
-        ("rollout --query reg:x", "--query is cls, patches, reg:2 or patch:4,7"),
+        ("rollout --query reg:x", "--query: a query is cls, dist, patches (their mean), reg, reg:2 or patch:4,7"),
+        ("rollout --part train", "--part is of a data set, and these are images by themselves: leave it out"),
+        ("distance --level 2", "--level is of a data set, and these are images by themselves"),
         ("rollout --discard 1", "discard is a share of the patches"),
         ("relevance --class bird", "no class of the model is called 'bird'"),
         ("relevance --class 3", "the model has classes 0 … 2, not 3"),
@@ -114,6 +116,15 @@ def test_bad_input_is_one_line(words, said, tmp_path, folder, capsys):
     out, err = capsys.readouterr()
     assert said in err and len(err.splitlines()) == 1 and not out
     assert not (tmp_path / "out").exists() or not os.listdir(tmp_path / "out")
+
+
+@pytest.mark.parametrize("words", ["filters --samples 5", "positions --part train", "filters --image-size 16 24"])
+def test_what_asks_the_weights_alone_takes_no_flags_of_images(words, tmp_path, capsys):
+    question, flag, *values = words.split()
+    _, path = saved(tmp_path)
+    assert ask(question, path, flag, *values, folder=tmp_path / "out") == 2
+    assert f"{question} looks at no images: leave {flag} out" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_model_without_classes(tmp_path, folder, capsys):

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FORMATS = ("png", "pdf", "svg")
-_ODD = re.compile(r"[^\w.+-]+")
+ODD = re.compile(r"[^\w.+-]+")
 SAID = 3  # files, and images, of which something is said one by one
 
 
@@ -82,7 +82,7 @@ class Files:
             yield f"and {len(self.written) - SAID:,} more files in {self.folder}"
 
     def _paths(self, name: str) -> list[Path]:
-        stem = f"{self.question}_{_ODD.sub('_', name)}"
+        stem = f"{self.question}_{ODD.sub('_', name)}"
         endings = (self.format, "npz", "csv") if self.table else (self.format, "npz")
         return [self.folder / f"{stem}.{ending}" for ending in endings]
 

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ... import data
+from ..file_names import distinct
 from ..shared_flags import check_level
+from .answers import ODD
 
 if TYPE_CHECKING:
     import torch
@@ -58,9 +60,13 @@ def choose(args: Namespace, model: ViT, labelled: bool = False, samples: int | N
     size, note = getattr(args, "image_size", model.config.image_size), ""
     if args.images and (args.data or args.data_path):
         raise ValueError("name images, or give --data and --data-path, not both")
+    named = args.images or (args.data_path and not labelled and not args.data)
+    for flag in ("part", "level"):
+        if named and getattr(args, flag) is not None:
+            raise ValueError(f"--{flag} is of a data set, and these are images by themselves: leave it out")
     if args.images:
         images, samples = named_images(args.images, size, model.config), None
-    elif args.data_path and not labelled and not args.data:
+    elif named:
         images, samples = every_image(args.data_path, size, model.config), None
     elif own and not args.data:
         images, note = _own(args, model, size)
@@ -115,7 +121,7 @@ def _data_set(args: Namespace, model: ViT, size, labelled: bool):
         raise ValueError("the model does not say what it was trained on: give --data NAME, or --unlabelled")
     check_level(args, name)
     level = args.level or saved.get("level") or 1
-    return getattr(data.load(name, path, size, level=level, config=model.config, download=False), args.part)
+    return getattr(data.load(name, path, size, level=level, config=model.config, download=False), args.part or "test")
 
 
 def _own(args: Namespace, model: ViT, size):
@@ -146,13 +152,10 @@ def _roots(args: Namespace) -> list[str]:
 
 
 def _names(files: Sequence[str], roots: Sequence[str]) -> list[str]:
-    """Names without endings, and without the folder that was named; where two are alike, with their number."""
-    names, taken = [], set()
-    for number, file in enumerate(files):
+    """Names for files, without endings and without the folder that was named; all different."""
+    names = []
+    for file in files:
         root = next((root for root in roots if file.startswith(root)), os.path.join(os.path.dirname(file), ""))
         name = "_".join(Path(file[len(root) :] if file.startswith(root) else file).with_suffix("").parts)
-        if name.casefold() in taken:
-            name = f"{name}_{number}"
-        taken.add(name.casefold())
-        names.append(name)
-    return names
+        names.append(ODD.sub("_", name))
+    return distinct(names)

@@ -20,16 +20,8 @@ if TYPE_CHECKING:
 
 FILTERS, COMPONENTS = 64, 28  # drawn: of the filters the first, of the components as many as ViT's figure 7 shows
 SHOWN = 0.99  # of a map's values lie on its scale: one or two that stand out leave nothing else to see
+ROLLOUT = "rollout"
 TOP = 5  # classes of a token that are kept
-
-
-def token(text: str) -> Token:
-    """A token as a user writes it: `cls`, `patches`, `reg:2` or `patch:4,7`."""
-    name, colon, index = text.partition(":")
-    parts = index.split(",") if colon else []
-    if not all(part.strip().isdecimal() for part in parts):
-        raise ValueError(f"--query is cls, patches, reg:2 or patch:4,7 (row, column), not {text!r}")
-    return (name, *map(int, parts)) if parts else name  # pyright: ignore[reportReturnType]
 
 
 def through_all_blocks(ask: Callable[[Pass, Token], Tensor], what: str) -> Callable[[Pass], Iterator[Answer]]:
@@ -37,26 +29,28 @@ def through_all_blocks(ask: Callable[[Pass, Token], Tensor], what: str) -> Calla
 
     def answers(of: Pass) -> Iterator[Answer]:
         from ... import figures
+        from ...outputs.looking import called
+        from ...outputs.pages import scale_of
 
-        text = of.args.query or ("cls" if of.model.plan.group("cls") else PATCHES)
-        where = token(text)
+        default = "cls" if of.model.plan.group("cls") else PATCHES
+        where = of.args.query or (default if what == ROLLOUT else of.model.config.head_names[0])
         maps = ask(of, where)
         if maps.ndim != 3:
-            raise ValueError(f"--query {text}: name one of its tokens, such as {text}:0")
+            raise ValueError(f"--query {where}: name one of its tokens, such as {where}:0")
         if not maps.isfinite().all():
             raise ValueError(probes.running.STRANGE)
         mark = where[1:] if isinstance(where, tuple) and len(where) == 3 else None
-        for number, one in enumerate(maps.cpu()):
-            about = _about(of, number) if of.classes and what != "rollout" else ""
-            high, photo = float(one.flatten().quantile(SHOWN)), of.photos[number]
-            notes = [f"all patches {one.sum():.0%}"] * (what == "rollout")
+        for number, one in enumerate(maps.cpu().numpy()):
+            about = _about(of, number) if of.classes and what != ROLLOUT else ""
+            high, photo = scale_of(one, SHOWN), of.photos[number]
+            notes = [f"all patches {one.sum():.0%}"] * (what == ROLLOUT)
             if above := int((one > high).sum()):
                 notes.append(f"{above} patch{'es' * (above > 1)} above, to {one.max():.2g}")
             figure = figures.show_maps(
-                [one.clamp_max(high)], [f"of {text}"], photo, mark, what, columns=2, size=2.4,
-                notes=["\n".join(notes)],
+                [one.clip(max=high)], [f"of {called(where)}"], photo, mark, what, columns=2, size=2.4,
+                notes=["\n".join(notes)], over=True,
             )  # fmt: skip
-            yield Answer(figure, {"map": one.numpy(), "photo": photo}, lines=[about] * bool(about))
+            yield Answer(figure, {"map": one, "photo": photo}, lines=[about] * bool(about))
 
     return answers
 
@@ -116,7 +110,7 @@ def _lens_figure(of: Pass, number: int, maps: list):
     trunk = maps[: of.model.plan.depth]  # class attention leaves the patches as they are
     titles = [f"block {block}" for block in range(len(trunk))]
     label = f"probability of {_short(of, of.classes[number])}"
-    return figures.show_maps(trunk, titles, of.photos[number], label=label, columns=4, size=1.25)
+    return figures.show_maps(trunk, titles, of.photos[number], label=label, columns=4, size=1.25, over=True)
 
 
 def _said(of: Pass, layout: dict[str, slice], logits: Tensor, wanted: int) -> tuple[str, str, float, float]:
@@ -175,20 +169,21 @@ def filters(model: ViT, args: Namespace) -> Answer:
 def positions(model: ViT, args: Namespace) -> Answer:
     """Similarity of positions."""
     from ... import figures
+    from ...data.images import size_of
 
     added, rotary = model.config.positions != "none", model.config.rotary
     kinds = {"similarity": probes.position_similarity} if added else {}
     kinds |= {"rotary": probes.rotary_similarity} if rotary else {}
-    found = {name: ask(model) for name, ask in kinds.items()}
+    grid = model.config.grid_of(*size_of(getattr(args, "image_size", model.config.image_size)))
+    found = {name: ask(model, grid=grid) for name, ask in kinds.items()}
     if not found:
         raise ValueError("this model has no positions")
     if not all(values.isfinite().all() for values in found.values()):
         raise ValueError(probes.running.STRANGE)
-    rows, columns = model.config.grid
     said = " and ".join([model.config.positions] * added + [f"rotary ({rotary}; the first block's)"] * bool(rotary))
     shown = next(iter(found.values()))  # those that are added, where there are both
     arrays = {name: values.numpy() for name, values in found.items()}
-    return Answer(figures.show_positions(shown), arrays, lines=[f"{said} positions, {rows} × {columns}"])
+    return Answer(figures.show_positions(shown), arrays, lines=[f"{said} positions, {grid[0]} × {grid[1]}"])
 
 
 def flow(tape: Tape, args: Namespace) -> dict[tuple[str, int], Tensor]:

@@ -63,14 +63,19 @@ class OfWeights(Question):
     Args:
         answer: a function of the model and the arguments.
         table: whether the answer has one.
+        sized: whether it depends on the size of an image.
     """
 
     answer: Callable[[ViT, Namespace], Answer] = None  # pyright: ignore[reportAssignmentType]
     table: bool = False
+    sized: bool = False
 
     def run(self, args: Namespace, model: ViT) -> None:
         if args.images or args.data or args.data_path:
             raise ValueError(f"{args.question} asks the weights alone: name no images")
+        for flag in ("part", "samples", "batch_size", "level", *([] if self.sized else ["image_size"])):
+            if getattr(args, flag, None) is not None:
+                raise ValueError(f"{args.question} looks at no images: leave --{flag.replace('_', '-')} out")
         files = Files(args, [name := model_name(args.weights or args.model)], self.table)
         answer = self.answer(model, args)
         files.save(name, answer)
