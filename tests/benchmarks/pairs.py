@@ -14,10 +14,10 @@ from dtl_lib.host import device_name
 from dtl_lib.lab.bench import Ratio
 
 
-def parser(description: str) -> argparse.ArgumentParser:
+def parser(description: str, rounds: int = 24) -> argparse.ArgumentParser:
     """The options that all speed comparisons share."""
     options = argparse.ArgumentParser(description=description)
-    options.add_argument("--rounds", type=int, default=24, help="alternating rounds; a claim takes 20 or more")
+    options.add_argument("--rounds", type=int, default=rounds, help="alternating rounds; a claim takes 20 or more")
     options.add_argument("--device", default="cpu")
     options.add_argument("--only", default="", help="run only cases whose name holds this")
     options.add_argument("--record", action="store_true", help="append the results to the ledger")
