@@ -1,7 +1,10 @@
-"""What the tests of `dtl probe` share: a small model in a file, a folder of images, and how a question is asked."""
+"""What tests of `dtl probe`, `attention` and `video` share: a small model in a file, images, how one asks."""
 
 import csv
+import os
+from pathlib import Path
 
+import pytest
 import torch
 from PIL import Image
 
@@ -15,7 +18,15 @@ from dtl_lib.tokens import Group, TokenPlan
 PLAN = TokenPlan(3, (Group("cls", 1, 1), Group("reg", 2, 0)))
 CONFIG = ViTConfig((16, 24), 8, dim=16, depth=3, heads=2, classes=3, crop=1.0, plan=PLAN)
 NAMES = ["cat", "dog", "owl"]
+DATA = Path(os.environ.get("DTL_DATA") or "nowhere")
+TINY = "vit_tiny_patch16_224.augreg_in21k_ft_in1k"
 IMAGES = [q for q, row in QUESTIONS.items() if type(row).__name__ in ("OfEach", "OverImages")]
+
+
+def needs(*paths: str):
+    """A mark for a test that looks at real files or folders under DTL_DATA."""
+    there = all((DATA / path).exists() for path in paths)
+    return pytest.mark.skipif(not there, reason=f"needs DTL_DATA with {' and '.join(paths)}")
 
 
 def pictures(tmp_path):

@@ -1,9 +1,15 @@
-"""What several tests of a disturbed training run begin with."""
+"""What several tests begin with: an empty current folder, or a training run that is disturbed."""
 
 import pytest
 
 from dtl_lib.train import fit
 from tests.unit.disturbed import RECIPE, small_sets, tiny
+
+
+@pytest.fixture
+def inside(tmp_path, monkeypatch):
+    """An empty current folder."""
+    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """`dtl attention`: its files hold the tape's maps, and what cannot be read, drawn or replaced is said in a line."""
 
-import os
 import re
 from pathlib import Path
 
@@ -13,34 +12,17 @@ from dtl_lib import TokenPlan, ViT, checkpoint, data, load_pretrained, record
 from dtl_lib.cli.file_names import distinct
 from dtl_lib.cli.main import main
 from dtl_lib.config import ViTConfig
+from tests.unit.asked import DATA, TINY, needs, saved
 
 PLAN = TokenPlan.of(4, 2, 1, 2)  # the class token enters last: reg_0, reg_1 at 1, cls at 2
 CONFIG = ViTConfig(16, 4, dim=16, depth=4, heads=2, classes=3, crop=1.0, plan=PLAN)
-DATA = Path(os.environ.get("DTL_DATA") or "nowhere")
-TINY = "vit_tiny_patch16_224.augreg_in21k_ft_in1k"
-needs_data = pytest.mark.skipif(
-    not (DATA / "weights" / f"{TINY}.safetensors").is_file() or not (DATA / "imagenet" / "val").is_dir(),
-    reason=f"needs DTL_DATA with weights/{TINY}.safetensors and imagenet/val",
-)
-
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    """An empty current folder."""
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("inside")
 
 
 @pytest.fixture
 def model(tmp_path):
     """A model with every parameter moved, saved as model.safetensors."""
-    torch.manual_seed(3)
-    model = ViT(CONFIG).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.3 * torch.randn(parameter.shape))
-    checkpoint.save_model(tmp_path / "model.safetensors", model, {})
-    return model
+    return saved(tmp_path, CONFIG)[0]
 
 
 def photo(name: str, seed: int = 0, size=(40, 30)) -> str:
@@ -201,7 +183,7 @@ def test_the_usual_block_is_the_last_of_a_model_with_fewer(tmp_path):
     assert files() == ["attention_cat_layer_1.npz"]
 
 
-@needs_data
+@needs(f"weights/{TINY}.safetensors", "imagenet/val")
 def test_of_real_weights_and_a_real_photo_the_numbers_are_the_tapes():
     image = next((DATA / "imagenet" / "val").glob("*/*"))
     assert (

@@ -12,41 +12,24 @@ import pytest
 import torch
 from PIL import Image
 
-from dtl_lib import TokenPlan, ViT, checkpoint, data, load_pretrained, record
+from dtl_lib import TokenPlan, data, load_pretrained, record
 from dtl_lib.cli.main import main
 from dtl_lib.config import ViTConfig
 from dtl_lib.figures.overlay import OPACITY
 from dtl_lib.outputs import attention_video
 from dtl_lib.outputs import video as outputs_video
 from dtl_lib.outputs.pages import scale_of
+from tests.unit.asked import DATA, TINY, needs, saved
 from tests.unit.clips import decoded, scenes, times_of, turn, write_clip, write_frames, write_sound
 
 CONFIG = ViTConfig(32, 8, dim=16, depth=3, heads=2, classes=3, crop=0.9, plan=TokenPlan.of(3, 1, 0, 2))
-DATA = Path(os.environ.get("DTL_DATA") or "nowhere")
-TINY = "vit_tiny_patch16_224.augreg_in21k_ft_in1k"
-needs_davis = pytest.mark.skipif(
-    not (DATA / "davis" / "JPEGImages" / "dog").is_dir() or not (DATA / "weights" / f"{TINY}.safetensors").is_file(),
-    reason=f"needs DTL_DATA with davis/JPEGImages/dog and weights/{TINY}.safetensors",
-)
-
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    """An empty current folder."""
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("inside")
 
 
 @pytest.fixture
 def model(tmp_path):
     """A model with every parameter moved, saved as model.safetensors: its maps differ from frame to frame."""
-    torch.manual_seed(3)
-    model = ViT(CONFIG).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.4 * torch.randn(parameter.shape))
-    checkpoint.save_model(tmp_path / "model.safetensors", model, {})
-    return model
+    return saved(tmp_path, CONFIG)[0]
 
 
 def run(*arguments) -> int:
@@ -265,7 +248,7 @@ def test_what_is_made_ahead_comes_in_order_with_its_error_and_no_further_than_as
         list(outputs_video.ahead(items(), 2))
 
 
-@needs_davis
+@needs(f"weights/{TINY}.safetensors", "davis/JPEGImages/dog")
 def test_real_frames_and_real_weights_show_the_tapes_maps():
     source = sorted((DATA / "davis" / "JPEGImages" / "dog").iterdir())[:9]
     Path("frames").mkdir()
