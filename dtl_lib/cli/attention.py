@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from .. import atomic
 from ..checks import one_line
 from ..host import find_device
-from ..paths import kind, user_path
+from ..paths import kind, require_writable, user_path
 from .evaluate import add_trained, trained_model, unreadable
 from .file_names import distinct
 from .parser import Parser, add_field, whole
@@ -179,6 +179,7 @@ def _refuse_existing(paths: Sequence[Path], force: bool) -> None:
     if there:
         more = f", and {len(there) - 1} more of these files" if len(there) > 1 else ""
         raise ValueError(f"{there[0]} is there already{more}: give --force to replace, or another --output-dir")
+    require_writable(paths[0], "a map")
 
 
 def _write(seen: Look, paths: dict[str, Path], name: str, args: Namespace) -> None:

@@ -16,6 +16,7 @@ from ..models import ViT
 from ..tape import Tape, Token, record
 from ..tokens import PATCH, PATCHES, READ_BY_HEAD, TokenPlan
 
+ROWS = 2**26  # bytes, at most, of the rows of attention that are averaged at a time
 TITLES = {"cls": "class token", "dist": "distillation token", PATCHES: "mean over the patches"}
 
 
@@ -179,12 +180,21 @@ def _split(tape: Tape, block: int, of: Token, stage: str) -> dict[Token, Tensor]
     """Rows of attention, `(batch, heads, key)` each; of a group of registers one for each."""
     if of == PATCHES:
         tape.row(block, (PATCH, 0, 0), stage)  # says why where patches do not attend
-        patches = tape.plan.layout(block)[PATCHES]
-        return {of: tape.attention(block, stage)[:, :, patches].mean(dim=2)}
+        return {of: _mean_row(tape, block, stage)}
     row = tape.row(block, of, stage)
     if row.ndim == 3:
         return {tuple(of) if isinstance(of, list) else of: row}
     return {(str(of), number): one for number, one in enumerate(row.unbind(dim=2))}
+
+
+def _mean_row(tape: Tape, block: int, stage: str) -> Tensor:
+    """The mean of all patches' rows, `(batch, heads, key)`; of a large image a part of the rows is made at a time."""
+    batch, heads, keys, _ = tape.keys(block).shape
+    count, total = tape.grid[0] * tape.grid[1], 0.0
+    step = max(1, ROWS // (4 * batch * heads * keys))
+    for start in range(keys - count, keys, step):
+        total += tape.attention(block, stage, slice(start, min(start + step, keys))).sum(dim=2)
+    return torch.as_tensor(total) / count
 
 
 def stage_of(model: ViT, block: int) -> str:

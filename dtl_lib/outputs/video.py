@@ -20,7 +20,7 @@ from ..data.photos import prepare, resampling
 from ..data.video import KEYFRAMES, Clip, Writer, open_clip, resized
 from ..figures import FrameLayout
 from ..models import ViT
-from ..paths import kind, user_path
+from ..paths import kind, require_writable, user_path
 from ..tape import Token
 from .looking import TITLES, called, default_tokens, read_maps, stage_of
 from .pages import check_heads, scale_of
@@ -238,7 +238,7 @@ def _check(source: Path, output: Path, layout: str, scale: float | None, force: 
     if output.suffix.lower() != ".mp4":
         raise ValueError(f"{output} does not end in .mp4, the format that is written")
     if (found := kind(output)) is None:
-        return
+        return require_writable(output, "the video")
     if found != "a file":
         raise ValueError(f"{output} is {found}: give the name of a file to write")
     if kind(source) and path.samefile(source, output):

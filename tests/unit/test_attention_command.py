@@ -93,6 +93,7 @@ def test_queries_heads_and_sizes_are_asked_for(model):
         (["--image-size", 17], "does not divide into patches of 4: the nearest that does is 16×16"),
         (["--output-dir", "cat.png"], "cat.png is a file: give a folder"),
         (["empty"], "empty holds no images"),
+        (["--output-dir", "cat.png/maps"], "a map cannot be written to cat.png/maps/attention_cat_layer_2.pdf"),
         (["--model", "zoo/shapes_depth6"], "give --model-path or --model, not both"),
     ],
 )

@@ -173,6 +173,7 @@ def test_what_could_be_read_is_written_and_said(model, capsys):
         ("http://127.0.0.1:9/a.mp4", ["--output", "out.mp4"], "is an address"),
         ("frames", ["--output", "out.mp4"], "frames holds no frames"),
         ("none.mp4", ["--output", "out.mp4"], "none.mp4 does not exist"),
+        ("clip.mp4", ["--output", "old.mp4/out.mp4"], "the video cannot be written to old.mp4/out.mp4"),
     ],
 )
 def test_what_cannot_be_is_one_line_and_leaves_nothing(model, capsys, source, flags, message):
