@@ -11,8 +11,9 @@ import torch
 from dtl_lib import TokenNotThere, ViT, ViTConfig, data, named, record
 from dtl_lib.figures import overlay
 from dtl_lib.figures.overlay import OPACITY
-from dtl_lib.outputs import attention_pages, look, parse_query, save_pages
+from dtl_lib.outputs import attention_pages, look, looking, parse_query, save_pages
 from dtl_lib.outputs.pages import scale_of
+from dtl_lib.tape import Tape
 from dtl_lib.tokens import Group, TokenPlan
 from tests.unit.fixed import noise
 from tests.unit.small import SMALL, build, images
@@ -55,10 +56,23 @@ def test_a_look_holds_the_tapes_maps_exactly_and_what_they_leave_out(block):
         assert seen.arrays()[token.name] is token.maps
 
 
-def test_the_mean_over_the_patches_is_the_mean_of_their_maps():
+@pytest.mark.parametrize("rows", [1, 4, 1000])
+def test_the_mean_over_the_patches_is_the_mean_of_their_maps(rows, monkeypatch):
+    """However many rows of attention are made at a time, and no more are."""
+    made, attention = [], Tape.attention
+
+    def counted(tape, block, stage="attention", queries=slice(None)):
+        made.append(attention(tape, block, stage, queries))
+        return made[-1]
+
+    monkeypatch.setattr(Tape, "attention", counted)
     model = single(build(LATE))
     x = images(LATE, batch=1).float()
+    down, across = LATE.grid
+    monkeypatch.setattr(looking, "ROWS", 4 * LATE.heads * rows * (down * across + LATE.plan.tokens(1)))
     (token,) = look(model, x, 1, ["patches"]).tokens
+    assert max(part.shape[2] for part in made) == min(rows, down * across)
+    monkeypatch.undo()
     rows, columns = LATE.grid
     each = [maps_of(model, x, 1, ("patch", row, column)) for row in range(rows) for column in range(columns)]
     np.testing.assert_allclose(token.maps, np.mean(each, axis=0), atol=1e-6)
