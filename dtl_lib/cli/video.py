@@ -63,9 +63,8 @@ def main(args: Namespace) -> None:
         getattr(args, "image_size", None), args.fps, args.batch_size, args.force, progress,
     )  # fmt: skip
     rows, columns = written.grid
-    print(
-        f"{args.output}: {written.frames:,} frame{'s' * (written.frames > 1)}, {rows}×{columns} patches, colours from 0 to {written.high:.3g}"
-    )
+    frames = f"{written.frames:,} frame{'s' * (written.frames > 1)}"
+    print(f"{args.output}: {frames}, {rows}×{columns} patches, colours from 0 to {written.high:.3g}")
     if written.problems:
         first, *others = written.problems
         more = f" (and {len(others)} more)" if others else ""
