@@ -23,6 +23,7 @@ from .routes import draw_routes
 from .style import COLOURS, styled, token_colours
 from .surface import show_atlas, show_pareto, show_surface
 from .tables import Table, table
+from .teaching import draw_distillation
 from .timeline import show_timeline
 from .weights import show_filters, show_positions
 
@@ -35,6 +36,7 @@ __all__ = [
     "draw_attention",
     "draw_block",
     "draw_data_parallel",
+    "draw_distillation",
     "draw_lens",
     "draw_model",
     "draw_routes",

@@ -57,17 +57,30 @@ class Objective(nn.Module):
         return F.binary_cross_entropy_with_logits(logits, present * (1 - smoothing) + smoothing / classes)
 
     def from_teacher(self, logits: Tensor, teacher_logits: Tensor) -> Tensor:
-        """Cross-entropy with the class the teacher names (hard), or how far its shares of the classes are (soft).
+        """`distillation_loss` as the recipe says, in float32 at least."""
+        recipe = self.recipe
+        return distillation_loss(
+            _single(logits), _single(teacher_logits), recipe.distill == "hard", recipe.distill_temperature
+        )
 
-        Soft: KL divergence at temperature τ, times τ², so that the gradient does not shrink with τ (Distilling the
-        knowledge in a neural network, Hinton et al. 2015, §2), summed over classes.
-        """
-        logits, teacher_logits = _single(logits), _single(teacher_logits)
-        if self.recipe.distill == "hard":
-            return F.cross_entropy(logits, teacher_logits.argmax(dim=1))
-        temperature = self.recipe.distill_temperature
-        shares, theirs = (F.log_softmax(values / temperature, dim=1) for values in (logits, teacher_logits))
-        return F.kl_div(shares, theirs, reduction="batchmean", log_target=True) * temperature**2
+
+def distillation_loss(logits: Tensor, teacher_logits: Tensor, hard: bool, temperature: float = 1.0) -> Tensor:
+    """Cross-entropy with the class the teacher names (hard), or how far its shares of the classes are (soft).
+
+    Soft: KL divergence at temperature τ, times τ², so that the gradient does not shrink with τ (Distilling the
+    knowledge in a neural network, Hinton et al. 2015, §2), summed over classes; the mean over images.
+
+    Args:
+        logits: the student's, `(batch, classes)`.
+        teacher_logits: `(batch, classes)`.
+        hard: whether the class alone counts (Training data-efficient image transformers, Touvron et al. 2021, §4).
+        temperature: that both logits are divided by; without effect on a hard target.
+    """
+    if hard:
+        return F.cross_entropy(logits, teacher_logits.argmax(dim=1))
+    ours, theirs = (F.log_softmax(values / temperature, dim=1) for values in (logits, teacher_logits))
+    divergence = F.kl_div(ours, theirs, reduction="batchmean", log_target=True)
+    return divergence * temperature**2
 
 
 def compile_once(module: nn.Module, backend: bool | str | Callable = True) -> None:

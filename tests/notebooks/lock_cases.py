@@ -83,6 +83,13 @@ def distance(definition):
     return torch.stack([definition(tape, block, how) for block in (0, 1) for how in (True, False)])
 
 
+def distillation_loss(definition):
+    """Hard, and soft at temperatures above and below 1."""
+    logits, teacher_logits = torch.randn(2, 4, 5)
+    cases = (True, 1.0), (False, 2.5), (False, 0.5)
+    return torch.stack([definition(logits, teacher_logits, hard, temperature) for hard, temperature in cases])
+
+
 NUMERIC = {
     "dtl_lib.layers.PatchEmbed": lambda definition: perturbed(definition(4, 8))(torch.randn(2, 3, 8, 12)),
     "dtl_lib.layers.interpolate_positions": lambda definition: definition(torch.randn(4, 4, 8), (3, 6)),
@@ -99,5 +106,6 @@ NUMERIC = {
     "dtl_lib.data.loader.indices": indices,
     "dtl_lib.probes.distance.mean_attention_distance": distance,
     "dtl_lib.train.device.precision": precision,
+    "dtl_lib.train.loss.distillation_loss": distillation_loss,
     "dtl_lib.train.optim.learning_rate": learning_rate,
 }

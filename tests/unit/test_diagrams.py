@@ -29,6 +29,7 @@ DRAWN = {
     "step": figures.draw_step,
     "routes": lambda: figures.draw_routes(["class token", "patch p", "patch q"], ROUTES),
     "data parallel": figures.draw_data_parallel,
+    "distillation": figures.draw_distillation,
     "three processes": lambda: figures.draw_data_parallel(3),
 }
 
