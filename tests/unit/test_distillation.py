@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from dtl_lib import checkpoint, data
+from dtl_lib import checkpoint, data, record
 from dtl_lib.__main__ import main
 from dtl_lib.config import ViTConfig
 from dtl_lib.models import ViT
@@ -175,3 +175,28 @@ def test_a_teacher_without_a_name_or_of_other_classes_is_refused(sets):
     module.head = torch.nn.Linear(8, 7)
     with pytest.raises(ValueError, match="the teacher mine tells 7 classes apart and the student 10"):
         fit(tiny(), sets, dataclasses.replace(SHORT, distill_from="mine"), progress=False, teacher=module)
+
+
+def test_in_class_attention_both_tokens_ask_and_the_patches_stay():
+    plan = TokenPlan.of(1, cls_pos=1, class_blocks=1, dist=True)
+    torch.manual_seed(0)
+    model = ViT(dataclasses.replace(TINY, depth=1, plan=plan, talking_heads=True, layer_scale=0.3)).eval().double()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    with record(model) as tape, torch.no_grad():
+        features = model.features(torch.randn(2, 3, 16, 16, dtype=torch.float64))
+    block, before, after = model.blocks[1], tape.tokens(0), tape.tokens(1)
+    for image in range(2):
+        x = torch.cat([model.tokens["cls"], model.tokens["dist"], before[image]]).detach()
+        q, k, v = block.attention.qkv(block.norm1(x)).detach().view(6, 3, 2, 8).unbind(dim=1)  # token, head, channel
+        for token in range(2):
+            mixed = torch.cat([
+                sum(share * v[key, head] for key, share in enumerate((k[:, head] @ q[token, head] / 8**0.5).softmax(0)))
+                for head in range(2)
+            ])  # fmt: skip
+            new = x[token] + block.scale1.factor * block.attention.project(mixed)
+            new = new + block.scale2.factor * block.mlp(block.norm2(new))
+            assert torch.allclose(after[image, token], new.detach(), atol=1e-6), (image, token)
+        assert torch.equal(after[image, 2:], before[image])
+    assert torch.allclose(features.dist, model.norm(after[:, 1:2]).detach(), atol=1e-6)
