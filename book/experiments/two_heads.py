@@ -54,7 +54,8 @@ def measure(run: Run, device: str) -> dict:
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=recipe.weight_decay)
     for step in range(recipe.max_steps):
         first = (step + run.seed * recipe.max_steps) * recipe.batch_size
-        images, labels = sets.train.batch(torch.arange(first, first + recipe.batch_size))
+        numbers = torch.arange(first, first + recipe.batch_size) % len(sets.train)
+        images, labels = sets.train.batch(numbers)
         second = None if run.what == MEAN else F.one_hot(merged(labels) if run.what == OTHER else labels, 10).float()
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(recipe, step, recipe.max_steps, recipe.warmup_steps)
