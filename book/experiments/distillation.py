@@ -112,7 +112,7 @@ def conditions(config: ViTConfig) -> list[tuple[str, ViTConfig, dict]]:
 def measure(scale: str, run: Run, device: str) -> dict:
     """One run: trains, and gives the values of its record."""
     sizes, folder = SCALES[scale], RUNS / scale
-    sets = _sets(scale, device)
+    sets = sets_at(scale, device)
     if run.what == TEACHER:
         teacher = make_teacher(sizes, sets, torch.device(device))
         folder.mkdir(parents=True, exist_ok=True)
@@ -131,7 +131,7 @@ def measure(scale: str, run: Run, device: str) -> dict:
 
 
 @cache
-def _sets(scale: str, device: str) -> data.Sets:
+def sets_at(scale: str, device: str) -> data.Sets:
     sets = SCALES[scale].sets()
     if scale == "toy":
         sets.test.length = sets.held_out.length = 48

@@ -10,6 +10,7 @@ from .curves import (
     show_lines,
     show_ratios,
     show_roofline,
+    show_runs,
 )
 from .diagrams import draw_attention, draw_block, draw_data_parallel, draw_model, draw_sequence, draw_step
 from .drawing import Drawing
@@ -62,6 +63,7 @@ __all__ = [
     "show_positions",
     "show_ratios",
     "show_roofline",
+    "show_runs",
     "show_similarity",
     "show_surface",
     "show_table",

@@ -122,6 +122,30 @@ def show_intervals(
 
 
 @styled
+def show_runs(
+    groups: Mapping[str, Sequence[float]], x: str, level: float | None = None, width: float = WIDTH
+) -> Figure:
+    """A row of marks for each group, one mark a run, and a short line at their mean.
+
+    Args:
+        groups: name → the runs' values.
+        x: what the values are, with their unit.
+        level: a value to compare with, such as 0 for differences.
+    """
+    figure, axis = plt.subplots(figsize=(width, 0.7 + 0.34 * len(groups)))
+    for row, values in enumerate(map(array, groups.values())):
+        axis.plot(values, [row] * len(values), "o", color=COLOURS[0], alpha=0.7)
+        axis.plot([values.mean()] * 2, [row - 0.3, row + 0.3], color=COLOURS[1], linewidth=2)
+    if level is not None:
+        axis.axvline(level, color="#777777", linewidth=1, linestyle=":")
+    axis.set_yticks(range(len(groups)), list(groups))
+    axis.set(xlabel=x, ylim=(len(groups) - 0.4, -0.6))
+    axis.spines["left"].set_visible(False)
+    axis.tick_params(left=False)
+    return figure
+
+
+@styled
 def show_bars(names: Sequence[str], values, x: str, width: float = WIDTH, digits: int = 2) -> Figure:
     """Named values as horizontal bars from 0, the first on top.
 

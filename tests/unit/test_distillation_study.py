@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from book.experiments import distillation
+from book.experiments import distillation, distillation_teacher
 from book.experiments.distillation import SCALES, measure, of_the_heads, of_the_teacher, of_the_tokens, study
 from dtl_lib import checkpoint, ledger, record
 from dtl_lib.models import ViT
@@ -17,7 +17,7 @@ CONFIG = replace(SCALES["toy"].config, plan=PLAN)
 
 @pytest.fixture
 def sets():
-    return distillation._sets("toy", "cpu")
+    return distillation.sets_at("toy", "cpu")
 
 
 class Says(torch.nn.Module):
@@ -129,3 +129,19 @@ def test_the_teacher_takes_images_as_they_are_and_halves_them_late():
     teacher(torch.zeros(2, 3, 32, 32))
     assert seen == {"layer1": 32, "layer4": 4}
     assert 2 * sum(parameter.numel() for parameter in teacher.parameters()) < 4e6  # bytes in float16
+
+
+def test_what_the_teacher_says_of_training_images(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (teacher,) = [run for run in study("toy").runs if run.what == "teacher"]
+    measure("toy", teacher, "cpu")
+    distillation_teacher.main(["--scale", "toy", "--folder", str(tmp_path)])
+    (found,) = ledger.read("distillation_teacher", tmp_path)
+    sets, model = distillation.sets_at("toy", "cpu"), distillation.saved_teacher("toy", "cpu")
+    images, labels = sets.train.batch(torch.arange(64), augment=SCALES["toy"].recipe.augment(), key=(0, 0))
+    with torch.no_grad():
+        logits = model(images)
+    assert found.get("accuracy_train") == pytest.approx((logits.argmax(dim=1) == labels).double().mean().item())
+    own = [(row / 3).softmax(0)[label].item() for row, label in zip(logits, labels)]
+    assert found.get("share_train_3") == pytest.approx(sum(own) / 64, abs=1e-6)
+    assert found.n == 48 and found.get("share_test_1") != found.get("share_train_1")

@@ -48,6 +48,7 @@ DRAWN = {
     "ratios": lambda: figures.show_ratios({"a": [(1.0, 1.1, 0.9, 1.2)], "b": [(20.0, 0.9, 0.8, 1)]}, "x", "y"),
     "histograms": lambda: figures.show_histograms({"a": [1.0, 2.0, 400.0], "b": [3.0, 4.0]}, "x", "y"),
     "cosines": lambda: figures.show_cosines([torch.eye(2), -torch.eye(2)], ["a", "b"], ["c", "d"]),
+    "runs": lambda: figures.show_runs({"a": [1.0], "b": [2.0, 2.5, 4.0]}, "x", level=0.0),
     "bars": lambda: figures.show_bars(["a", "b"], [0.3, 0.7], "share"),
     "filters": lambda: figures.show_filters({"all": torch.rand(11, 4, 6, 3), "grey": torch.rand(3, 8, 8, 1)}, 4),
     "positions": lambda: figures.show_positions(torch.rand(2, 3, 2, 3)),
@@ -87,6 +88,7 @@ LABELLED = {
         {label: ([1, 20], [3, 4]), "b": ([1], [2])}, label, label, (3, label), "xy"), 4),
     "show_lines": (lambda label: figures.show_lines(torch.rand(1, 5), [label], label, label), 3),
     "show_intervals": (lambda label: figures.show_intervals({label: (1.0, 0.1)}, label, reference=label), 2),
+    "show_runs": (lambda label: figures.show_runs({label: [1.0, 2.0]}, label), 2),
     "show_agreement": (lambda label: figures.show_agreement({label: [(1.0, 1.1, 0.9, 1.2)]}, label, label), 3),
     "show_ratios": (lambda label: figures.show_ratios({label: [(1.0, 1.1, 0.9, 1.2)]}, label, label), 3),
     "show_histograms": (lambda label: figures.show_histograms({label: [1.0, 2.0], "b": [3.0]}, label, label), 3),
@@ -281,3 +283,12 @@ def test_no_mark_of_an_interval_lies_on_the_edge(far):
     inside = axis.transAxes.inverted().transform(axis.transData.transform([(far - 3, 0), (far + 3, 0)]))[:, 0]
     assert 0.02 < inside.min() and inside.max() < 0.98
     plt.close(drawn)
+
+
+def test_every_run_is_a_mark_and_the_line_is_their_mean():
+    axis = DRAWN["runs"]().axes[0]
+    marks = [line for line in axis.lines if line.get_marker() == "o"]
+    assert [list(line.get_xdata()) for line in marks] == [[1.0], [2.0, 2.5, 4.0]]
+    assert [line.get_ydata()[0] for line in marks] == [0, 1]
+    means = [line.get_xdata()[0] for line in axis.lines if line.get_linewidth() == 2 and line.get_marker() != "o"]
+    assert means == pytest.approx([1.0, 8.5 / 3])
