@@ -6,6 +6,7 @@ from . import probes as probes
 from . import train as train
 from .config import ViTConfig as ViTConfig
 from .config import named as named
+from .folding import fold_layer_scale as fold_layer_scale
 from .models import Features as Features
 from .models import ViT as ViT
 from .pretrained import load_pretrained as load_pretrained

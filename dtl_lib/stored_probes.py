@@ -109,7 +109,7 @@ def compute(name: str) -> StoredProbes:
     if name not in ORIGINS:
         raise ValueError(f"nothing is stored as {name!r}; there are {', '.join(ORIGINS)}")
     weights, licence = ORIGINS[name]
-    model = _model(weights)
+    model = pretrained(weights)
     photos = data_folder() / "imagenet" / "val"
     files = sorted(photos.glob("n*/*.JPEG"))
     if not files:
@@ -201,7 +201,8 @@ def _right(model: ViT, batches: list[Tensor], labels: Tensor) -> Tensor:
     return right
 
 
-def _model(weights: str) -> ViT:
+def pretrained(weights: str) -> ViT:
+    """The model of one of these origins; a ValueError where its weights cannot be had."""
     from .pretrained import load_pretrained
 
     if "saliency" not in weights:

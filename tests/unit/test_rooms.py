@@ -13,7 +13,7 @@ GROUND = {"paths", "host", "checks", "hashing", "atomic", "progress"}
 CORE = {
     "tokens", "config", "config_checks", "architectures", "cost", "layers", "variants", "hooks", "models", "tape",
     "deferred", "recordable", "pretrained", "timm_models", "timm_parts", "timm_layers", "timm_weights", "weights",
-    "checkpoint", "zoo", "probes", "figures", "exercises",
+    "checkpoint", "zoo", "folding", "probes", "figures", "exercises",
 }  # fmt: skip
 ROOMS = (
     GROUND,
@@ -22,7 +22,7 @@ ROOMS = (
     {"outputs"},
     {"ledger"},
     {"train"},
-    {"stored", "stored_probes"},
+    {"stored", "stored_probes", "stored_scales"},
     {"lab"},
     {"cli"},
     {"__main__"},
