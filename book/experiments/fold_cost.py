@@ -16,7 +16,7 @@ from . import rounds
 
 EXPERIMENT = "fold_cost"
 FOLDED, SCALED = "folded", "LayerScale"
-MODELS = {"deit3_small_patch16_224": {"cpu": 4, "cuda": 256}, "cait_xxs24_224": {"cpu": 4, "cuda": 128}}  # → images
+MODELS = {"deit3_small_patch16_224": {"cpu": 1, "cuda": 256}, "cait_xxs24_224": {"cpu": 1, "cuda": 128}}  # → images
 ROUNDS = {"cpu": 40, "cuda": 100}
 
 
