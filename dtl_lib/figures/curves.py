@@ -8,6 +8,7 @@ from matplotlib.ticker import LogLocator
 
 from .style import COLOURS, WIDTH, array, legend_below, styled
 
+DECADES = 1e4  # an axis that spans more has a tick a decade
 FEW = 10  # points so few are marked one by one, and on a logarithmic axis each has its tick
 
 
@@ -49,7 +50,8 @@ def show_curves(
             axis.set_xticks(marks, [f"{place:g}" for place in marks])
         axis.minorticks_off()
     if "y" in log:
-        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        low_end, high_end = axis.get_ylim()
+        axis.yaxis.set_major_locator(LogLocator(subs=(1,) if high_end > DECADES * low_end else (1, 2, 5)))
         axis.yaxis.set_major_formatter("{x:g}")
         axis.minorticks_off()
     if len(curves) > 1:

@@ -292,3 +292,14 @@ def test_every_run_is_a_mark_and_the_line_is_their_mean():
     assert [line.get_ydata()[0] for line in marks] == [0, 1]
     means = [line.get_xdata()[0] for line in axis.lines if line.get_linewidth() == 2 and line.get_marker() != "o"]
     assert means == pytest.approx([1.0, 8.5 / 3])
+
+
+def test_a_logarithmic_axis_of_many_decades_has_a_tick_a_decade():
+    across = list(range(20))
+    few, many = ([10 ** (-decades * x / 19) for x in across] for decades in (2, 6))
+    for values, wanted in ((few, 0.2), (many, 1e-5)):
+        (axis,) = figures.show_curves({"a": (across, values)}, "x", "y", log="y").axes
+        low, high = axis.get_ylim()
+        ticks = [tick for tick in axis.get_yticks() if low <= tick <= high]
+        assert len(ticks) <= 9 and any(abs(tick / wanted - 1) < 1e-9 for tick in ticks)
+    assert not any(abs(tick / 2e-5 - 1) < 1e-9 for tick in ticks)

@@ -1,0 +1,229 @@
+"""Wrong answers that the checkers of chapter 8 have to refuse."""
+
+import copy
+import math
+
+import torch
+from torch import nn
+
+from dtl_lib import TokenPlan, ViT
+
+
+def scaled(forward, shape="channels", first=None, learned=True):
+    """A scaled residual with one mistake."""
+
+    class Wrong(nn.Module):
+        def __init__(self, branch, dim, initial):
+            super().__init__()
+            self.branch = branch
+            size = {"channels": (dim,), "one": (1,), "column": (dim, 1)}[shape]
+            factor = torch.full(size, initial if first is None else first)
+            self.factor = nn.Parameter(factor) if learned else factor
+
+        def forward(self, x):
+            return forward(x, self.branch, self.factor)
+
+    return Wrong
+
+
+class TwoFactors(nn.Module):
+    def __init__(self, branch, dim, initial):
+        super().__init__()
+        self.branch = branch
+        self.factor, self.other = nn.Parameter(torch.full((dim,), initial)), nn.Parameter(torch.ones(dim))
+
+    def forward(self, x):
+        return self.other * x + self.factor * self.branch(x)
+
+
+RESIDUALS = [
+    scaled(lambda x, branch, factor: factor * (x + branch(x))),
+    scaled(lambda x, branch, factor: factor * x + branch(x)),
+    scaled(lambda x, branch, factor: x + branch(factor * x)),
+    scaled(lambda x, branch, factor: x + branch(x)),
+    scaled(lambda x, branch, factor: factor * branch(x)),
+    scaled(lambda x, branch, factor: x + branch(x) + factor),
+    scaled(lambda x, branch, factor: x + factor[:, None] * branch(x)),
+    scaled(lambda x, branch, factor: x + factor.detach() * branch(x)),
+    scaled(lambda x, branch, factor: x - factor * branch(x)),
+    scaled(lambda x, branch, factor: x + factor * branch(x), shape="one"),
+    scaled(lambda x, branch, factor: x + factor * branch(x), shape="column"),
+    scaled(lambda x, branch, factor: x + factor * branch(x), first=1.0),
+    scaled(lambda x, branch, factor: x + factor * branch(x), first=0.0),
+    scaled(lambda x, branch, factor: x + factor * branch(x), learned=False),
+    TwoFactors,
+]
+
+
+def dropped(
+    shape=lambda x: (len(x), 1, 1), scale=lambda keep: 1 / keep, keeps=lambda p: 1 - p, always=False, seed=None
+):
+    """Stochastic depth with one mistake."""
+
+    def wrong(x, probability, training):
+        if not training and not always:
+            return x
+        generator = None if seed is None else torch.Generator().manual_seed(seed)
+        keep = keeps(probability)
+        kept = torch.rand(shape(x), generator=generator) < keep
+        return x * kept * scale(keep)
+
+    return wrong
+
+
+def never_dropped(x, probability, training):
+    return x
+
+
+def all_dropped(x, probability, training):
+    return x * 0 if training else x
+
+
+def fold(weight, bias=lambda linear, factor: linear.bias * factor):
+    """A folded map with one mistake."""
+
+    def wrong(linear, factor):
+        folded = copy.deepcopy(linear)
+        with torch.no_grad():
+            folded.weight.copy_(weight(linear, factor))
+            if linear.bias is not None:
+                folded.bias.copy_(bias(linear, factor))
+        return folded
+
+    return wrong
+
+
+def in_place(linear, factor):
+    with torch.no_grad():
+        linear.weight.mul_(factor[:, None])
+        if linear.bias is not None:
+            linear.bias.mul_(factor)
+    return linear
+
+
+def always_a_bias(linear, factor):
+    folded = nn.Linear(linear.in_features, linear.out_features)
+    with torch.no_grad():
+        folded.weight.copy_(linear.weight * factor[:, None])
+        folded.bias.zero_()
+        if linear.bias is not None:
+            folded.bias.copy_(linear.bias * factor)
+    return folded
+
+
+def a_function(linear, factor):
+    return lambda x: factor * linear(x)
+
+
+def signs(branches=("scale1", "scale2"), weight=True, bias=True, columns=False, sizes=1.0, less=1):
+    """Factors made positive, with one mistake."""
+
+    def wrong(model):
+        with torch.no_grad():
+            for block in model.blocks:
+                for name, last in (("scale1", block.attention.project), ("scale2", block.mlp.contract)):
+                    if name not in branches:
+                        continue
+                    factor = getattr(block, name).factor
+                    sign = factor.sign()
+                    factor.copy_(less * factor.abs() * sizes)
+                    if weight and not columns:
+                        last.weight.mul_(sign[:, None])
+                    if columns:
+                        last.weight[:, : len(sign)].mul_(sign)
+                    if bias:
+                        last.bias.mul_(sign)
+        return model
+
+    return wrong
+
+
+def no_scale(model):
+    for block in model.blocks:
+        block.scale1 = block.scale2 = nn.Identity()
+    return model
+
+
+def run(count=2, rate=lambda p, b, d: p * b / max(1, d - 1), left=lambda rate: 1 - rate):
+    return lambda depth, drop_path: count * sum(left(rate(drop_path, b, depth)) for b in range(depth))
+
+
+def factor(rule):
+    return lambda depth, length, branch, growth: rule(depth, length, branch, growth)
+
+
+def shapes(depth=8, layer_scale=1e-5, gain=1.0, **changes):
+    """The model of the last exercise, with one mistake."""
+
+    def wrong():
+        model = ViT.build("vit_shapes_patch8_32", TokenPlan.of(depth), layer_scale=layer_scale, **changes)
+        for linear in (part for block in model.blocks for part in block.modules() if isinstance(part, nn.Linear)):
+            nn.init.trunc_normal_(linear.weight, std=gain * linear.in_features**-0.5)
+        return model
+
+    return wrong
+
+
+WRONG = {
+    "check_scaled_residual": RESIDUALS,
+    "check_my_drop_path": [
+        dropped(always=True),
+        dropped(shape=lambda x: x.shape),
+        dropped(shape=lambda x: (*x.shape[:2], 1)),
+        dropped(shape=lambda x: (1, 1, 1)),
+        dropped(scale=lambda keep: 1),
+        dropped(scale=lambda keep: keep),
+        dropped(scale=lambda keep: 1 / (1 - keep) if keep < 1 else 1),
+        dropped(keeps=lambda p: p),
+        dropped(seed=3),
+        never_dropped,
+        all_dropped,
+    ],
+    "check_my_fold": [
+        fold(lambda linear, factor: linear.weight),
+        fold(lambda linear, factor: linear.weight * factor),
+        fold(lambda linear, factor: linear.weight * factor[:, None], lambda linear, factor: linear.bias),
+        fold(lambda linear, factor: linear.weight * factor[:, None], lambda linear, factor: 0 * factor),
+        fold(lambda linear, factor: linear.weight / factor[:, None], lambda linear, factor: linear.bias / factor),
+        in_place,
+        always_a_bias,
+        a_function,
+    ],
+    "check_positive": [
+        signs(weight=False, bias=False),
+        signs(bias=False),
+        signs(weight=False),
+        signs(columns=True),
+        signs(branches=("scale1",)),
+        signs(branches=("scale2",)),
+        signs(sizes=2.0),
+        signs(less=-1),
+        signs(branches=()),
+        no_scale,
+    ],
+    "check_branches_run": [
+        run(count=1),
+        run(left=lambda rate: rate),
+        run(rate=lambda p, b, d: p),
+        run(rate=lambda p, b, d: p * b / d),
+        run(rate=lambda p, b, d: p * (b + 1) / d),
+        lambda depth, drop_path: 2 * depth,
+    ],
+    "check_largest_factor": [
+        factor(lambda d, s, b, g: s * math.sqrt((g**2 - 1) / d) / b),
+        factor(lambda d, s, b, g: s * (g - 1) / (2 * d) / b),
+        factor(lambda d, s, b, g: s**2 * (g**2 - 1) / (2 * d) / b**2),
+        factor(lambda d, s, b, g: s * g / math.sqrt(2 * d) / b),
+        factor(lambda d, s, b, g: s * math.sqrt((g - 1) / (2 * d)) / b),
+        factor(lambda d, s, b, g: s * math.sqrt((g**2 - 1) / (2 * d))),
+        factor(lambda d, s, b, g: 1e-5),
+    ],
+    "check_mended": [
+        shapes(depth=4),
+        shapes(layer_scale=None),
+        shapes(layer_scale=0.1),
+        shapes(gain=0.2),
+        shapes(mlp_ratio=2.0),
+        lambda: nn.Linear(2, 2),
+    ],
+}
