@@ -7,6 +7,7 @@ import torch
 from dtl_lib.config import ViTConfig, named
 from dtl_lib.models import ViT
 from dtl_lib.pretrained import from_timm
+from dtl_lib.tape import record
 from dtl_lib.timm_models import _config
 
 CASES = {
@@ -50,6 +51,48 @@ def test_logits(name):
             ours.all_queries = True
             assert error(ours(images), theirs(images)) <= 5e-6
             ours.all_queries = False
+
+
+def weights_of_v(model, images) -> list[torch.Tensor]:
+    """What timm's CaiT multiplies v with, block by block, as its dropout of attention sees it; and its logits."""
+    seen, handles = [], []
+    for block in (*model.blocks, *model.blocks_token_only):
+        block.attn.fused_attn = False  # fused attention has no such matrix
+        handles.append(block.attn.attn_drop.register_forward_hook(lambda _, args, out: seen.append(args[0])))
+    with torch.inference_mode():
+        logits = model(images)
+    for handle in handles:
+        handle.remove()
+    return [*seen, logits]
+
+
+@pytest.mark.parametrize("name", ["cait_xxs24_224", "cait_xs24_384"])
+def test_logits_and_maps_of_cait(name):
+    theirs = perturbed(name)
+    ours, size = from_timm(theirs), named(name).size
+    images = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(4))
+    *weights, logits = weights_of_v(theirs, images)
+    with torch.inference_mode(), record(ours) as tape:
+        assert error(ours(images), logits) <= 5e-6
+    assert len(weights) == ours.plan.blocks == 26
+    for block, expected in enumerate(weights):
+        if block < ours.plan.depth:  # one query a block is enough where there are hundreds
+            assert error(tape.attention(block, queries=slice(5, 6)), expected[:, :, 5:6]) <= 5e-6, block
+            assert error(tape.maps(block, ("patch", 1, 2)).flatten(2), expected[:, :, size[1] // 16 + 2]) <= 5e-6, block
+        else:
+            assert error(tape.row(block), expected[:, :, 0]) <= 5e-6, block
+            assert error(tape.maps(block).flatten(2), expected[:, :, 0, 1:]) <= 5e-6, block
+    softmax = tape.attention(3, "softmax", queries=slice(5, 6))
+    assert error(softmax, weights[3][:, :, 5:6]) > 0.1  # the second mixing is not left out
+
+
+def test_maps_of_cait_see_each_head_and_each_token():
+    """The comparison would see two heads exchanged, a missing scale, and patches one place off."""
+    theirs = perturbed("cait_xxs24_224")
+    images = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(4))
+    row = weights_of_v(theirs, images)[24][0, :, 0]
+    for wrong in (row[[1, 0, 2, 3]], row.roll(1, dims=1), row.sqrt() / row.sqrt().sum(dim=1, keepdim=True)):
+        assert error(wrong, row) > 1e-2
 
 
 @pytest.mark.parametrize("name", ["deit_tiny_distilled_patch16_224", "cait_xxs24_224"])
