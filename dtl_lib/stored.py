@@ -20,6 +20,7 @@ from .tape import record
 
 FOLDER = Path(__file__).parent / "ledger" / "real"
 LEVELS = 255
+COMMAND = "python -m dtl_lib.stored make"
 EYE = (4, 4)  # the patch the book follows: row, column
 MAPS = ("class_maps", "patch_maps", "eye_maps")
 HALVES = ("patch_norms", "class_norms", "position_similarity")
@@ -125,7 +126,7 @@ def load(name: str = "vit_tiny_chelsea", folder: Path = FOLDER) -> Stored:
     Raises:
         ValueError: for a name that is not stored, or a file that is damaged.
     """
-    return Stored(**_read(Path(folder) / f"{name}.safetensors", MAPS, HALVES))
+    return Stored(**read_file(Path(folder) / f"{name}.safetensors", MAPS, HALVES))
 
 
 def load_routes(name: str = "vit_tiny_coffee", folder: Path = FOLDER / "routes") -> Routes:
@@ -134,10 +135,11 @@ def load_routes(name: str = "vit_tiny_coffee", folder: Path = FOLDER / "routes")
     Raises:
         ValueError: as `load`.
     """
-    return Routes(**_read(Path(folder) / f"{name}.safetensors", ROUTES))
+    return Routes(**read_file(Path(folder) / f"{name}.safetensors", ROUTES))
 
 
-def _read(file: Path, maps: tuple[str, ...], halves: tuple[str, ...] = ()) -> dict:
+def read_file(file: Path, maps: tuple[str, ...], halves: tuple[str, ...] = ()) -> dict:
+    """The values of a stored result's file, by field; a ValueError where it is not there, or damaged."""
     if not file.is_file():
         have = ", ".join(sorted(path.stem for path in file.parent.glob("*.safetensors"))) or "nothing"
         raise ValueError(f"no result {file.stem!r} is stored in {file.parent}; there is {have}")
@@ -172,8 +174,8 @@ def compute(name: str = "vit_tiny_chelsea") -> Stored:
         **_measure(tape),
         position_similarity=_cosines(model.positions.detach()),
         probabilities=likeliest.values,
-        names=_class_names(likeliest.indices),
-        source=_source(name, origin.weights, origin.licence, origin.photo),
+        names=class_names(likeliest.indices),
+        source=source_of(f"{COMMAND} {name}", origin.weights, origin.licence, origin.photo),
     )
 
 
@@ -204,12 +206,13 @@ def compute_routes(name: str = "vit_tiny_coffee") -> Routes:
         rollout=probes.rollout(tape)[0],
         **{probe: torch.stack(maps) for probe, maps in of_class.items()},
         probabilities=logits.detach().softmax(dim=-1)[0, list(asked.classes)],
-        names=_class_names(torch.tensor(asked.classes)),
-        source=_source(name, asked.weights, asked.licence, *asked.photos),
+        names=class_names(torch.tensor(asked.classes)),
+        source=source_of(f"{COMMAND} {name}", asked.weights, asked.licence, *asked.photos),
     )
 
 
-def _source(name: str, weights: str, licence: str, *photos: str) -> dict[str, str]:
+def source_of(command: str, weights: str, licence: str, *photos: str) -> dict[str, str]:
+    """What a stored result says of where it is from."""
     from .data.photos import PHOTOS
 
     shown = [PHOTOS[photo] for photo in photos]
@@ -219,21 +222,22 @@ def _source(name: str, weights: str, licence: str, *photos: str) -> dict[str, st
         "photo": " and ".join(f"scikit-image's {photo.file}, {photo.source}" for photo in shown),
         "photo_licence": " and ".join(dict.fromkeys(photo.licence for photo in shown)),
         "library": f"dtl_lib {__version__}",
-        "command": f"python -m dtl_lib.stored make {name}",
+        "command": command,
     }
 
 
 def save(stored: Stored, name: str, folder: Path = FOLDER) -> Path:
     """Write a result, roots of maps as uint8 with one scale a map, norms as float16; returns the file."""
-    return _write(stored, Path(folder) / f"{name}.safetensors", MAPS, HALVES)
+    return write_file(stored, Path(folder) / f"{name}.safetensors", MAPS, HALVES)
 
 
 def save_routes(routes: Routes, name: str, folder: Path = FOLDER / "routes") -> Path:
     """Write maps through all blocks as `save` does; returns the file."""
-    return _write(routes, Path(folder) / f"{name}.safetensors", ROUTES)
+    return write_file(routes, Path(folder) / f"{name}.safetensors", ROUTES)
 
 
-def _write(stored: Stored | Routes, file: Path, maps: tuple[str, ...], halves: tuple[str, ...] = ()) -> Path:
+def write_file(stored, file: Path, maps: tuple[str, ...], halves: tuple[str, ...] = ()) -> Path:
+    """Write a stored result's fields; returns the file."""
     tensors = {key: getattr(stored, key).half() for key in halves}
     tensors["probabilities"] = stored.probabilities
     for key in maps:
@@ -270,7 +274,8 @@ def _cosines(positions: Tensor) -> Tensor:
     return torch.einsum("r s d, t u d -> r s t u", unit, unit)
 
 
-def _class_names(indices: Tensor) -> tuple[str, ...]:
+def class_names(indices: Tensor) -> tuple[str, ...]:
+    """ImageNet's names of classes."""
     from timm.data import ImageNetInfo
 
     info = ImageNetInfo()
