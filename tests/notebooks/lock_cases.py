@@ -40,6 +40,12 @@ def attention(definition):
     return torch.cat([module(x).flatten(), module(x, slice(0, 1)).flatten()])
 
 
+def class_attention(definition):
+    """Two tokens that ask, beside all and alone."""
+    module, x = perturbed(definition(8, 2, layer_scale=0.5, queries=slice(0, 2))), torch.randn(2, 5, 8)
+    return torch.cat([module(x).flatten(), module(x, slice(0, 2)).flatten()])
+
+
 def enter_and_leave(definition):
     """`reg` enters, `late` leaves, `cls` stays."""
     layout = {"cls": slice(0, 1), "late": slice(1, 3), "patches": slice(3, None)}
@@ -101,6 +107,7 @@ NUMERIC = {
     "dtl_lib.layers.LayerScale": on_tokens(dim=8, initial=0.3),
     "dtl_lib.layers.DropPath": on_tokens(probability=0.5),
     "dtl_lib.layers.Block": block,
+    "dtl_lib.layers.ClassAttention": class_attention,
     "dtl_lib.layers.initialise": initialise,
     "dtl_lib.models.enter_and_leave": enter_and_leave,
     "dtl_lib.data.loader.indices": indices,
