@@ -14,8 +14,8 @@ class Discovery:
     """What LOST finds in each image.
 
     Attributes:
-        boxes: `(batch, 4)`: top, left, bottom, right in patches, the last two outside the box; times the patch size they
-            are pixels.
+        boxes: `(batch, 4)`: top, left, bottom, right in patches, the last two outside the box; times the patch size,
+            pixels.
         seeds: row and column of the patch it begins with, `(batch, 2)`.
         masks: the patches of the object, bool `(batch, rows, columns)`.
         degrees: how many patches of the image each patch is similar to, itself among them, `(batch, rows, columns)`.
@@ -31,8 +31,8 @@ def lost(patches: Tensor, k: int = PATCHES_EXPANDED, offset: float = 0.0) -> Dis
     """One box an image, from how its patches' features correlate (LOST, Siméoni et al. 2021, §3).
 
     Two patches are similar where the product of their features is 0 or more. The seed is the patch with the fewest
-    similar ones: an object is smaller than its background. Of the `k` patches with the fewest, those similar to the seed
-    join it; the object is every patch whose products with all of them have a sum of 0 or more, as far as it is
+    similar ones: an object is smaller than its background. Of the `k` patches with the fewest, those similar to the
+    seed join it; the object is every patch whose products with all of them have a sum of 0 or more, as far as it is
     connected with the seed (by sides, not by corners). Where several patches have equally few, the first in reading
     order is taken, so that the result is the same everywhere. The seed is always in its object.
 

@@ -28,7 +28,7 @@ class PCAMap:
 
 
 def pca_map(patches: Tensor, components: int = 3, joint: bool = True, others: Tensor | None = None) -> PCAMap:
-    """Scores of each patch on the first principal components of all patches, with a sign that does not depend on chance.
+    """Scores of each patch on the first principal components of all patches, with a sign that is not left to chance.
 
     A component has no sign of its own: a library's next version, or one image more, may turn its map over. Here the
     patches on the border of the images have a mean score of 0 or less, since photographers put objects inside: high
@@ -71,7 +71,12 @@ def pca_map(patches: Tensor, components: int = 3, joint: bool = True, others: Te
         rows=patches.shape[1],
     )
     signs, margins = _signs(scores, joint)
-    found = scores * signs[..., None, None], shares[:, :components], margins, directions[:, :components] * signs[..., None]
+    found = (
+        scores * signs[..., None, None],
+        shares[:, :components],
+        margins,
+        directions[:, :components] * signs[..., None],
+    )
     maps, *rest = *found, mean.squeeze(1)
     return PCAMap(maps, *(value.squeeze(0) if joint else value for value in rest))
 

@@ -124,14 +124,14 @@ class TestBoxes:
         boxes = torch.tensor([[0, 0, 4, 6], [1, 2, 3, 9], [5, 0, 7, 2], [0, 0, 4, 6]])
         others = torch.tensor([[2, 1, 6, 7], [1, 2, 3, 9], [0, 0, 4, 6], [4, 0, 8, 6]])
         for box, other, found in zip(boxes.tolist(), others.tolist(), probes.box_iou(boxes, others).tolist()):
-            a, b = (
-                {(r, c) for r in range(one[0], one[2]) for c in range(one[1], one[3])} for one in (box, other)
-            )
+            a, b = ({(r, c) for r in range(one[0], one[2]) for c in range(one[1], one[3])} for one in (box, other))
             assert found == pytest.approx(len(a & b) / len(a | b))
 
     def test_corloc_takes_any_object_and_more_than_a_half(self):
         boxes = torch.tensor([[0, 0, 4, 4], [0, 0, 4, 4], [0, 0, 2, 2]])
-        true = torch.tensor([[[0, 0, 4, 8], [9, 9, 12, 12]], [[9, 9, 12, 12], [0, 0, 4, 7]], [[5, 5, 6, 6], [0, 3, 2, 5]]])
+        true = torch.tensor(
+            [[[0, 0, 4, 8], [9, 9, 12, 12]], [[9, 9, 12, 12], [0, 0, 4, 7]], [[5, 5, 6, 6], [0, 3, 2, 5]]]
+        )
         assert probes.corloc(boxes, true).tolist() == [False, True, False]  # one half is not more than a half
         assert probes.corloc(boxes, true[:, 1]).tolist() == [False, True, False]
         assert probes.corloc(boxes, true, least=0.4).tolist() == [True, True, False]
