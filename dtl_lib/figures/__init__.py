@@ -1,6 +1,7 @@
 """Numbers → matplotlib, structures → SVG. A function here draws what it is given; it computes nothing."""
 
 from .blocks import show_flow, show_heads
+from .boxes import draw_lost, show_boxes
 from .curves import (
     show_agreement,
     show_bars,
@@ -39,6 +40,7 @@ __all__ = [
     "draw_data_parallel",
     "draw_distillation",
     "draw_lens",
+    "draw_lost",
     "draw_model",
     "draw_routes",
     "draw_sequence",
@@ -47,6 +49,7 @@ __all__ = [
     "show_agreement",
     "show_atlas",
     "show_bars",
+    "show_boxes",
     "show_cosines",
     "show_curves",
     "show_filters",

@@ -26,6 +26,8 @@ DRAWN = {
     "comes and goes": lambda: figures.draw_model(COMES_AND_GOES, "3 × 32 × 32", 64, 192, 10),
     "lens": lambda: figures.draw_lens(12, 197, 192, 1000),
     "lens of two blocks": lambda: figures.draw_lens(2, 17, 64, 10),
+    "lost": lambda: figures.draw_lost(196, 192),
+    "lost of many": lambda: figures.draw_lost(2074, 1024),
     "step": figures.draw_step,
     "routes": lambda: figures.draw_routes(["class token", "patch p", "patch q"], ROUTES),
     "data parallel": figures.draw_data_parallel,

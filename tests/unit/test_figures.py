@@ -56,6 +56,7 @@ DRAWN = {
     "heads": lambda: figures.show_heads(HEADS, "y", HEADS - 1, HEADS + 2, HEADS / 2),
     "heads, bare": lambda: figures.show_heads(HEADS[:1], "y"),
     "flow": lambda: figures.show_flow(FLOW),
+    "boxes": lambda: figures.show_boxes([PHOTO, MAPS[0]], {"a": [(0, 1, 3, 4), None], "b": [(0, 0, 1, 1)] * 2}, ["x"]),
 }
 
 

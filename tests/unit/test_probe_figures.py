@@ -75,3 +75,15 @@ def test_the_parts_of_a_bar_are_stacked_and_have_their_token_s_colour():
     colours = figures.token_colours(["cls", "patches"])
     assert to_hex(first.containers[0][0].get_facecolor()) == to_hex(colours["cls"])
     assert to_hex(second.containers[0][0].get_facecolor()) == to_hex(colours["patches"])
+
+
+def test_boxes_stand_at_their_pixels_and_none_is_no_box():
+    image = np.zeros((8, 12, 3), np.uint8)
+    figure = figures.show_boxes([image, image], {"found": [(1, 2, 5, 9), None], "true": [(0, 0, 8, 12)] * 2})
+    first, second = (
+        [(patch.get_xy(), patch.get_width(), patch.get_height()) for patch in axis.patches] for axis in figure.axes
+    )
+    assert first[1] == ((1.5, 0.5), 7, 4) and len(first) == 4 and len(second) == 2
+    colours = {to_hex(patch.get_edgecolor()) for axis in figure.axes for patch in axis.patches}
+    assert len(colours) == 3, "white underneath, and one for each kind"
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["found", "true"]

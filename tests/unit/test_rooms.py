@@ -22,7 +22,7 @@ ROOMS = (
     {"outputs"},
     {"ledger"},
     {"train"},
-    {"stored", "stored_class_attention", "stored_probes", "stored_scales"},
+    {"stored", "stored_class_attention", "stored_objects", "stored_probes", "stored_scales"},
     {"lab"},
     {"cli"},
     {"__main__"},
