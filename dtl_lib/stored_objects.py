@@ -80,7 +80,7 @@ def pictures(model: ViT) -> Tensor:
     from . import data
 
     size = SIZES[model.config.patch_size]
-    return torch.cat([data.prepare(data.photo(name), size=size, config=model.config) for name in PHOTOS])
+    return torch.cat([data.prepare(data.photo(name), size=size, crop=1.0, config=model.config) for name in PHOTOS])
 
 
 def compute(name: str) -> StoredObjects:
