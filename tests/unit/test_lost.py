@@ -56,6 +56,7 @@ def test_records_are_made_once(tmp_path, monkeypatch):
         yield "ours", lambda: model, lambda one: calls.append(1) or lost.on_shapes(one), 20
 
     monkeypatch.setattr(lost, "jobs", jobs)
+    monkeypatch.setattr(lost, "add_claims", lambda folder: None)
     lost.main(["--folder", str(tmp_path)])
     lost.main(["--folder", str(tmp_path)])
     (entry,) = lost.ledger.read("lost", tmp_path)
@@ -68,3 +69,17 @@ def test_records_are_made_once(tmp_path, monkeypatch):
     first = probes.corloc(boxes, probes.boxes_of(test[1])).double().mean()
     assert abs(float(first) - entry.values["corloc: v, drop"]) <= 0.5
     assert "overlap: first joint component, registers counted" in entry.values
+
+
+def test_claims_are_made_of_the_records_and_once(tmp_path):
+    for entry in lost.ledger.read("lost"):
+        lost.ledger.append(entry, tmp_path)
+    lost.add_claims(tmp_path)
+    lost.add_claims(tmp_path)
+    first, second, third = lost.ledger.read("registers_paper", tmp_path)
+    ours = {entry.what: entry for entry in lost.ledger.read("lost")}["shapes, no registers, trained"]
+    assert first.values["no registers, keys as learned"] == ours.values["corloc: k, keep"]
+    assert first.values["no registers, best of eleven"] == max(
+        value for name, value in ours.values.items() if name.startswith("corloc") and name[8] in "qkvt" and "," in name
+    )
+    assert second.values["LOST begins with one: k, centre"] == 0 and "out of reach" in third.what
