@@ -72,7 +72,7 @@ def draw_lost(patches: int, dim: int) -> Drawing:
         ("the seed: the smallest degree", "one patch"),
         ("what joins it: similar, of small degree", "≤ 100 patches"),
         ("similar to all of these together", f"({patches})"),
-        ("what is connected with the seed, and its box", "4 numbers"),
+        ("the part with the seed, and its box", "4 numbers"),
     )
     drawing = Drawing(
         len(steps) * 50 - 4,

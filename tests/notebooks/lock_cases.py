@@ -96,6 +96,13 @@ def distillation_loss(definition):
     return torch.stack([definition(logits, teacher_logits, hard, temperature) for hard, temperature in cases])
 
 
+def lost(definition):
+    """Boxes, seeds and degrees of images whose neighbours are alike, on a grid that is not square."""
+    rough = torch.nn.functional.avg_pool2d(torch.randn(8, 3, 5, 7), 3, 1, 1)
+    found = [definition(rough.permute(0, 2, 3, 1), *given) for given in ((), (4,), (100, -0.1))]
+    return torch.cat([part.flatten().double() for one in found for part in (one.boxes, one.seeds, one.degrees)])
+
+
 NUMERIC = {
     "dtl_lib.layers.PatchEmbed": lambda definition: perturbed(definition(4, 8))(torch.randn(2, 3, 8, 12)),
     "dtl_lib.layers.interpolate_positions": lambda definition: definition(torch.randn(4, 4, 8), (3, 6)),
@@ -111,6 +118,7 @@ NUMERIC = {
     "dtl_lib.layers.initialise": initialise,
     "dtl_lib.models.enter_and_leave": enter_and_leave,
     "dtl_lib.data.loader.indices": indices,
+    "dtl_lib.probes.discovery.lost": lost,
     "dtl_lib.probes.distance.mean_attention_distance": distance,
     "dtl_lib.train.device.precision": precision,
     "dtl_lib.train.loss.distillation_loss": distillation_loss,

@@ -80,6 +80,7 @@ PARETOS = {
 LABELLED = {
     "show_images": (lambda label: figures.show_images([PHOTO], [label]), 1),
     "show_patches": (lambda label: figures.show_patches(PHOTO, 16), 0),
+    "show_boxes": (lambda label: figures.show_boxes([PHOTO], {label: [(0, 1, 2, 3)]}, [label], [label]), 3),
     "show_maps": (lambda label: figures.show_maps(MAPS, [label] * 3, label=label), 4),
     "show_matrix": (lambda label: figures.show_matrix(MAPS[0], label, label, label, {label: slice(0, 1)}), 5),
     "show_similarity": (lambda label: figures.show_similarity(torch.rand(2, 3, 2, 3), [(0, 0)]), 0),
