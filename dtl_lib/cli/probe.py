@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from .. import probes
 from ..config import ViTConfig
 from .parser import Parser, add_field, fraction, positive, whole
-from .questions import drawn
+from .questions import drawn, found
 from .questions.answers import FORMATS
 from .questions.entry import BEFORE, WAYS
 from .questions.kinds import OfEach, OfEntry, OfWeights, OverImages, Question
@@ -21,6 +21,7 @@ from .shared_flags import add_data, add_machine, add_record, add_weights, query
 SUMMARY = "Ask a trained ViT a question: where it looks, what its tokens say, what its weights hold."
 CONTROL = 64  # images on which the untrained model is measured
 
+FEATURES = ("features", "bias")
 MAP = ("query", "fuse", "discard", "residual")
 QUESTIONS: dict[str, Question] = {
     "entry": OfEntry(
@@ -45,6 +46,8 @@ QUESTIONS: dict[str, Question] = {
         gradient=True,
     ),
     "lens": OfEach("what the head says of each token after each block", ("class",), drawn.lens, table=True),
+    "pca": OfEach("the directions along which patches differ most, as colours", FEATURES, found.pca),
+    "lost": OfEach("one box around an object, found without labels (LOST)", FEATURES, found.lost),
     "distance": OverImages(
         "how far each head looks, in pixels",
         ("original",),
@@ -113,6 +116,10 @@ FLAGS = {
     "residual": Flag("weight of the skip connection", 0.5, options={"type": fraction, "metavar": "X"}),
     "class": Flag("which class, by number or by name", said="the likeliest of each image",
                   options={"metavar": "CLASS", "dest": "class_"}),
+    "features": Flag("which features of the last block: queries, keys, values or tokens",
+                     said="token for pca, k for lost", options={"choices": found.KINDS}),
+    "bias": Flag("as learned, without the projection's, or with the mean of the image's patches subtracted", "centre",
+                 options={"choices": found.BIASES}),
     "original": Flag(
         "leave the rows as they are without the other tokens' columns, as published figures do", False, "",
         {"action": "store_const", "const": True},

@@ -59,6 +59,30 @@ def test_flags_reach_the_probe(tmp_path, folder):
     assert "<svg" in (tmp_path / "rollout_b.svg").read_text()
 
 
+@pytest.mark.parametrize("given", [(), ("--features", "v", "--bias", "drop")])
+def test_boxes_and_components_are_the_probes(given, tmp_path, folder, capsys):
+    model, path = saved(tmp_path)
+    with torch.no_grad(), record(model) as tape:
+        model(everything(model, folder))
+    out = tmp_path / "out"
+    for question, default in (("lost", "k"), ("pca", "token")):
+        assert ask(question, path, folder, "--batch-size", 2, *given, folder=out) == 0
+        of, bias = given[1::2] or (default, "centre")
+        patches = probes.features(model, tape, 2, of, bias)["patches"]
+        boxes, maps = probes.lost(patches), probes.pca_map(patches, joint=False)
+        for number, stem in enumerate(STEMS):
+            found = np.load(out / f"{question}_{stem}.npz")
+            if question == "lost":
+                np.testing.assert_array_equal(found["box"], 8 * boxes.boxes[number])
+                np.testing.assert_array_equal(found["mask"], boxes.masks[number])
+            else:
+                np.testing.assert_allclose(found["maps"], maps.maps[number], atol=1e-4)
+                assert found["colours"].shape == (2, 3, 3)
+            assert Image.open(out / f"{question}_{stem}.png").width > 300
+    said = capsys.readouterr().out
+    assert "in pixels" in said and "of the variance" in said
+
+
 def test_without_a_class_token_the_patches_ask(tmp_path, folder):
     config = replace(CONFIG, plan=TokenPlan.of(3, None, 0, 2), pool="patches")
     model, path = saved(tmp_path, config)

@@ -90,6 +90,8 @@ def test_damaged_weights_are_said_and_not_drawn(question, tmp_path, capsys):
     [
         ("rollout --original", "--original is a flag of dtl probe distance: leave it out"),
         ("distance --query cls", "--query is a flag of dtl probe rollout and gradient-rollout and relevance"),
+        ("rollout --bias drop", "--bias is a flag of dtl probe pca and lost: leave it out"),
+        ("lost --features o", "--features: invalid choice"),
         ("rollout --group reg", "--group is a flag of dtl probe entry"),
         ("flow --record places", "--record is a flag of dtl probe entry"),
         ("rollout --query reg", "name one of its tokens, such as reg:0"),

@@ -1,0 +1,55 @@
+"""What `dtl probe` asks of the features of the last block: components as colours, and a box around one object."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from ... import probes
+from ...probes.qkv import BIASES, KINDS
+from ...tokens import PATCHES
+from .answers import Answer
+from .kinds import Pass
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["BIASES", "KINDS", "lost", "pca"]
+COMPONENTS = 3
+SIZE = 3.2  # inches
+
+
+def _patches(of: Pass, default: str) -> Tensor:
+    """The features asked for, of the last block in which every token asks."""
+    block = of.model.plan.depth - 1
+    return probes.features(of.model, of.tape, block, of.args.features or default, of.args.bias)[PATCHES]
+
+
+def pca(of: Pass) -> Iterator[Answer]:
+    """Three components of each image alone."""
+    from ... import figures
+
+    found = probes.pca_map(_patches(of, "token"), COMPONENTS, joint=False)
+    for number, colours in enumerate(probes.as_colours(found.maps, joint=False).numpy(force=True)):
+        photo, shares = of.photos[number], found.shares[number]
+        figure = figures.show_images([photo, colours], ["photo", "three components"], size=2.4)
+        arrays = {"maps": found.maps[number], "shares": shares, "margins": found.margins[number]}
+        arrays = {name: value.numpy(force=True) for name, value in arrays.items()}
+        said = f"the first three components hold {shares.sum():.0%} of the variance"
+        yield Answer(figure, arrays | {"colours": colours, "photo": photo}, lines=[said])
+
+
+def lost(of: Pass) -> Iterator[Answer]:
+    """LOST's box in each image."""
+    from ... import figures
+
+    found = probes.lost(_patches(of, "k"))
+    boxes = found.boxes * of.tape.patch_size
+    for number, box in enumerate(boxes.tolist()):
+        photo = of.photos[number]
+        figure = figures.show_boxes([photo], {"LOST": [box]}, columns=1, size=SIZE)
+        arrays = {"mask": found.masks[number], "degrees": found.degrees[number], "seed": found.seeds[number]}
+        arrays = {name: value.numpy(force=True) for name, value in arrays.items()}
+        top, left, bottom, right = box
+        said = f"rows {top} to {bottom} and columns {left} to {right}, in pixels"
+        yield Answer(figure, arrays | {"box": boxes[number].numpy(force=True), "photo": photo}, lines=[said])
