@@ -10,6 +10,7 @@ from PIL import Image
 
 from dtl_lib import data, probes, record
 from dtl_lib.cli.probe import CONTROL
+from dtl_lib.cli.questions import found as asked_of
 from dtl_lib.tokens import TokenPlan
 from tests.unit.asked import CONFIG, NAMES, STEMS, ask, everything, pictures, read, saved, table
 
@@ -79,6 +80,7 @@ def test_boxes_and_components_are_the_probes(given, tmp_path, folder, capsys):
                 np.testing.assert_allclose(found["maps"], maps.maps[number], atol=1e-4)
                 assert found["colours"].shape == (2, 3, 3)
             assert Image.open(out / f"{question}_{stem}.png").width > 300
+    assert (asked_of.KINDS, asked_of.BIASES) == (probes.qkv.KINDS, probes.qkv.BIASES)
     said = capsys.readouterr().out
     assert "in pixels" in said and "of the variance" in said
 

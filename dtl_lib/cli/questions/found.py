@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from ... import probes
-from ...probes.qkv import BIASES, KINDS
 from ...tokens import PATCHES
 from .answers import Answer
 from .kinds import Pass
@@ -14,7 +13,7 @@ from .kinds import Pass
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["BIASES", "KINDS", "lost", "pca"]
+KINDS, BIASES = ("q", "k", "v", "token"), ("keep", "drop", "centre")  # as in probes.qkv, which needs torch
 COMPONENTS = 3
 SIZE = 3.2  # inches
 
