@@ -19,7 +19,7 @@ from torch import Tensor
 from dtl_lib import data, ledger, load_pretrained, probes, record
 from dtl_lib.host import data_folder
 from dtl_lib.models import ViT
-from dtl_lib.stored_probes import real_model
+from dtl_lib.stored_probes import pretrained
 
 EXPERIMENT, PAPER, COMMAND = "lost", "registers_paper", "python -m book.experiments.lost"
 REAL = {
@@ -193,10 +193,10 @@ def jobs() -> Iterator[tuple[str, Callable[[], ViT], Callable[[ViT], dict], int]
     counts = {"blackswan": 10, "dog": 12}
     for name in REAL:
         for kind, change in (("trained", lambda model: model), ("untrained", probes.untrained)):
-            load = lambda name=name, change=change: change(real_model(REAL[name]))  # noqa: E731
+            load = lambda name=name, change=change: change(pretrained(REAL[name]))  # noqa: E731
             for video in VIDEOS:
                 yield f"{name}, {kind}, {video}", load, lambda model, video=video: on_video(model, video), counts[video]
-        yield f"{name}, trained, ImageNet", lambda name=name: real_model(REAL[name]), on_photos, 80
+        yield f"{name}, trained, ImageNet", lambda name=name: pretrained(REAL[name]), on_photos, 80
     for name, zoo in OURS.items():
         yield f"{name}, trained", lambda zoo=zoo: load_pretrained(zoo), on_shapes, SHAPES
         yield f"{name}, untrained", lambda zoo=zoo: probes.untrained(load_pretrained(zoo)), on_shapes, SHAPES
