@@ -10,6 +10,9 @@ from .folding import fold_layer_scale as fold_layer_scale
 from .models import Features as Features
 from .models import ViT as ViT
 from .pretrained import load_pretrained as load_pretrained
+from .registers import RegisterNeuron as RegisterNeuron
+from .registers import find_register_neurons as find_register_neurons
+from .registers import test_time_registers as test_time_registers
 from .tape import Tape as Tape
 from .tape import record as record
 from .timm_models import from_timm as from_timm

@@ -47,6 +47,15 @@ def enter_and_leave(
     return torch.cat(parts, dim=1)
 
 
+def changes_of(plan: TokenPlan) -> list[tuple[dict[str, slice], dict[str, slice]] | None]:
+    """For each block the layouts before and in it, where they differ; None where no group enters or leaves."""
+    layouts = [{PATCHES: ALL}, *(plan.layout(block) for block in range(plan.blocks)), plan.final]
+    return [
+        (layout, next_layout) if list(layout) != list(next_layout) else None
+        for layout, next_layout in zip(layouts, layouts[1:])
+    ]
+
+
 @dataclass(frozen=True)
 class Features:
     """The normalised tokens after the last block, by name: `f.cls`, `f.reg`, `f["late"]`, `f.patches`.
@@ -110,12 +119,7 @@ class ViT(nn.Module):
             {name: nn.Linear(config.dim, config.classes) for name in config.head_names} if config.classes else {}
         )
         self.apply(initialise)
-        layouts = [{PATCHES: ALL}, *(self.plan.layout(block) for block in range(self.plan.blocks)), self.plan.final]
-        # for each block the layouts before and in it, where they differ; None where no group enters or leaves
-        self.changes = [
-            (layout, next_layout) if list(layout) != list(next_layout) else None
-            for layout, next_layout in zip(layouts, layouts[1:])
-        ]
+        self.changes = changes_of(self.plan)
 
     @classmethod
     def build(cls, name: str, plan: TokenPlan | None = None, **changes) -> "ViT":

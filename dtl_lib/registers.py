@@ -1,0 +1,206 @@
+"""Registers without training: the few neurons that write high-norm tokens write into an empty token instead."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from .checks import whole
+from .hooks import Hook
+from .models import ViT, changes_of
+from .recordable import unwrapped
+from .tape import record
+from .tokens import PATCHES, Group, TokenPlan
+
+NAME = "test"  # of the group of tokens that a model gets
+SHARE, MOST = 0.8, 10
+
+
+@dataclass(frozen=True)
+class RegisterNeuron:
+    """A hidden neuron of an MLP that makes some patches long.
+
+    Attributes:
+        block, neuron: where it is: channel `neuron` of what `blocks[block].mlp.contract` reads.
+        sign: 1.0 or −1.0, that of its activation on the long patches.
+        share: its part of what separates long patches from the others, along the direction that does so.
+        high, usual: its mean activation on the long patches, and on the others.
+    """
+
+    block: int
+    neuron: int
+    sign: float
+    share: float
+    high: float
+    usual: float
+
+
+def find_register_neurons(
+    model: nn.Module, images: Tensor, long: Tensor, block: int, share: float = SHARE, most: int = MOST
+) -> tuple[RegisterNeuron, ...]:
+    """The neurons that write the long patches after a block, the one that writes most first.
+
+    After `block`, the long patches' mean state less that of the others is a direction. Each neuron of each block up to
+    there adds to it: the difference of its mean activations times its column of the MLP's second matrix (with
+    LayerScale), along that direction. Taken are the largest, until they come to `share` of what separates the two, but
+    at most `most`. (Jiang et al. 2025, Vision Transformers Don't Need Trained Registers, §3, rank neurons by their mean
+    activation on the long patches; what a neuron writes counts here as well.)
+
+    Args:
+        model: a `ViT`; `from_timm` makes one of a timm model.
+        images: `(batch, channels, height, width)`, normalised as the model expects.
+        long: bool `(batch, rows, columns)`: which patches are long, such as `find_outliers(tape).mask(block)`.
+        block: after which they are.
+        share: of the distance to explain, above 0 and up to 1.
+        most: neurons.
+
+    Raises:
+        ValueError: where no patch is long, all are, or the neurons of the MLPs bring the long ones nothing.
+    """
+    vit, _ = unwrapped(model)
+    block, most = vit.plan.check_block(block), whole("most", most, 1)
+    if not 0 < share <= 1:
+        raise ValueError(f"share is above 0 and up to 1, not {share}")
+    long = _flat(long, images, vit)
+    hidden: dict[int, Tensor] = {}
+    was_training = vit.training
+    vit.eval()
+    try:
+        with torch.inference_mode(), ExitStack() as stack, record(vit) as tape:
+            for number in range(block + 1):
+                _on_hidden(vit, number, lambda x, number=number: hidden.__setitem__(number, x), stack)
+            vit(images)
+            tokens = tape.tokens(block)[:, vit.plan.layout(block)[PATCHES]].float()
+    finally:
+        vit.train(was_training)
+    apart = tokens[long].mean(dim=0) - tokens[~long].mean(dim=0)
+    distance, direction, found = apart.norm(), apart / apart.norm(), []
+    for number, activations in hidden.items():
+        patches = activations[:, vit.plan.layout(number)[PATCHES]].float()
+        high, usual = patches[long].mean(dim=0), patches[~long].mean(dim=0)
+        shares = (high - usual) * (direction @ _columns(vit.blocks[number])) / distance
+        for neuron in shares.topk(min(most, len(shares))).indices.tolist():
+            about = shares[neuron].item(), high[neuron].item(), usual[neuron].item()
+            found.append(RegisterNeuron(number, neuron, 1.0 if about[1] >= about[2] else -1.0, *about))
+    found.sort(key=lambda neuron: -neuron.share)
+    kept, explained = [], 0.0
+    for neuron in found[:most]:
+        if explained >= share or neuron.share <= 0:
+            break
+        kept.append(neuron)
+        explained += neuron.share
+    if not kept:
+        raise ValueError(f"no neuron up to block {block} writes what makes these patches long")
+    return tuple(kept)
+
+
+@contextmanager
+def test_time_registers(
+    model: nn.Module,
+    neurons: Sequence[RegisterNeuron],
+    n: int = 1,  # noqa: PT028  # it is no test, whatever it is called
+    leave: int | None = None,  # noqa: PT028
+) -> Iterator[ViT]:
+    """Inside, the model has `n` more tokens, zero as they enter, and the neurons' activations move to them.
+
+    Nothing is trained. The tokens are a group of the plan, `"test"`, that enters before the first of the neurons'
+    blocks. In each image, each neuron's largest activation among the patches and the new tokens becomes that of the
+    new tokens, and every other token's becomes 0 (Jiang et al. 2025, §4). Afterwards the model is what it was: the same
+    parameters, plan and hooks.
+
+    Args:
+        model: a `ViT`, not compiled.
+        neurons: of `find_register_neurons`, or others, for a control.
+        n: tokens.
+        leave: the block that they leave before, as in `Group`; None for never.
+
+    Yields:
+        the `ViT` itself.
+
+    Raises:
+        ValueError: where there are no neurons, or one is none of this model's, or the model has tokens called "test".
+    """
+    vit, _ = unwrapped(model)
+    by_block = _by_block(vit, neurons)
+    first, n = min(by_block), whole("n", n, 1)
+    if vit.plan.group(NAME):
+        raise ValueError(f'the model has tokens called "{NAME}" already: leave that with block first')
+    groups = (*vit.plan.groups, Group(NAME, n, enter=first, leave=leave))
+    plan = TokenPlan(vit.plan.depth, groups, vit.plan.class_blocks)
+    before = {name: getattr(vit, name) for name in ("config", "plan", "changes")}
+    weight = vit.patch_embed.project.weight
+    with ExitStack() as stack:
+        for block, of_block in by_block.items():
+            _on_hidden(vit, block, _Mover(vit, block, of_block), stack)
+        try:
+            vit.config, vit.plan, vit.changes = replace(vit.config, plan=plan), plan, changes_of(plan)
+            vit.tokens[NAME] = nn.Parameter(weight.new_zeros(n, vit.config.dim), requires_grad=False)
+            yield vit
+        finally:
+            del vit.tokens[NAME]
+            for name, value in before.items():
+                setattr(vit, name, value)
+
+
+test_time_registers.__test__ = False  # pytest
+
+
+class _Mover:
+    """Moves the neurons' activations to the new tokens, image by image."""
+
+    def __init__(self, model: ViT, block: int, neurons: Sequence[RegisterNeuron]):
+        self.model, self.block = model, block
+        self.numbers = [neuron.neuron for neuron in neurons]
+        self.signs = [neuron.sign for neuron in neurons]
+
+    def __call__(self, hidden: Tensor) -> Tensor | None:
+        layout = self.model.plan.layout(self.block)
+        if hidden.shape[1] <= layout[PATCHES].start:  # the last block, where only what the head reads is computed
+            return None
+        moved, signs = hidden.clone(), hidden.new_tensor(self.signs)
+        moved[..., self.numbers] = 0
+        if NAME in layout:  # it may have left
+            there = torch.cat([hidden[:, layout[name], self.numbers] for name in (NAME, PATCHES)], dim=1)
+            moved[:, layout[NAME], self.numbers] = signs * (signs * there).amax(dim=1, keepdim=True)
+        return moved
+
+
+def _on_hidden(model: ViT, block: int, call, stack: ExitStack) -> None:
+    """Until the stack closes, `call` gets what the second matrix of a block's MLP reads, and may return another."""
+    second = model.blocks[block].mlp.contract
+    handle = second.register_forward_pre_hook(Hook(second, lambda module, given: call(given[0])))
+    stack.callback(handle.remove)
+
+
+def _columns(block: nn.Module) -> Tensor:
+    """What each neuron adds to the stream for an activation of 1: `(dim, neurons)`."""
+    written = block.mlp.contract.weight.detach().float()
+    factor = getattr(block.scale2, "factor", None)
+    return written if factor is None else written * factor.detach().float()[:, None]
+
+
+def _flat(long: Tensor, images: Tensor, model: ViT) -> Tensor:
+    grid = model.config.grid_of(*images.shape[-2:])
+    if not isinstance(long, Tensor) or long.dtype != torch.bool or tuple(long.shape) != (len(images), *grid):
+        raise ValueError(f"long is a bool tensor of {(len(images), *grid)}: a mask of the patches of these images")
+    if not long.any() or long.all():
+        raise ValueError("some patches have to be long and some not: give images that have both")
+    return long.flatten(1).to(images.device)
+
+
+def _by_block(model: ViT, neurons: Sequence[RegisterNeuron]) -> dict[int, list[RegisterNeuron]]:
+    if not neurons:
+        raise ValueError("give at least one neuron: find_register_neurons finds them")
+    found: dict[int, list[RegisterNeuron]] = {}
+    for one in neurons:
+        width = model.blocks[model.plan.check_block(one.block)].mlp.contract.in_features
+        if not 0 <= one.neuron < width:
+            raise ValueError(f"block {one.block} has neurons 0 … {width - 1}, not {one.neuron}")
+        if one.block >= model.plan.depth:
+            raise ValueError(
+                f"block {one.block} is class attention, where patches are not computed: give an earlier one"
+            )
+        found.setdefault(one.block, []).append(one)
+    return found
