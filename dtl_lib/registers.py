@@ -101,33 +101,40 @@ def test_time_registers(
     model: nn.Module,
     neurons: Sequence[RegisterNeuron],
     n: int = 1,  # noqa: PT028  # it is no test, whatever it is called
+    enter: int | None = None,  # noqa: PT028
     leave: int | None = None,  # noqa: PT028
 ) -> Iterator[ViT]:
     """Inside, the model has `n` more tokens, zero as they enter, and the neurons' activations move to them.
 
-    Nothing is trained. The tokens are a group of the plan, `"test"`, that enters before the first of the neurons'
-    blocks. In each image, each neuron's largest activation among the patches and the new tokens becomes that of the
-    new tokens, and every other token's becomes 0 (Jiang et al. 2025, §4). Afterwards the model is what it was: the same
-    parameters, plan and hooks.
+    Nothing is trained. The tokens are a group of the plan, `"test"`. In each image, each neuron's largest activation
+    among the patches and the new tokens becomes that of the new tokens, and every other token's becomes 0 (Jiang et al.
+    2025, §4). Afterwards the model is what it was: the same parameters, plan and hooks.
 
     Args:
         model: a `ViT`, not compiled.
         neurons: of `find_register_neurons`, or others, for a control.
         n: tokens.
-        leave: the block that they leave before, as in `Group`; None for never.
+        enter: the block that they enter before, at the latest that of the first neuron, which is where they enter if
+            None.
+        leave: the block that they leave before, as in `Group`; None for never. Where they have left, neurons of later
+            blocks are set to 0.
 
     Yields:
         the `ViT` itself.
 
     Raises:
-        ValueError: where there are no neurons, or one is none of this model's, or the model has tokens called "test".
+        ValueError: where there are no neurons, or one is none of this model's, or the tokens enter after its block, or
+            the model has tokens called "test".
     """
     vit, _ = unwrapped(model)
     by_block = _by_block(vit, neurons)
     first, n = min(by_block), whole("n", n, 1)
+    enter = first if enter is None else whole("enter", enter, 0)
+    if enter > first:
+        raise ValueError(f"enter is {first} at most, the block of the first neuron, not {enter}")
     if vit.plan.group(NAME):
         raise ValueError(f'the model has tokens called "{NAME}" already: leave that with block first')
-    groups = (*vit.plan.groups, Group(NAME, n, enter=first, leave=leave))
+    groups = (*vit.plan.groups, Group(NAME, n, enter=enter, leave=leave))
     plan = TokenPlan(vit.plan.depth, groups, vit.plan.class_blocks)
     before = {name: getattr(vit, name) for name in ("config", "plan", "changes")}
     weight = vit.patch_embed.project.weight

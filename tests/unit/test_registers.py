@@ -143,6 +143,22 @@ def test_tokens_may_leave_again():
             assert model(made).isfinite().all()
 
 
+def test_tokens_may_enter_earlier():
+    """The patches attend to them on the way, so the logits differ; the neuron's work moves all the same."""
+    model, (made, long) = planted(), images()
+    neurons, logits = found(model), []
+    for enter in (None, 0):
+        with dtl_lib.test_time_registers(model, neurons, enter=enter), torch.no_grad(), record(model) as tape:
+            logits.append(model(made))
+        assert (NAME in tape.plan.layout(0)) == (enter == 0)
+        norms = tape.norms(3)
+        assert norms["patches"].max() < 0.1 * norms[NAME].min()
+    assert not torch.equal(*logits)
+    with pytest.raises(ValueError, match="enter is 2 at most"):
+        with dtl_lib.test_time_registers(model, neurons, enter=3):
+            pass
+
+
 def test_a_neuron_may_write_with_a_negative_activation():
     """SwiGLU's do. Here the activation function is taken out, so that the planted neuron can."""
     model, (made, long) = planted(), images()
