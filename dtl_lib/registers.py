@@ -63,24 +63,8 @@ def find_register_neurons(
     block, most = vit.plan.check_block(block), whole("most", most, 1)
     if not 0 < share <= 1:
         raise ValueError(f"share is above 0 and up to 1, not {share}")
-    long = _flat(long, images, vit)
-    hidden: dict[int, Tensor] = {}
-    was_training = vit.training
-    vit.eval()
-    try:
-        with torch.inference_mode(), ExitStack() as stack, record(vit) as tape:
-            for number in range(block + 1):
-                _on_hidden(vit, number, lambda x, number=number: hidden.__setitem__(number, x), stack)
-            vit(images)
-            tokens = tape.tokens(block)[:, vit.plan.layout(block)[PATCHES]].float()
-    finally:
-        vit.train(was_training)
-    apart = tokens[long].mean(dim=0) - tokens[~long].mean(dim=0)
-    distance, direction, found = apart.norm(), apart / apart.norm(), []
-    for number, activations in hidden.items():
-        patches = activations[:, vit.plan.layout(number)[PATCHES]].float()
-        high, usual = patches[long].mean(dim=0), patches[~long].mean(dim=0)
-        shares = (high - usual) * (direction @ _columns(vit.blocks[number])) / distance
+    found = []
+    for number, (shares, high, usual) in enumerate(neuron_shares(vit, images, long, block)):
         for neuron in shares.topk(min(most, len(shares))).indices.tolist():
             about = shares[neuron].item(), high[neuron].item(), usual[neuron].item()
             found.append(RegisterNeuron(number, neuron, 1.0 if about[1] >= about[2] else -1.0, *about))
@@ -94,6 +78,38 @@ def find_register_neurons(
     if not kept:
         raise ValueError(f"no neuron up to block {block} writes what makes these patches long")
     return tuple(kept)
+
+
+def neuron_shares(model: ViT, images: Tensor, long: Tensor, block: int) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """What `find_register_neurons` sorts: the share of every neuron, block by block up to `block`.
+
+    Args:
+        model, images, long, block: as there.
+
+    Returns:
+        for each block the shares, and the mean activations on the long patches and on the others, `(neurons,)` each.
+
+    Raises:
+        ValueError: as there.
+    """
+    block, long, hidden = model.plan.check_block(block), _flat(long, images, model), {}
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode(), ExitStack() as stack, record(model) as tape:
+            for number in range(block + 1):
+                _on_hidden(model, number, lambda x, number=number: hidden.__setitem__(number, x), stack)
+            model(images)
+            tokens = tape.tokens(block)[:, model.plan.layout(block)[PATCHES]].float()
+    finally:
+        model.train(was_training)
+    apart = tokens[long].mean(dim=0) - tokens[~long].mean(dim=0)
+    distance, direction, found = apart.norm(), apart / apart.norm(), []
+    for number, activations in hidden.items():
+        patches = activations[:, model.plan.layout(number)[PATCHES]].float()
+        high, usual = patches[long].mean(dim=0), patches[~long].mean(dim=0)
+        found.append(((high - usual) * (direction @ _columns(model.blocks[number])) / distance, high, usual))
+    return found
 
 
 @contextmanager

@@ -145,7 +145,7 @@ def test_tokens_may_leave_again():
 
 def test_tokens_may_enter_earlier():
     """The patches attend to them on the way, so the logits differ; the neuron's work moves all the same."""
-    model, (made, long) = planted(), images()
+    model, (made, _) = planted(), images()
     neurons, logits = found(model), []
     for enter in (None, 0):
         with dtl_lib.test_time_registers(model, neurons, enter=enter), torch.no_grad(), record(model) as tape:
