@@ -13,7 +13,7 @@ from .curves import (
     show_roofline,
     show_runs,
 )
-from .diagrams import draw_attention, draw_block, draw_data_parallel, draw_model, draw_sequence, draw_step
+from .diagrams import draw_attention, draw_block, draw_data_parallel, draw_model, draw_moved, draw_sequence, draw_step
 from .drawing import Drawing
 from .frames import FrameLayout
 from .images import show_images, show_patches
@@ -42,6 +42,7 @@ __all__ = [
     "draw_lens",
     "draw_lost",
     "draw_model",
+    "draw_moved",
     "draw_routes",
     "draw_sequence",
     "draw_step",

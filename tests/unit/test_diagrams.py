@@ -32,6 +32,7 @@ DRAWN = {
     "routes": lambda: figures.draw_routes(["class token", "patch p", "patch q"], ROUTES),
     "data parallel": figures.draw_data_parallel,
     "distillation": figures.draw_distillation,
+    "moved": lambda: figures.draw_moved([0, 177, 2]),
     "three processes": lambda: figures.draw_data_parallel(3),
 }
 
@@ -106,6 +107,11 @@ def test_every_process_has_its_part_its_gradient_and_the_same_step(processes):
         shown
     )
     assert sum("all-reduce" in text for text in shown) == 1
+
+
+def test_the_largest_activation_is_at_the_new_token_and_nowhere_else():
+    shown = words(figures.draw_moved([3, 177, 2]))
+    assert shown.count("177") == 2 and shown.count("0") == 1 + 4, "the class token before; afterwards all but one"
 
 
 def test_a_number_of_processes_that_is_not_drawn_is_refused():

@@ -1,0 +1,350 @@
+"""Checkers of chapter 17, Registers without training, and a model in which one neuron is known to make patches long."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from ..config import ViTConfig, named
+from ..models import ViT
+from ..tokens import TokenPlan
+from . import exercise, expect, expect_close, expect_fresh, expect_number, expect_shape, is_near, refuse_mistakes
+
+BLOCK, NEURON = 2, 11
+
+
+def planted() -> tuple[ViT, Tensor, Tensor]:
+    """A ViT of four blocks whose neuron 11 of block 2 makes red patches long, three images, and which patches are red.
+
+    Returns:
+        the model; images `(3, 3, 32, 32)`; bool `(3, 4, 4)`.
+    """
+    drawn = torch.Generator().manual_seed(0)
+    model = ViT(ViTConfig(32, 8, dim=24, depth=4, heads=3, classes=5)).eval()
+    bright = torch.randn(24, generator=drawn)
+    bright = (bright - bright.mean()) / bright.std(correction=0)
+    with torch.no_grad():
+        for value in model.parameters():
+            if value.ndim > 1:
+                value.copy_(0.02 * torch.randn(value.shape, generator=drawn))
+        model.patch_embed.project.weight.zero_()
+        model.patch_embed.project.weight[:, 0] = 0.2 * bright[:, None, None] / 64
+        mlp = model.blocks[BLOCK].mlp
+        mlp.expand.weight[NEURON], mlp.expand.bias[NEURON] = 60 * bright / 24, -40
+        mlp.contract.weight[:, NEURON] = bright.roll(1)
+    images = 0.05 * torch.randn(3, 3, 32, 32, generator=drawn)
+    red = torch.zeros(3, 4, 4, dtype=torch.bool)
+    for number, (row, column) in enumerate(((0, 1), (1, 3), (2, 1))):
+        images[number, 0, 8 * row : 8 * row + 8, 8 * column : 8 * column + 8] += 1
+        red[number, row, column] = True
+    return model, images, red
+
+
+@exercise
+def check_my_shares(my_shares) -> None:
+    """Two images with one long patch and with three, five channels, eight neurons."""
+    drawn = torch.Generator().manual_seed(17)
+    hidden = torch.randn(2, 6, 8, generator=drawn) + 0.5
+    columns, tokens = torch.randn(5, 8, generator=drawn), torch.randn(2, 6, 5, generator=drawn)
+    long = torch.tensor([[0, 1, 0, 0, 0, 0], [1, 0, 0, 1, 0, 1]]).bool()
+    hidden[..., 3][long] += 20
+    tokens[long] += 20 * columns[:, 3]
+    answer = my_shares(hidden.clone(), columns.clone(), tokens.clone(), long.clone())
+    shape = "one share for each neuron: (neurons,)"
+    wide = isinstance(answer, Tensor) and tuple(answer.shape) == (5,)
+    expect(not wide, "that is one value for each channel: take each neuron's column along the direction")
+    expect_shape(answer, (8,), shape)
+    high, usual = hidden[long].mean(dim=0), hidden[~long].mean(dim=0)
+    one, other = tokens[long].mean(dim=0), tokens[~long].mean(dim=0)
+    apart, gap = one - other, high - usual
+    direction, distance = apart / apart.norm(), apart.norm()
+
+    def by_image(values: Tensor) -> Tensor:
+        return torch.stack(
+            [value[there].mean(dim=0) - value[~there].mean(dim=0) for value, there in zip(values, long)]
+        ).mean(dim=0)
+
+    each = by_image(tokens)
+    mistakes = {
+        "that is the activation alone: a neuron with a short column, or one across the direction, writes little": gap,
+        "that is the activation on the long patches alone: count what the neuron writes": high,
+        "what the neuron writes in the other patches is not taken off: it does not tell the two apart": (
+            high * (direction @ columns) / distance
+        ),
+        "the direction is the long patches' mean state: take off that of the others": (
+            gap * (one / one.norm() @ columns) / one.norm()
+        ),
+        "the direction has length 1, and the result is not yet divided by the distance": gap * (direction @ columns),
+        "the direction is not scaled to length 1: divide by the distance once more": gap * (apart @ columns) / distance,
+        "nothing is divided by the distance: shares of it are asked for": gap * (apart @ columns),
+        "the length of the column counts what the neuron writes across the direction, too": (
+            gap * columns.norm(dim=0) / distance
+        ),
+        "the sign is lost: a neuron may write against the direction": (gap * (direction @ columns) / distance).abs(),
+        "an image with one long patch counts as much as one with three: take the mean over all long patches": (
+            by_image(hidden) * (each / each.norm() @ columns) / each.norm()
+        ),
+        "long and others are exchanged in one of the two": -gap * (direction @ columns) / distance,
+        "sums grow with the number of patches: take means": (
+            (hidden[long].sum(dim=0) - hidden[~long].sum(dim=0)) * (direction @ columns) / distance
+        ),
+    }
+    refuse_mistakes(answer, mistakes)
+    expect_close(answer, gap * (direction @ columns) / distance, "(high − usual) · (direction @ columns) / distance")
+
+
+def move(hidden: Tensor, neurons: Sequence[int], new: slice, patches: slice) -> Tensor:
+    """The plain answer to `my_move`."""
+    moved = hidden.clone()
+    there = torch.cat([hidden[:, new, neurons], hidden[:, patches, neurons]], dim=1)
+    moved[:, :, neurons] = 0
+    moved[:, new, neurons] = there.amax(dim=1, keepdim=True)
+    return moved
+
+
+def _moves(value: Callable[[Tensor], Tensor]) -> Callable:
+    """A move whose new value is another function of the neurons' activations `(batch, tokens, chosen)`."""
+
+    def wrong(hidden: Tensor, neurons: Sequence[int], new: slice, patches: slice) -> Tensor:
+        moved = hidden.clone()
+        there = torch.cat([hidden[:, new, neurons], hidden[:, patches, neurons]], dim=1)
+        moved[:, :, neurons] = 0
+        moved[:, new, neurons] = value(there).expand_as(moved[:, new, neurons])
+        return moved
+
+    return wrong
+
+
+def first_alone(hidden: Tensor, neurons: Sequence[int], new: slice, patches: slice) -> Tensor:
+    """A mistake: of a batch, only the first image is changed."""
+    return torch.cat([move(hidden[:1], neurons, new, patches), hidden[1:]])
+
+
+over_batch = _moves(lambda there: there.amax(dim=(0, 1), keepdim=True))
+
+
+def _kept(hidden: Tensor, neurons: Sequence[int], new: slice, patches: slice, zero: Sequence[slice]) -> Tensor:
+    """Only these tokens' activations are set to 0."""
+    right, moved = move(hidden, neurons, new, patches), hidden.clone()
+    for tokens in zero:
+        moved[:, tokens, neurons] = 0
+    moved[:, new, neurons] = right[:, new, neurons]
+    return moved
+
+
+@exercise
+def check_my_move(my_move) -> None:
+    """A class token, two new ones, five patches; two of six neurons; the class token's activation is the largest."""
+    drawn = torch.Generator().manual_seed(3)
+    hidden = torch.randn(3, 8, 6, generator=drawn).abs() + 0.1
+    hidden[:, 0] += 9
+    hidden[0, 2, 4] = 7.0  # a new token may have the largest itself
+    neurons, new, patches = [1, 4], slice(1, 3), slice(3, 8)
+    answer = my_move(hidden.clone(), list(neurons), new, patches)
+    expect_shape(answer, hidden.shape, "as many tokens and neurons as came in")
+    right = move(hidden, neurons, new, patches)
+    given = (hidden, neurons, new, patches)
+    swapped, across = hidden.clone(), hidden.clone()
+    swapped[:, :, neurons] = 0
+    swapped[:, new, neurons] = hidden[:, :, neurons].amax(dim=1, keepdim=True)
+    across[:, :, neurons] = 0
+    across[:, new, neurons] = torch.cat([hidden[:, new, neurons], hidden[:, patches, neurons]], dim=1).amax(
+        dim=(1, 2), keepdim=True
+    )
+    every = torch.zeros_like(hidden)
+    every[:, new] = torch.cat([hidden[:, new], hidden[:, patches]], dim=1).amax(dim=1, keepdim=True)
+    first = right.clone()
+    first[:, 2:3, neurons] = 0
+    mistakes = {
+        "nothing has moved": hidden,
+        "the maximum runs over the batch as well: each photo has its own": over_batch(*given),
+        "of the batch, only the first photo is changed": first_alone(*given),
+        "that is the mean over the patches: the largest activation moves": _moves(
+            lambda there: there.mean(dim=1, keepdim=True)
+        )(*given),
+        "that is the sum over the patches: the largest activation moves": _moves(
+            lambda there: there.sum(dim=1, keepdim=True)
+        )(*given),
+        "the maximum runs over the neurons as well: each has its own": across,
+        "the class token's activation counts in the maximum: only patches and the new tokens are asked": swapped,
+        "the new tokens' own activations have to count in the maximum": _moves(
+            lambda there: there[:, 2:].amax(dim=1, keepdim=True)
+        )(*given),
+        "the patches keep their activation: it is copied, not moved": _kept(*given, zero=[]),
+        "the class token keeps its activation: every other token's becomes 0": _kept(*given, zero=[patches]),
+        "the patches keep theirs: every other token's becomes 0": _kept(*given, zero=[slice(0, 1)]),
+        "the new tokens get nothing: the activation is set to 0 and not moved": _moves(
+            lambda there: torch.zeros_like(there[:, :1])
+        )(*given),
+        "all neurons have moved: only those in `neurons` do": every,
+        "only one of the new tokens has got it: each of them does": first,
+    }
+    refuse_mistakes(answer, mistakes)
+    others = [neuron for neuron in range(6) if neuron not in neurons]
+    expect_close(answer[..., others], hidden[..., others], "a neuron that is not in `neurons` keeps its activations")
+    expect_close(answer, right, "each neuron's largest activation, photo by photo, at the new tokens; 0 elsewhere")
+
+
+@exercise
+def check_same_alone(same_alone) -> None:
+    """Moves that are right, that are right but for rounding, and two that mix a batch."""
+    drawn = torch.Generator().manual_seed(5)
+    hidden = torch.rand(4, 7, 6, generator=drawn)
+    given = (hidden, [2, 5], slice(1, 2), slice(2, 7))
+
+    def noisy(hidden, neurons, new, patches):
+        return move(hidden, neurons, new, patches) * (1 + 1e-7 * len(hidden))
+
+    def last_wrong(hidden, neurons, new, patches):
+        moved = move(hidden, neurons, new, patches)
+        return torch.cat([moved[:-1], hidden[-1:]]) if len(hidden) > 1 else moved
+
+    def exchanged(hidden, neurons, new, patches):
+        return move(hidden, neurons, new, patches).flip(0)
+
+    cases = (
+        (move, True, "a move that treats each photo alone passes"),
+        (noisy, True, "a batch may be rounded otherwise than one photo: compare with a tolerance"),
+        (first_alone, False, "this move changes only the first photo of a batch, and passes"),
+        (over_batch, False, "this move takes one maximum for the whole batch, and passes"),
+        (last_wrong, False, "this move forgets the last photo of a batch, and passes: compare every photo"),
+        (exchanged, False, "this move returns the photos in another order, and passes: compare place by place"),
+    )
+    for function, right, hint in cases:
+        found = same_alone(function, *given)
+        expect(isinstance(found, bool), f"return True or False, not {type(found).__name__}")
+        expect(found == right, hint)
+
+
+@exercise
+def check_others(others) -> None:
+    """Three neurons of two blocks, one of ten and one of 50 neurons a block."""
+    for neurons, width, count in (([(7, 4), (6, 1), (6, 5)], 10, 6), ([(2, 40)], 50, 6), ([(1, 0), (1, 1)], 4, 20)):
+        draws = others(list(neurons), width, count, 0)
+        expect(isinstance(draws, list) and len(draws) == count, "return a list with as many draws as are asked for")
+        for drawn in draws:
+            pairs = [tuple(map(int, one)) for one in drawn]
+            expect(len(pairs) == len(neurons), f"a draw has {len(neurons)} neurons, as many as are compared with")
+            blocks = sorted(block for block, _ in pairs)
+            expect(blocks == sorted(block for block, _ in neurons), "a draw has as many neurons of each block")
+            expect(all(0 <= neuron < width for _, neuron in pairs), f"neurons are 0 … {width - 1}")
+            expect(not set(pairs) & set(neurons), "a register neuron has been drawn: it is no control")
+            expect(len(set(pairs)) == len(pairs), "a neuron has been drawn twice in one draw")
+        flat = [sorted(map(tuple, drawn)) for drawn in draws]
+        expect(any(one != flat[0] for one in flat), "all draws are alike: draw anew each time")
+        again = others(list(neurons), width, count, 0)
+        expect(again == draws, "the same seed draws other neurons: give the generator the seed")
+        expect(others(list(neurons), width, count, 1) != draws, "another seed draws the same neurons")
+    reached = {neuron for drawn in others([(0, 3)], 8, 200, 0) for _, neuron in drawn}
+    expect(reached == {0, 1, 2, 4, 5, 6, 7}, "some neurons are never drawn: each of the others may be")
+
+
+@exercise
+def check_paired(paired) -> None:
+    """Photos that were right before and after, some gained, some lost; also none."""
+    for kept, gained, lost, neither in ((140, 5, 18, 37), (8, 0, 0, 2), (3, 4, 1, 2)):
+        before = torch.tensor([1] * kept + [0] * gained + [1] * lost + [0] * neither).bool()
+        after = torch.tensor([1] * kept + [1] * gained + [0] * lost + [0] * neither).bool()
+        n = len(before)
+        answer = paired(before.clone(), after.clone())
+        expect(isinstance(answer, tuple) and len(answer) == 3, "return three numbers: the difference, and both ends")
+        difference, *ends = (float(value) for value in answer)
+        where = f"{gained} gained and {lost} lost of {n}"
+
+        def end(more: float, less: float, count: float, sign: int) -> float:
+            return more - less + sign * 1.96 * math.sqrt((more + less - (more - less) ** 2) / count)
+
+        more, less = (gained + 1) / (n + 2), (lost + 1) / (n + 2)
+        right = (gained - lost) / n
+        expect(not is_near(difference, -right) or right == 0, f"{where}: it is after less before")
+        counted = "the difference itself is of the photos as counted; only the interval counts one more of each"
+        expect(not is_near(difference, more - less) or is_near(right, more - less), f"{where}: {counted}")
+        expect(not is_near(difference, 100 * right) or right == 0, f"{where}: that is in percent; shares are asked for")
+        expect_number(difference, right, f"{where}: the difference is {right:.4g}")
+        first, second = float(before.double().mean()), float(after.double().mean())
+        apart = 1.96 * math.sqrt((first * (1 - first) + second * (1 - second)) / n)
+        wrong = {
+            "that is the interval of two independent samples: these are the same photos": right - apart,
+            "one more is counted of each, gained and lost, and two more photos: else nothing lost has no width": end(
+                gained / n, lost / n, n, -1
+            ),
+            "the interval is around the difference as counted: its middle is that of the counts with one more": (
+                right - (end(more, less, n + 2, 1) - (more - less))
+            ),
+            "n + 2 photos stand below the root as well": end(more, less, n, -1),
+            "the square of the difference is missing below the root": (
+                more - less - 1.96 * math.sqrt((more + less) / (n + 2))
+            ),
+        }
+        low, high = end(more, less, n + 2, -1), end(more, less, n + 2, 1)
+        expect(not (is_near(ends[0], high) and is_near(ends[1], low)), f"{where}: the lower end comes first")
+        for hint, value in wrong.items():
+            expect(not is_near(ends[0], value) or is_near(low, value), f"{where}: {hint}")
+        expect_number(ends[0], low, f"{where}: the lower end is {low:.4g}")
+        expect_number(ends[1], high, f"{where}: the upper end is {high:.4g}")
+
+
+def _rounded(x: Tensor, largest: Tensor, steps: int = 127) -> Tensor:
+    step = largest / steps
+    return (x / step).round() * step
+
+
+@exercise
+def check_to_int8(to_int8) -> None:
+    """Two images whose values differ in size, seven tokens; the new one's values are far larger than the rest."""
+    drawn = torch.Generator().manual_seed(8)
+    x = torch.randn(2, 7, 5, generator=drawn) * torch.tensor([1.0, 3.0])[:, None, None]
+    new = slice(1, 2)
+    x[:, new] *= 60
+    x[:, 4, 2] = -8.0 * torch.tensor([1.0, 3.0])
+    answer = to_int8(x.clone(), new)
+    expect_shape(answer, x.shape, "as many tokens and channels as came in")
+    rest = [0, 2, 3, 4, 5, 6]
+    own, others = x[:, new].abs().amax(dim=(1, 2)), x[:, rest].abs().amax(dim=(1, 2))
+    limits = others[:, None, None].expand(2, 7, 1).clone()
+    limits[:, new] = own[:, None, None]
+    positive = x[:, rest].amax(dim=(1, 2))[:, None, None].expand(2, 7, 1).clone()
+    positive[:, new] = x[:, new].amax(dim=(1, 2))[:, None, None]
+    batch = limits.amax(dim=0, keepdim=True).expand_as(limits)
+    step, float_kept = limits / 127, _rounded(x, limits)
+    float_kept[:, new] = x[:, new]
+    mistakes = {
+        "nothing is rounded": x,
+        "one scale serves all tokens: the new one is to have its own, or nothing is left for the rest": _rounded(
+            x, x.abs().amax(dim=(1, 2), keepdim=True)
+        ),
+        "each token has a scale of its own: only the new ones do, the rest share one": _rounded(
+            x, x.abs().amax(dim=2, keepdim=True)
+        ),
+        "one scale serves the whole batch: each image has its own": _rounded(x, batch),
+        "the largest value without its sign is meant: a negative one may be larger": _rounded(x, positive),
+        "the new tokens are not rounded": float_kept,
+        "values are cut off and not rounded": (x / step).trunc() * step,
+        "values are rounded down: take the nearest": (x / step).floor() * step,
+        "these are the whole numbers: multiply by the step again": (x / step).round(),
+        "the largest value is 127 steps, not 128 or 255": _rounded(x, limits, 128),
+        "the largest value is 127 steps and not 255: numbers below 0 need half of them": _rounded(x, limits, 255),
+    }  # fmt: skip
+    refuse_mistakes(answer, mistakes)
+    expect_close(answer, _rounded(x, limits), "step = largest / 127, for the new tokens and for the rest of each image")
+
+
+@exercise
+def check_empty_token(empty_token) -> None:
+    """The model's plan, its register, and what is trained."""
+    model = empty_token()
+    expect(isinstance(model, ViT), f"return a ViT, not {type(model).__name__}")
+    group = model.plan.group("reg")
+    expect(group is not None, "the model has no register: TokenPlan.of(4, reg_pos=0, num_reg=1)")
+    expect(group.tokens == 1, f"one register is asked for, not {group.tokens}")
+    expect(group.enter == 0, f"the register enters before block 0, not {group.enter}")
+    expect(model.plan == TokenPlan.of(4, reg_pos=0, num_reg=1), "nothing else of the plan changes")
+    config = named("vit_shapes_patch8_32").with_plan(model.plan)
+    expect(model.config == config, "the configuration stays that of vit_shapes_patch8_32: its plan alone changes")
+    register = model.tokens["reg"]
+    expect(not register.any(), "the register is not empty: set its values to 0")
+    expect(not register.requires_grad, "the register would be trained: requires_grad_(False) keeps it empty")
+    still = [name for name, value in model.named_parameters() if not value.requires_grad and name != "tokens.reg"]
+    expect(not still, f"{still[0] if still else ''} is not trained either: only the register stays as it is")
+    expect_fresh(empty_token)
