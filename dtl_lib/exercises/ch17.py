@@ -1,44 +1,15 @@
-"""Checkers of chapter 17, Registers without training, and a model in which one neuron is known to make patches long."""
+"""Checkers of chapter 17, Registers without training."""
 
 import math
-from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from ..config import ViTConfig, named
+from ..config import named
 from ..models import ViT
 from ..tokens import TokenPlan
 from . import exercise, expect, expect_close, expect_fresh, expect_number, expect_shape, is_near, refuse_mistakes
-
-BLOCK, NEURON = 2, 11
-
-
-def planted() -> tuple[ViT, Tensor, Tensor]:
-    """A ViT of four blocks whose neuron 11 of block 2 makes red patches long, three images, and which patches are red.
-
-    Returns:
-        the model; images `(3, 3, 32, 32)`; bool `(3, 4, 4)`.
-    """
-    drawn = torch.Generator().manual_seed(0)
-    model = ViT(ViTConfig(32, 8, dim=24, depth=4, heads=3, classes=5)).eval()
-    bright = torch.randn(24, generator=drawn)
-    bright = (bright - bright.mean()) / bright.std(correction=0)
-    with torch.no_grad():
-        for value in model.parameters():
-            if value.ndim > 1:
-                value.copy_(0.02 * torch.randn(value.shape, generator=drawn))
-        model.patch_embed.project.weight.zero_()
-        model.patch_embed.project.weight[:, 0] = 0.2 * bright[:, None, None] / 64
-        mlp = model.blocks[BLOCK].mlp
-        mlp.expand.weight[NEURON], mlp.expand.bias[NEURON] = 60 * bright / 24, -40
-        mlp.contract.weight[:, NEURON] = bright.roll(1)
-    images = 0.05 * torch.randn(3, 3, 32, 32, generator=drawn)
-    red = torch.zeros(3, 4, 4, dtype=torch.bool)
-    for number, (row, column) in enumerate(((0, 1), (1, 3), (2, 1))):
-        images[number, 0, 8 * row : 8 * row + 8, 8 * column : 8 * column + 8] += 1
-        red[number, row, column] = True
-    return model, images, red
+from .moved_neuron import first_alone, kept, move, moves, over_batch
 
 
 @exercise
@@ -94,45 +65,6 @@ def check_my_shares(my_shares) -> None:
     expect_close(answer, gap * (direction @ columns) / distance, "(high − usual) · (direction @ columns) / distance")
 
 
-def move(hidden: Tensor, neurons: Sequence[int], new: slice, patches: slice) -> Tensor:
-    """The plain answer to `my_move`."""
-    moved = hidden.clone()
-    there = torch.cat([hidden[:, new, neurons], hidden[:, patches, neurons]], dim=1)
-    moved[:, :, neurons] = 0
-    moved[:, new, neurons] = there.amax(dim=1, keepdim=True)
-    return moved
-
-
-def _moves(value: Callable[[Tensor], Tensor]) -> Callable:
-    """A move whose new value is another function of the neurons' activations `(batch, tokens, chosen)`."""
-
-    def wrong(hidden: Tensor, neurons: Sequence[int], new: slice, patches: slice) -> Tensor:
-        moved = hidden.clone()
-        there = torch.cat([hidden[:, new, neurons], hidden[:, patches, neurons]], dim=1)
-        moved[:, :, neurons] = 0
-        moved[:, new, neurons] = value(there).expand_as(moved[:, new, neurons])
-        return moved
-
-    return wrong
-
-
-def first_alone(hidden: Tensor, neurons: Sequence[int], new: slice, patches: slice) -> Tensor:
-    """A mistake: of a batch, only the first image is changed."""
-    return torch.cat([move(hidden[:1], neurons, new, patches), hidden[1:]])
-
-
-over_batch = _moves(lambda there: there.amax(dim=(0, 1), keepdim=True))
-
-
-def _kept(hidden: Tensor, neurons: Sequence[int], new: slice, patches: slice, zero: Sequence[slice]) -> Tensor:
-    """Only these tokens' activations are set to 0."""
-    right, moved = move(hidden, neurons, new, patches), hidden.clone()
-    for tokens in zero:
-        moved[:, tokens, neurons] = 0
-    moved[:, new, neurons] = right[:, new, neurons]
-    return moved
-
-
 @exercise
 def check_my_move(my_move) -> None:
     """A class token, two new ones, five patches; two of six neurons; the class token's activation is the largest."""
@@ -160,21 +92,21 @@ def check_my_move(my_move) -> None:
         "nothing has moved": hidden,
         "the maximum runs over the batch as well: each photo has its own": over_batch(*given),
         "of the batch, only the first photo is changed": first_alone(*given),
-        "that is the mean over the patches: the largest activation moves": _moves(
+        "that is the mean over the patches: the largest activation moves": moves(
             lambda there: there.mean(dim=1, keepdim=True)
         )(*given),
-        "that is the sum over the patches: the largest activation moves": _moves(
+        "that is the sum over the patches: the largest activation moves": moves(
             lambda there: there.sum(dim=1, keepdim=True)
         )(*given),
         "the maximum runs over the neurons as well: each has its own": across,
         "the class token's activation counts in the maximum: only patches and the new tokens are asked": swapped,
-        "the new tokens' own activations have to count in the maximum": _moves(
+        "the new tokens' own activations have to count in the maximum": moves(
             lambda there: there[:, 2:].amax(dim=1, keepdim=True)
         )(*given),
-        "the patches keep their activation: it is copied, not moved": _kept(*given, zero=[]),
-        "the class token keeps its activation: every other token's becomes 0": _kept(*given, zero=[patches]),
-        "the patches keep theirs: every other token's becomes 0": _kept(*given, zero=[slice(0, 1)]),
-        "the new tokens get nothing: the activation is set to 0 and not moved": _moves(
+        "the patches keep their activation: it is copied, not moved": kept(*given, zero=[]),
+        "the class token keeps its activation: every other token's becomes 0": kept(*given, zero=[patches]),
+        "the patches keep theirs: every other token's becomes 0": kept(*given, zero=[slice(0, 1)]),
+        "the new tokens get nothing: the activation is set to 0 and not moved": moves(
             lambda there: torch.zeros_like(there[:, :1])
         )(*given),
         "all neurons have moved: only those in `neurons` do": every,
@@ -220,7 +152,7 @@ def check_same_alone(same_alone) -> None:
 @exercise
 def check_others(others) -> None:
     """Three neurons of two blocks, one of ten and one of 50 neurons a block."""
-    for neurons, width, count in (([(7, 4), (6, 1), (6, 5)], 10, 6), ([(2, 40)], 50, 6), ([(1, 0), (1, 1)], 4, 20)):
+    for neurons, width, count in (([(7, 4), (6, 1), (6, 5)], 10, 6), ([(2, 40)], 50, 6), ([(1, 0), (1, 1)], 5, 20)):
         draws = others(list(neurons), width, count, 0)
         expect(isinstance(draws, list) and len(draws) == count, "return a list with as many draws as are asked for")
         for drawn in draws:
@@ -243,9 +175,9 @@ def check_others(others) -> None:
 @exercise
 def check_paired(paired) -> None:
     """Photos that were right before and after, some gained, some lost; also none."""
-    for kept, gained, lost, neither in ((140, 5, 18, 37), (8, 0, 0, 2), (3, 4, 1, 2)):
-        before = torch.tensor([1] * kept + [0] * gained + [1] * lost + [0] * neither).bool()
-        after = torch.tensor([1] * kept + [1] * gained + [0] * lost + [0] * neither).bool()
+    for always, gained, lost, neither in ((140, 5, 18, 37), (8, 0, 0, 2), (3, 4, 1, 2)):
+        before = torch.tensor([1] * always + [0] * gained + [1] * lost + [0] * neither).bool()
+        after = torch.tensor([1] * always + [1] * gained + [0] * lost + [0] * neither).bool()
         n = len(before)
         answer = paired(before.clone(), after.clone())
         expect(isinstance(answer, tuple) and len(answer) == 3, "return three numbers: the difference, and both ends")

@@ -13,12 +13,13 @@ from .curves import (
     show_roofline,
     show_runs,
 )
-from .diagrams import draw_attention, draw_block, draw_data_parallel, draw_model, draw_moved, draw_sequence, draw_step
+from .diagrams import draw_attention, draw_block, draw_data_parallel, draw_model, draw_sequence, draw_step
 from .drawing import Drawing
 from .frames import FrameLayout
 from .images import show_images, show_patches
 from .looking import draw_lens
 from .maps import show_cosines, show_maps, show_matrix, show_similarity, show_table
+from .moved import draw_moved
 from .overlay import overlay
 from .pages import attention_page
 from .routes import draw_routes
