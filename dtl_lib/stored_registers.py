@@ -17,7 +17,7 @@ from torch import Tensor
 
 from . import __version__
 from .models import ViT
-from .registers import NAME, RegisterNeuron, neuron_shares, test_time_registers
+from .registers import NAME, RegisterNeuron, find_register_neurons, neuron_shares, test_time_registers
 from .stored import make_files, quantise
 from .tape import record
 from .tokens import PATCHES
@@ -26,21 +26,22 @@ FOLDER = Path(__file__).parent / "ledger" / "real" / "registers"
 ORIGINS = {  # name → weights, licence, the photos that are shown
     "vit_tiny": ("vit_tiny_patch16_224.augreg_in21k_ft_in1k", "apache-2.0", ("chelsea", "coffee")),
 }
+MOVED = 10  # neurons, in the third state
 HALVES = ("shares", "high", "usual", "norms", "token_norms", "token_share", "activation")
 
 
 @dataclass(frozen=True)
 class StoredRegisters:
-    """One model before and after its first register neuron is moved, float32.
+    """One model as it is, with its first register neuron moved, and with ten moved: three states, float32.
 
     Attributes:
         shares, high, usual: `neuron_shares` of the blocks up to the last but one, over all bundled photos,
             `(blocks − 1, neurons)`.
-        norms: of the patches, before and after, `(photos, 2, blocks, rows, columns)`.
+        norms: of the patches, in the three states, `(photos, 3, blocks, rows, columns)`.
         class_maps: attention of the class token to each patch, mean over heads, of the same shape.
-        token_norms, token_share: of the new token, its norm and the class token's attention to it, `(photos, blocks)`;
-            0 where it is not there yet, and its norm is 0 in the last block, where nobody computes it.
-        activation: of the neuron, `(photos, rows, columns)`, before.
+        token_norms, token_share: of the new token, its norm and the class token's attention to it, `(photos, 3,
+            blocks)`; 0 where it is not there.
+        activation: of the first neuron, `(photos, rows, columns)`, in the model as it is.
         photos: their names.
         source: weights, photos, their licences, the library's version and the command.
     """
@@ -115,21 +116,16 @@ def measure(
         photos, source: what the result says of them.
     """
     block = model.plan.depth - 2
-    before = _look(model, images[list(shown)])
     with torch.no_grad(), record(model) as tape:
         model(images)
-    norms = tape.norms(block)[PATCHES]
+    norms, images_shown = tape.norms(block)[PATCHES], images[list(shown)]
     long = norms > 2 * norms.flatten(1).median(dim=1).values[:, None, None]
     shares, high, usual = (torch.stack(parts) for parts in zip(*neuron_shares(model, images, long, block)))
-    first = divmod(int(shares.argmax()), shares.shape[1])
-    neuron = RegisterNeuron(*first, 1.0, *(float(values[first]) for values in (shares, high, usual)))
-    after = _look(model, images[list(shown)], neuron)
-    pairs = {key: torch.stack([before[key], after[key]], dim=1) for key in ("norms", "class_maps")}
-    new = {key: after[key] for key in ("token_norms", "token_share")}
-    activation = _activation(model, images[list(shown)], neuron)
-    return StoredRegisters(
-        shares, high, usual, **pairs, **new, activation=activation, photos=tuple(photos), source=source
-    )
+    neurons = find_register_neurons(model, images, long, block, share=1.0, most=MOVED)
+    states = [_look(model, images_shown, neurons[:count]) for count in (0, 1, MOVED)]
+    found = {key: torch.stack([state[key] for state in states], dim=1) for key in states[0]}
+    found["activation"] = _activation(model, images_shown, neurons[0])
+    return StoredRegisters(shares, high, usual, **found, photos=tuple(photos), source=source)
 
 
 def save(result: StoredRegisters, name: str, folder: Path = FOLDER) -> Path:
@@ -143,9 +139,9 @@ def save(result: StoredRegisters, name: str, folder: Path = FOLDER) -> Path:
     return file
 
 
-def _look(model: ViT, images: Tensor, neuron: RegisterNeuron | None = None) -> dict[str, Tensor]:
+def _look(model: ViT, images: Tensor, neurons: Sequence[RegisterNeuron]) -> dict[str, Tensor]:
     """Norms, maps and what the new token is and gets, each `(photos, blocks, …)`."""
-    changed = test_time_registers(model, [neuron]) if neuron else nullcontext()
+    changed = test_time_registers(model, neurons) if neurons else nullcontext()
     with changed, torch.no_grad(), record(model) as tape:
         model(images)
     found: dict[str, list[Tensor]] = {"norms": [], "class_maps": [], "token_norms": [], "token_share": []}
