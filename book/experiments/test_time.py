@@ -247,6 +247,36 @@ def measure(model: ViT, own: Tensor, batches: Sequence, folder: str | None) -> I
             yield add(title, interval("difference", compare(of[one], of[other])))
 
 
+def claims(folder: str | None) -> Iterator[ledger.Record]:
+    """The registers paper's claims as they are without training, by the rules in `book/predictions.md`."""
+    of = {one.what: one for one in ledger.read(EXPERIMENT, folder)}
+    before, after = of["untouched"], of["1 neuron moved"]
+    long, token = after.get("long"), after.get("token")
+    low, high = after.get("difference_low"), after.get("difference_high")
+    late = range(len(after.get("at_long")) * 2 // 3, len(after.get("at_long")))
+    share = max(after.get("at_long")[block] / before.get("at_long")[block] for block in late)
+    found = {
+        "registers take the high norms from the patches": (
+            long < 0.1 and token > after.get("longest"),
+            {"long_before": before.get("long"), "long": long, "token": token},
+        ),
+        "registers do not lower the accuracy of classification": (
+            low <= 0 <= high and low > -0.06,
+            {"difference": after.get("difference"), "low": low, "high": high},
+        ),
+        "registers take the artefacts from the maps of attention": (
+            share < 0.25,
+            {"before": before.get("at_long"), "after": after.get("at_long"), "largest_ratio": share},
+        ),
+    }
+    done = {one.what for one in ledger.read("registers_paper", folder, missing_ok=True)}
+    for claim, (holds, values) in found.items():
+        what = f"{claim}, without training: {'reproduced' if holds else 'null at this scale'}"
+        if what not in done:
+            about = {"n": after.n, "seed": 0, "config": after.config, "folder": folder}
+            yield ledger.add("registers_paper", what, COMMAND, "cpu", values, **about)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """All of it, unless it is there."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -259,6 +289,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for one in measure(model, bundled(model), batches, options.folder):
         shown = [name for name in ("accuracy", "difference", "long", "error") if name in one.values]
         print(f"{one.what}, seed {one.seed}:", *(f"{name} {one.get(name):.3f}" for name in shown), flush=True)
+    for one in claims(options.folder):
+        print(one.what, flush=True)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ GROUND = {"paths", "host", "checks", "hashing", "atomic", "progress"}
 CORE = {
     "tokens", "config", "config_checks", "architectures", "cost", "layers", "variants", "hooks", "models", "tape",
     "deferred", "recordable", "pretrained", "timm_models", "timm_parts", "timm_layers", "timm_weights", "weights",
-    "checkpoint", "zoo", "folding", "probes", "figures", "exercises",
+    "checkpoint", "zoo", "folding", "registers", "probes", "figures", "exercises",
 }  # fmt: skip
 ROOMS = (
     GROUND,
@@ -22,7 +22,7 @@ ROOMS = (
     {"outputs"},
     {"ledger"},
     {"train"},
-    {"stored", "stored_class_attention", "stored_objects", "stored_probes", "stored_scales"},
+    {"stored", "stored_class_attention", "stored_objects", "stored_probes", "stored_registers", "stored_scales"},
     {"lab"},
     {"cli"},
     {"__main__"},

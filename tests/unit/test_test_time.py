@@ -43,6 +43,23 @@ def test_every_row_once_and_what_it_says(tmp_path):
     assert of["int8, scale image: untouched", 0].get("error") > 0
 
 
+def made_up(folder, long: float, low: float, share: float) -> list[str]:
+    for what, of in (("untouched", (4.0, 0.0, 0.3)), ("1 neuron moved", (long, low, share))):
+        values = {"long": of[0], "token": 500.0, "longest": 2.0, "difference": -0.01, "difference_low": of[1],
+                  "difference_high": 0.02, "at_long": [0.1] * 8 + [of[2]] * 4}  # fmt: skip
+        ledger.add("test_time", what, "none", "cpu", values, n=9, seed=0, folder=folder)
+    rows = [one.what.rpartition(": ")[2] for one in experiment.claims(folder)]
+    assert not list(experiment.claims(folder)), "each once"
+    return rows
+
+
+def test_claims_are_judged_by_the_rules_of_the_predictions(tmp_path):
+    good, bad = "reproduced", "null at this scale"
+    assert made_up(str(tmp_path / "a"), 0.0, -0.05, 0.05) == [good, good, good]
+    assert made_up(str(tmp_path / "b"), 0.2, -0.07, 0.1) == [bad, bad, bad]
+    assert made_up(str(tmp_path / "c"), 0.0, 0.01, 0.2) == [good, bad, bad]
+
+
 def test_attention_is_followed_at_the_places_that_were_long():
     model, (made, long) = planted(), images()
     seen, places = experiment.look(model, [(made, None)])
