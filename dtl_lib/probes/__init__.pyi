@@ -7,12 +7,15 @@ from . import lens as lens
 from . import norms as norms
 from . import objects as objects
 from . import pca as pca
+from . import outliers as outliers
 from . import positions as positions
 from . import qkv as qkv
 from . import rollouts as rollouts
 from . import running as running
+from . import sinks as sinks
 from . import stream as stream
 from . import trial as trial
+from . import writers as writers
 from .attention import Flow as Flow
 from .attention import attention_row as attention_row
 from .attention import entropy as entropy
@@ -47,6 +50,10 @@ from .objects import pointing_game as pointing_game
 from .pca import PCAMap as PCAMap
 from .pca import as_colours as as_colours
 from .pca import pca_map as pca_map
+from .outliers import Mode as Mode
+from .outliers import Outliers as Outliers
+from .outliers import find_outliers as find_outliers
+from .outliers import second_mode as second_mode
 from .positions import position_similarity as position_similarity
 from .positions import rotary_similarity as rotary_similarity
 from .qkv import features as features
@@ -58,5 +65,9 @@ from .running import RunningMean as RunningMean
 from .running import over_images as over_images
 from .running import untrained as untrained
 from .running import with_control as with_control
+from .sinks import Sinks as Sinks
+from .sinks import find_sinks as find_sinks
 from .stream import Signal as Signal
 from .stream import signal as signal
+from .writers import Writers as Writers
+from .writers import predict_direction as predict_direction
