@@ -2,9 +2,9 @@
 
     python -m book.experiments.high_norm --photos DIR
 
-The photos are an ImageNet folder's; each model and size has a record, and what has one is not measured again. At the end
-come the claims of the registers paper that chapter 14 touches, as rows of `registers_paper`. What was expected is in
-`book/predictions.md`, committed before the first run.
+The photos are an ImageNet folder's; each model and size has a record, and what has one is not measured again. At the
+end come the claims of the registers paper that chapter 14 touches, as rows of `registers_paper`. What was expected is
+in `book/predictions.md`, committed before the first run.
 """
 
 import argparse
@@ -106,8 +106,8 @@ def claims(rows: dict[str, dict]) -> dict[str, tuple[int, dict]]:
             vit["n"],
             {"ViT-Ti/16, found": vit["found"][last], "ViT-S/14, found": sum(saliency["found"])},
         ),
-        "they are where patches are like their neighbours (2.1, Fig. 5a): null in ViT-Ti/16, where they are the corners "
-        "of any photo": (vit["n"], {"on the corners": vit["on the corners"][last] / max(vit["found"][last], 1)}),
+        "they are where patches are like their neighbours (2.1, Fig. 5a): null in ViT-Ti/16, where they are the "
+        "corners of any photo": (vit["n"], {"on the corners": vit["on the corners"][last] / max(vit["found"][last], 1)}),
         "they appear after a third of training (2.1, Fig. 4b): out of reach. No checkpoints of a model that has them "
         "are here": (1, {"checkpoints": 0.0}),
     }
