@@ -29,46 +29,56 @@ def what(name: str, size: int) -> str:
 
 
 def measure(model: ViT, images: Tensor) -> dict:
-    """Values of a record: lists have one entry a block, the input first in `counts` and `median`."""
+    """Values of a record: lists have one entry a block, 0 where there is nothing; no start is −1, `kind` a place in
+    `probes.sinks.KINDS`, or −1."""
     with torch.no_grad(), record(model) as tape:
         model(images)
     found, writers = probes.find_outliers(tape), probes.predict_direction(model)
-    depth = tape.plan.depth
-    lengths = [tape.norms(block)[PATCHES] for block in ("input", *range(depth))]
-    low, high = min(float(n.min()) for n in lengths), max(float(n.max()) for n in lengths)
-    edges = torch.linspace(low * 0.999, high * 1.001, 2).log10()
-    counts = [torch.histc(n.log10(), BINS, float(edges[0]), float(edges[1])).long().tolist() for n in lengths]
-    masks = [found.mask(block) for block in range(depth)]
-    seen = [mode and mode.direction for mode in found.modes]
-    border = torch.ones(tape.grid, dtype=torch.bool)
+    blocks, grid = range(tape.plan.depth), tape.grid
+    lengths = {str(block): tape.norms(block)[PATCHES] for block in ("input", *blocks)}
+    low, high = min(float(n.min()) for n in lengths.values()), max(float(n.max()) for n in lengths.values())
+    edges = torch.tensor([low * 0.999, high * 1.001])
+    border, corners = torch.ones(grid, dtype=torch.bool), torch.zeros(grid, dtype=torch.bool)
     border[1:-1, 1:-1] = False
-    corners = torch.zeros(tape.grid, dtype=torch.bool)
     corners[[0, 0, -1, -1], [0, -1, 0, -1]] = True
-    return {
-        "grid": list(tape.grid),
-        "start": found.start,
-        "kind": found.kind,
-        "found": [int(mask.sum()) for mask in masks],
-        "images with one": [int(mask.flatten(1).any(1).sum()) for mask in masks],
-        "on the corners": [int((mask & corners).sum()) for mask in masks],
-        "on the border": [int((mask & border).sum()) for mask in masks],
-        "cut": [mode and mode.cut for mode in found.modes],
-        "ratio": [mode and mode.ratio for mode in found.modes],
-        "alike": [mode and mode.alike for mode in found.modes],
-        "channels": [mode.channels() if mode else [] for mode in found.modes],
-        "p98": [float(n.flatten().double().quantile(0.98) / n.median()) for n in lengths],
-        "median": [float(n.median()) for n in lengths],
+    values = {
+        "rows": grid[0],
+        "start": -1 if found.start is None else found.start,
+        "kind": -1 if found.kind is None else probes.sinks.KINDS.index(found.kind),
+        "p98": [float(n.flatten().double().quantile(0.98) / n.median()) for n in lengths.values()],
+        "median": [float(n.median()) for n in lengths.values()],
         "edges": edges.tolist(),
-        "counts": counts,
-        "attention": {str(block): float(sinks.attention.sum()) / len(images) for block, sinks in found.sinks.items()},
-        "output": {str(block): float(sinks.output.median()) for block, sinks in found.sinks.items()},
-        "kinds": {str(b): {k: s.kinds.count(k) for k in probes.sinks.KINDS} for b, s in found.sinks.items()},
-        "gains": writers.gains.tolist(),
-        "predicted": [writers.block, writers.branch],
-        "cosine": [None if way is None else abs(float(way @ writers.direction)) for way in seen],
-        "cosine by block": [
-            None if way is None else [abs(float(way @ one[1])) for one in writers.directions] for way in seen
-        ],
+        "gains of attention": writers.gains[:, 0].tolist(),
+        "gains of mlp": writers.gains[:, 1].tolist(),
+        "predicted block": writers.block,
+    }
+    for name, lengths_here in lengths.items():
+        counts = torch.histc(lengths_here.log(), BINS, *edges.log().tolist())
+        values[f"counts {name}"] = counts.long().tolist()
+    rows = [of_block(found, block, corners, border, writers.direction, len(images)) for block in blocks]
+    return values | {name: [row[name] for row in rows] for name in rows[0]}
+
+
+def of_block(found, block: int, corners: Tensor, border: Tensor, predicted: Tensor, count: int) -> dict:
+    """Numbers of one block: of the outliers after it, and of those that enter it as sinks."""
+    mode, mask, sinks = found.modes[block], found.mask(block), found.sinks.get(block)
+    channels = mode.channels() if mode else []
+    return {
+        "found": int(mask.sum()),
+        "photos with four": int((mask.flatten(1).sum(dim=1) == 4).sum()),
+        "on the corners": int((mask & corners).sum()),
+        "on the border": int((mask & border).sum()),
+        "cut": mode.cut if mode else 0,
+        "ratio": mode.ratio if mode else 0,
+        "alike": mode.alike if mode else 0,
+        "channels": len(channels),
+        "first channel": channels[0] if channels else -1,
+        "cosine": abs(float(mode.direction @ predicted)) if mode else 0,
+        "attention": float(sinks.attention.sum()) / count if sinks else 0,
+        "output": float(sinks.output.median()) if sinks else 0,
+        "no-op": sinks.kinds.count("no-op") if sinks else 0,
+        "broadcast": sinks.kinds.count("broadcast") if sinks else 0,
+        "sinks": len(sinks.kinds) if sinks else 0,
     }
 
 
@@ -91,7 +101,7 @@ def claims(rows: dict[str, dict]) -> dict[str, tuple[int, dict]]:
     """What the registers paper says of high-norm tokens, as rows of the ledger: n and values by claim."""
     vit, saliency = rows[what(VIT, 224)], rows[what(SALIENCY, 224)]
     start, last = vit["start"], len(vit["found"]) - 1
-    share = vit["found"][last] / (vit["n"] * vit["grid"][0] * vit["grid"][1])
+    share = vit["found"][last] / (vit["n"] * vit["rows"] ** 2)
     return {
         "a few patch tokens have outlier norms, a second mode of the lengths (2.1): reproduced in ViT-Ti/16": (
             vit["n"],
@@ -107,7 +117,10 @@ def claims(rows: dict[str, dict]) -> dict[str, tuple[int, dict]]:
             {"ViT-Ti/16, found": vit["found"][last], "ViT-S/14, found": sum(saliency["found"])},
         ),
         "they are where patches are like their neighbours (2.1, Fig. 5a): null in ViT-Ti/16, where they are the "
-        "corners of any photo": (vit["n"], {"on the corners": vit["on the corners"][last] / max(vit["found"][last], 1)}),
+        "corners of any photo": (
+            vit["n"],
+            {"on the corners": vit["on the corners"][last] / max(vit["found"][last], 1)},
+        ),
         "they appear after a third of training (2.1, Fig. 4b): out of reach. No checkpoints of a model that has them "
         "are here": (1, {"checkpoints": 0.0}),
     }

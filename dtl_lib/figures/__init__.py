@@ -17,9 +17,10 @@ from .diagrams import draw_attention, draw_block, draw_data_parallel, draw_model
 from .drawing import Drawing
 from .frames import FrameLayout
 from .images import show_images, show_patches
-from .looking import draw_lens
+from .looking import draw_lens, draw_sinks
 from .maps import show_cosines, show_maps, show_matrix, show_similarity, show_table
 from .moved import draw_moved
+from .modes import show_modes
 from .overlay import overlay
 from .pages import attention_page
 from .routes import draw_routes
@@ -46,6 +47,7 @@ __all__ = [
     "draw_moved",
     "draw_routes",
     "draw_sequence",
+    "draw_sinks",
     "draw_step",
     "overlay",
     "show_agreement",
@@ -63,6 +65,7 @@ __all__ = [
     "show_lines",
     "show_maps",
     "show_matrix",
+    "show_modes",
     "show_pareto",
     "show_patches",
     "show_positions",

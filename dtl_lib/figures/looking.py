@@ -43,3 +43,26 @@ def _read(drawing: Drawing, y: float, where: str) -> None:
     """Norm and head beside the stream, and what they read."""
     drawing.box(210, y - 13, 96, 26, "norm, head", colour="#5d646b")
     drawing.text(314, y, where, anchor="start", size=SMALL)
+
+
+def draw_sinks() -> Drawing:
+    """A token that gets most of the attention, and the two things it may give for it: nothing, or the same to all."""
+    drawing = Drawing(
+        250,
+        "Four patches point at one long token, which most of their attention goes to. Of a no-op sink what comes back "
+        "is hardly anything, so that each patch stays as it is. Of a broadcast sink the same long vector comes back "
+        "to every patch.",
+    )
+    for left, name, gives in ((8, "no-op sink", False), (250, "broadcast sink", True)):
+        drawing.text(left + 105, 12, name)
+        drawing.box(left + 65, 28, 80, 30, "long token", colour="#D55E00")
+        for column in range(4):
+            x = left + 24 + 54 * column
+            drawing.box(x - 21, 128, 42, 26, "patch", colour="#5d646b")
+            drawing.arrow((x, 128), (left + 75 + 20 * column, 58), dashed=True)
+            tall = 34 if gives else 3
+            drawing.box(x - 6, 216 - tall, 12, tall, colour="#0072B2")
+        drawing.text(left + 105, 170, "what it adds to each:", size=SMALL)
+        drawing.text(left + 105, 234, "the same vector" if gives else "next to nothing", size=SMALL)
+    drawing.text(246, 92, "attention", size=SMALL)
+    return drawing

@@ -28,6 +28,7 @@ DRAWN = {
     "lens of two blocks": lambda: figures.draw_lens(2, 17, 64, 10),
     "lost": lambda: figures.draw_lost(196, 192),
     "lost of many": lambda: figures.draw_lost(2074, 1024),
+    "sinks": figures.draw_sinks,
     "step": figures.draw_step,
     "routes": lambda: figures.draw_routes(["class token", "patch p", "patch q"], ROUTES),
     "data parallel": figures.draw_data_parallel,

@@ -57,6 +57,7 @@ DRAWN = {
     "heads, bare": lambda: figures.show_heads(HEADS[:1], "y"),
     "flow": lambda: figures.show_flow(FLOW),
     "boxes": lambda: figures.show_boxes([PHOTO, MAPS[0]], {"a": [(0, 1, 3, 4), None], "b": [(0, 0, 1, 1)] * 2}, ["x"]),
+    "modes": lambda: figures.show_modes([[1, 0, 4], [2, 2, 0]], (1, 100), ["a", "b"], "x", [20.0, None]),
 }
 
 
@@ -103,6 +104,7 @@ LABELLED = {
     "show_positions": (lambda label: figures.show_positions(torch.rand(2, 3, 2, 3)), 0),
     "show_heads": (lambda label: figures.show_heads(HEADS, label, control=HEADS, control_name=label), 2),
     "show_flow": (lambda label: figures.show_flow({label: {label: [0.2, 0.8]}}), 2),
+    "show_modes": (lambda label: figures.show_modes([[1, 4]], (1, 10), [label], label, [None]), 2),
     "show_bars": (lambda label: figures.show_bars([label], [0.3], label), 2),
 }  # fmt: skip
 
