@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator
+from matplotlib.ticker import LogLocator, MaxNLocator
 
 from .style import COLOURS, WIDTH, array, legend_below, styled
 
@@ -44,6 +44,8 @@ def show_curves(
     axis.set(xlabel=x, ylabel=y, xscale="log" if "x" in log else "linear", yscale="log" if "y" in log else "linear")
     axis.set_ylim(bottom=low)
     marks = sorted({float(place) for across, *_ in curves.values() for place in across})
+    if all(place.is_integer() for place in marks) and "x" not in log:
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))  # such as blocks: there is none between two
     if "x" in log:
         axis.xaxis.set_major_formatter("{x:g}")
         if len(marks) <= FEW:

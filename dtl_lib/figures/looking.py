@@ -53,7 +53,7 @@ def draw_sinks() -> Drawing:
         "is hardly anything, so that each patch stays as it is. Of a broadcast sink the same long vector comes back "
         "to every patch.",
     )
-    for left, name, gives in ((8, "no-op sink", False), (250, "broadcast sink", True)):
+    for left, name, gives in ((8, "no-op sink", False), (222, "broadcast sink", True)):
         drawing.text(left + 105, 12, name)
         drawing.box(left + 65, 28, 80, 30, "long token", colour="#D55E00")
         for column in range(4):
@@ -64,5 +64,5 @@ def draw_sinks() -> Drawing:
             drawing.box(x - 6, 216 - tall, 12, tall, colour="#0072B2")
         drawing.text(left + 105, 170, "what it adds to each:", size=SMALL)
         drawing.text(left + 105, 234, "the same vector" if gives else "next to nothing", size=SMALL)
-    drawing.text(246, 92, "attention", size=SMALL)
+    drawing.text(220, 92, "attention", size=SMALL)
     return drawing

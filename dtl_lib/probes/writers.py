@@ -44,13 +44,13 @@ def predict_direction(model: ViT) -> Writers:
 
     A branch is read as if it were linear: its norm's weights, then the product of its matrices without what stands
     between them (the softmax, the activation), then LayerScale's factors where there are any. The leading left singular
-    vector is what it amplifies most; SINDER (Wang et al. 2024, §3.2) finds DINOv2's outliers along it. This says where
+    vector is what it amplifies most; SINDER (Wang et al. 2024) finds DINOv2's outliers along it. This says where
     outliers would be, and not that there are any: every model has a largest gain.
 
         >>> from dtl_lib import load_pretrained, probes
         >>> writers = probes.predict_direction(load_pretrained("zoo/shapes_depth6"))
         >>> tuple(writers.gains.shape), tuple(writers.direction.shape), writers.branch
-        ((6, 2), (128,), 'mlp')
+        ((6, 2), (64,), 'mlp')
 
     Args:
         model: a `ViT`; of a SwiGLU the half that is gated counts, as if every gate were open.
