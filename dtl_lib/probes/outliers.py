@@ -73,7 +73,7 @@ class Outliers:
 
     @property
     def kind(self) -> str | None:
-        """What the outliers are as sinks, by most of the attention they get: one of `KINDS`; None without any."""
+        """What the outliers are as sinks, the one of `KINDS` that gets most of their attention; None without any."""
         got = {kind: sum(sinks.attention_on(kind) for sinks in self.sinks.values()) for kind in KINDS}
         return max(KINDS, key=lambda kind: got[kind]) if self.sinks else None
 
