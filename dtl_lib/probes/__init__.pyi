@@ -6,8 +6,8 @@ from . import filters as filters
 from . import lens as lens
 from . import norms as norms
 from . import objects as objects
-from . import pca as pca
 from . import outliers as outliers
+from . import pca as pca
 from . import positions as positions
 from . import qkv as qkv
 from . import rollouts as rollouts
@@ -47,13 +47,13 @@ from .objects import elsewhere as elsewhere
 from .objects import heaviest as heaviest
 from .objects import iou as iou
 from .objects import pointing_game as pointing_game
-from .pca import PCAMap as PCAMap
-from .pca import as_colours as as_colours
-from .pca import pca_map as pca_map
 from .outliers import Mode as Mode
 from .outliers import Outliers as Outliers
 from .outliers import find_outliers as find_outliers
 from .outliers import second_mode as second_mode
+from .pca import PCAMap as PCAMap
+from .pca import as_colours as as_colours
+from .pca import pca_map as pca_map
 from .positions import position_similarity as position_similarity
 from .positions import rotary_similarity as rotary_similarity
 from .qkv import features as features
