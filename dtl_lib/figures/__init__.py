@@ -19,8 +19,8 @@ from .frames import FrameLayout
 from .images import show_images, show_patches
 from .looking import draw_lens, draw_sinks
 from .maps import show_cosines, show_maps, show_matrix, show_similarity, show_table
-from .moved import draw_moved
 from .modes import show_modes
+from .moved import draw_moved
 from .overlay import overlay
 from .pages import attention_page
 from .routes import draw_routes
