@@ -276,7 +276,7 @@ def test_the_atlas_begins_with_what_can_be_tested():
     assert len(atlas.contrasts(grid)) == 6 > len(atlas.contrasts(kinds)) == 5
 
 
-def test_records_travel_to_a_lent_machine_and_back(quick, monkeypatch, tmp_path, capsys):
+def test_records_travel_to_another_machine_and_back(quick, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(ledger, "FOLDER", tmp_path / "ledger")
     assert dry(tmp_path / "first", "--parts", "3") == 0
     assert command.main(["--take", str(tmp_path / "first")]) == 0

@@ -1,4 +1,4 @@
-"""Everything this book needs from a GPU, in the minutes that one is lent for.
+"""Everything this book needs from a GPU, in the minutes that one is there for.
 
     python -m book.experiments.gpu --minutes 9 --data-path DIR
 
