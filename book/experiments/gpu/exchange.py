@@ -1,4 +1,4 @@
-"""Records that travel: a machine elsewhere gives back one folder, and knows of the ledger what came with the project."""
+"""Records that travel: another machine gives back one folder, and knows of the ledger what came with the project."""
 
 from pathlib import Path
 
