@@ -116,7 +116,8 @@ class Asked:
         """Of the seeds by which a rate is chosen."""
         jobs = [(cell, seed) for cell in (EARLY, LATE) for seed in followup.CHOOSING]
         return records(
-            grid, {(cell, seed): 0.5 + ((grid.recipe.lr < 2e-3) == (cell == LATE)) / 9 for cell, seed in jobs}
+            grid,
+            {(cell, seed): 0.5 + (grid.experiment.endswith("half_rate") == (cell == LATE)) / 9 for cell, seed in jobs},
         )
 
 
