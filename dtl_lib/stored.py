@@ -11,11 +11,11 @@ from pathlib import Path
 
 import torch
 from einops import rearrange
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from . import __version__
+from .stored_files import opened
 from .tape import record
 
 FOLDER = Path(__file__).parent / "ledger" / "real"
@@ -138,20 +138,14 @@ def load_routes(name: str = "vit_tiny_coffee", folder: Path = FOLDER / "routes")
     return Routes(**read_file(Path(folder) / f"{name}.safetensors", ROUTES))
 
 
-def read_file(file: Path, maps: tuple[str, ...], halves: tuple[str, ...] = ()) -> dict:
+def read_file(file: Path, maps: tuple[str, ...], halves: tuple[str, ...] = (), command: str = COMMAND) -> dict:
     """The values of a stored result's file, by field; a ValueError where it is not there, or damaged."""
-    if not file.is_file():
-        have = ", ".join(sorted(path.stem for path in file.parent.glob("*.safetensors"))) or "nothing"
-        raise ValueError(f"no result {file.stem!r} is stored in {file.parent}; there is {have}")
-    try:
-        with safe_open(file, "pt") as opened:
-            tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
-            card = json.loads(opened.metadata()["card"])
+    with opened(file, command) as content:
+        tensors = {key: content.get_tensor(key) for key in content.keys()}  # noqa: SIM118
+        card = json.loads(content.metadata()["card"])
         read = {key: (tensors[key] * tensors[f"{key}_scale"]).square() for key in maps}
         read |= {key: tensors[key].float() for key in (*halves, "probabilities")}
         return read | {"names": tuple(card["names"]), "source": card["source"]}
-    except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{file} is damaged ({error}): `python -m dtl_lib.stored make` writes it again") from None
 
 
 def compute(name: str = "vit_tiny_chelsea") -> Stored:

@@ -48,7 +48,7 @@ def load(name: str = NAME, folder: Path = FOLDER) -> ClassMaps:
     Raises:
         ValueError: for a name that is not stored, or a file that is damaged.
     """
-    return ClassMaps(**stored.read_file(Path(folder) / f"{name}.safetensors", MAPS))
+    return ClassMaps(**stored.read_file(Path(folder) / f"{name}.safetensors", MAPS, command=COMMAND))
 
 
 def compute() -> ClassMaps:

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from . import __version__
 from .models import ViT
 from .stored import make_files
+from .stored_files import opened
 from .stored_probes import ORIGINS, pretrained
 from .tape import record
 
@@ -61,18 +61,10 @@ def load(name: str = "vit_small_saliency", folder: Path = FOLDER) -> StoredObjec
     Raises:
         ValueError: for a name that is not stored, or a file that is damaged.
     """
-    file = Path(folder) / f"{name}.safetensors"
-    if not file.is_file():
-        have = ", ".join(sorted(path.stem for path in Path(folder).glob("*.safetensors"))) or "nothing"
-        raise ValueError(f"no result {name!r} is stored in {folder}; there is {have}")
-    try:
-        with safe_open(file, "pt") as opened:
-            found = {key: opened.get_tensor(key) for key in TENSORS}
-            source = json.loads(opened.metadata()["source"])
+    with opened(Path(folder) / f"{name}.safetensors", "python -m dtl_lib.stored_objects make") as content:
+        found = {key: content.get_tensor(key) for key in TENSORS}
+        source = json.loads(content.metadata()["source"])
         return StoredObjects(**found | {"first": found["first"].float(), "boxes": found["boxes"].long()}, source=source)
-    except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
-        again = "`python -m dtl_lib.stored_objects make` writes it again"
-        raise ValueError(f"{file} is damaged ({error}): {again}") from None
 
 
 def pictures(model: ViT) -> Tensor:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -19,6 +18,7 @@ from . import __version__
 from .host import data_folder
 from .models import ViT
 from .stored import make_files
+from .stored_files import opened
 from .tape import Tape, record
 
 FOLDER = Path(__file__).parent / "ledger" / "probes"
@@ -80,22 +80,14 @@ def load(name: str = "vit_tiny", folder: Path = FOLDER) -> StoredProbes:
     Raises:
         ValueError: for a name that is not stored, or a file that is damaged.
     """
-    file = Path(folder) / f"{name}.safetensors"
-    if not file.is_file():
-        have = ", ".join(sorted(path.stem for path in Path(folder).glob("*.safetensors"))) or "nothing"
-        raise ValueError(f"no result {name!r} is stored in {folder}; there is {have}")
-    try:
-        with safe_open(file, "pt") as opened:
-            found = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
-            card = json.loads(opened.metadata()["card"])
+    with opened(Path(folder) / f"{name}.safetensors", "python -m dtl_lib.stored_probes make") as content:
+        found = {key: content.get_tensor(key) for key in content.keys()}  # noqa: SIM118
+        card = json.loads(content.metadata()["card"])
         whole = {key: found[key].long() for key in ("says", "right") if key in found}
         found = {key: value.float() for key, value in found.items()} | whole
         found["filters"] = found["filters"] / 255
         tensors = {key: found[key] for key in TENSORS} | {key: found.get(key) for key in OPTIONAL}
         return StoredProbes(**tensors, names=tuple(card["names"]), n=card["n"], source=card["source"])
-    except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
-        again = "`python -m dtl_lib.stored_probes make` writes it again"
-        raise ValueError(f"{file} is damaged ({error}): {again}") from None
 
 
 def compute(name: str) -> StoredProbes:

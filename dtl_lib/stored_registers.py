@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -19,6 +18,7 @@ from . import __version__
 from .models import ViT
 from .registers import NAME, RegisterNeuron, find_register_neurons, neuron_shares, test_time_registers
 from .stored import make_files, quantise
+from .stored_files import opened
 from .tape import record
 from .tokens import PATCHES
 
@@ -71,20 +71,12 @@ def load(name: str = "vit_tiny", folder: Path = FOLDER) -> StoredRegisters:
     Raises:
         ValueError: for a name that is not stored, or a file that is damaged.
     """
-    file = Path(folder) / f"{name}.safetensors"
-    if not file.is_file():
-        have = ", ".join(sorted(path.stem for path in Path(folder).glob("*.safetensors"))) or "nothing"
-        raise ValueError(f"no result {name!r} is stored in {folder}; there is {have}")
-    try:
-        with safe_open(file, "pt") as opened:
-            found = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
-            card = json.loads(opened.metadata()["card"])
+    with opened(Path(folder) / f"{name}.safetensors", "python -m dtl_lib.stored_registers make") as content:
+        found = {key: content.get_tensor(key) for key in content.keys()}  # noqa: SIM118
+        card = json.loads(content.metadata()["card"])
         maps = (found["class_maps"] * found["class_maps_scale"]).square()
         halves = {key: found[key].float() for key in HALVES}
         return StoredRegisters(**halves, class_maps=maps, photos=tuple(card["photos"]), source=card["source"])
-    except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
-        again = "`python -m dtl_lib.stored_registers make` writes it again"
-        raise ValueError(f"{file} is damaged ({error}): {again}") from None
 
 
 def compute(name: str = "vit_tiny") -> StoredRegisters:

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from . import __version__
 from .models import ViT
 from .stored import make_files
+from .stored_files import opened
 from .stored_probes import ORIGINS, pretrained
 
 FOLDER = Path(__file__).parent / "ledger" / "scales"
@@ -51,17 +51,9 @@ def load(name: str = NAME, folder: Path = FOLDER) -> Scales:
     Raises:
         ValueError: for a name that is not stored, or a file that is damaged.
     """
-    file = Path(folder) / f"{name}.safetensors"
-    if not file.is_file():
-        have = ", ".join(sorted(path.stem for path in Path(folder).glob("*.safetensors"))) or "nothing"
-        raise ValueError(f"no result {name!r} is stored in {folder}; there is {have}")
-    try:
-        with safe_open(file, "pt") as opened:
-            tensors = {key: opened.get_tensor(key).float() for key in TENSORS}
-            return Scales(**tensors, source=json.loads(opened.metadata()["card"]))
-    except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
-        again = "`python -m dtl_lib.stored_scales make` writes it again"
-        raise ValueError(f"{file} is damaged ({error}): {again}") from None
+    with opened(Path(folder) / f"{name}.safetensors", "python -m dtl_lib.stored_scales make") as content:
+        tensors = {key: content.get_tensor(key).float() for key in TENSORS}
+        return Scales(**tensors, source=json.loads(content.metadata()["card"]))
 
 
 def compute(name: str = NAME) -> Scales:

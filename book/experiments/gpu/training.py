@@ -12,7 +12,7 @@ from dtl_lib.cli.train_output import ACCURACY_MARKS
 from dtl_lib.config import ViTConfig
 from dtl_lib.host import device_name
 from dtl_lib.lab import atlas, bench
-from dtl_lib.lab.atlas import Grid
+from dtl_lib.lab.atlas import Grid, followup
 from dtl_lib.models import ViT
 from dtl_lib.train import FitResult, Recipe, fit
 
@@ -198,6 +198,8 @@ class Large(Together):
         by_rate = self.sizes.large()
         records = [atlas.read(grid, self.options.folder) for grid in by_rate.values()]
         grid = next(iter(by_rate.values()))
+        if any(atlas.missing(grid.cells(), followup.CHOOSING, found) for found in records):
+            return False  # a rate is chosen between both
         return all(any(all((cell, seed) in found for seed in grid.seeds) for found in records) for cell in grid.cells())
 
     def run(self) -> None:
