@@ -93,6 +93,8 @@ def neuron_shares(model: ViT, images: Tensor, long: Tensor, block: int) -> list[
         ValueError: as there.
     """
     block, long, hidden = model.plan.check_block(block), _flat(long, images, model), {}
+    if block >= model.plan.depth:
+        raise ValueError(f"block {block} is class attention, where patches are not computed: give an earlier one")
     was_training = model.training
     model.eval()
     try:
@@ -152,13 +154,14 @@ def test_time_registers(
         raise ValueError(f'the model has tokens called "{NAME}" already: leave that with block first')
     groups = (*vit.plan.groups, Group(NAME, n, enter=enter, leave=leave))
     plan = TokenPlan(vit.plan.depth, groups, vit.plan.class_blocks)
+    config = replace(vit.config, plan=plan)
     before = {name: getattr(vit, name) for name in ("config", "plan", "changes")}
     weight = vit.patch_embed.project.weight
     with ExitStack() as stack:
         for block, of_block in by_block.items():
             _on_hidden(vit, block, _Mover(vit, block, of_block), stack)
         try:
-            vit.config, vit.plan, vit.changes = replace(vit.config, plan=plan), plan, changes_of(plan)
+            vit.config, vit.plan, vit.changes = config, plan, changes_of(plan)
             vit.tokens[NAME] = nn.Parameter(weight.new_zeros(n, vit.config.dim), requires_grad=False)
             yield vit
         finally:
@@ -178,13 +181,12 @@ class _Mover:
         self.numbers = [neuron.neuron for neuron in neurons]
         self.signs = [neuron.sign for neuron in neurons]
 
-    def __call__(self, hidden: Tensor) -> Tensor | None:
+    def __call__(self, hidden: Tensor) -> Tensor:
         layout = self.model.plan.layout(self.block)
-        if hidden.shape[1] <= layout[PATCHES].start:  # the last block, where only what the head reads is computed
-            return None
         moved, signs = hidden.clone(), hidden.new_tensor(self.signs)
         moved[..., self.numbers] = 0
-        if NAME in layout:  # it may have left
+        all_there = hidden.shape[1] > layout[PATCHES].start  # in the last block what the head reads may be all there is
+        if all_there and NAME in layout:  # it may have left
             there = torch.cat([hidden[:, layout[name], self.numbers] for name in (NAME, PATCHES)], dim=1)
             moved[:, layout[NAME], self.numbers] = signs * (signs * there).amax(dim=1, keepdim=True)
         return moved

@@ -185,6 +185,19 @@ def test_layer_scale_counts():
     assert all(one.block != BLOCK for one in rest)
 
 
+def test_the_last_block_is_the_same_however_many_of_its_tokens_are_computed():
+    model, (made, long) = planted(), images()
+    neurons = find_register_neurons(model, made, long, 3)
+    assert (neurons[0].block, neurons[0].neuron) == (BLOCK, WRITER)
+    last = replace(neurons[0], block=3)
+    with torch.no_grad(), dtl_lib.test_time_registers(model, [last]):
+        narrow = model(made)
+        model.all_queries = True
+        whole = model(made)
+        model.all_queries = False
+    assert torch.allclose(narrow, whole, atol=1e-5) and not torch.allclose(narrow, model(made), atol=1e-7)
+
+
 def test_bad_input():
     model, (made, long) = planted(), images()
     (writer,) = found(model)
@@ -194,6 +207,8 @@ def test_bad_input():
         find_register_neurons(model, made, torch.zeros_like(long), BLOCK)
     with pytest.raises(ValueError, match="there is no block 4"):
         find_register_neurons(model, made, long, 4)
+    with pytest.raises(ValueError, match="block 4 is class attention"):
+        find_register_neurons(planted("class attention"), made, long, 4)
     with pytest.raises(ValueError, match="share is above 0"):
         find_register_neurons(model, made, long, BLOCK, share=0)
     for wrong, why in (
