@@ -1,4 +1,5 @@
 from . import data as data
+from . import explore as explore
 from . import figures as figures
 from . import ledger as ledger
 from . import outputs as outputs

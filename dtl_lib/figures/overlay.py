@@ -12,7 +12,7 @@ PIXELS = 224, 448  # the longer side of a photo under a map, at least and at mos
 OPACITY = 0.62  # of the colours; the rest is the image in grey
 
 
-def overlay(image, values, high: float) -> np.ndarray:
+def overlay(image, values, high: float, opacity: float = OPACITY) -> np.ndarray:
     """An image in grey under a map's colours, from 0 to `high`; values above have the colour of `high`.
 
     The map is interpolated linearly between the middles of its patches, whose grid covers the whole image.
@@ -21,6 +21,7 @@ def overlay(image, values, high: float) -> np.ndarray:
         image: uint8 (height, width, 3).
         values: (rows, columns), not negative.
         high: the value where the colours end.
+        opacity: of the colours, 0 to 1; the rest is the image in grey.
 
     Returns:
         uint8 (height, width, 3).
@@ -28,7 +29,7 @@ def overlay(image, values, high: float) -> np.ndarray:
     fine = Image.fromarray(np.asarray(array(values), np.float32)).resize(image.shape[1::-1], Image.Resampling.BILINEAR)
     steps = np.clip(np.asarray(fine) * (255 / high if high > 0 else 0), 0, 255).astype(np.uint8)
     grey = np.asarray(Image.fromarray(image).convert("L"))
-    colours, shades = _tables()
+    colours, shades = _tables(opacity)
     laid = np.take(colours, steps, axis=0)  # four times as fast as colours[steps]
     laid += shades[grey][..., None]
     return laid
@@ -51,7 +52,7 @@ def scale_colours() -> np.ndarray:
 
 
 @lru_cache
-def _tables() -> tuple[np.ndarray, np.ndarray]:
+def _tables(opacity: float) -> tuple[np.ndarray, np.ndarray]:
     """What each of 256 values and each of 256 greys adds to a pixel; together at most 255."""
-    colours, shades = scale_colours() * OPACITY, np.arange(256) * (1 - OPACITY)
+    colours, shades = scale_colours() * opacity, np.arange(256) * (1 - opacity)
     return np.floor(colours).astype(np.uint8), np.floor(shades).astype(np.uint8)

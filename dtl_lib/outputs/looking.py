@@ -145,7 +145,7 @@ def read_maps(model: ViT, x: Tensor, block: int, of: Sequence[Token]) -> dict[To
     with record(model, all_queries=every, stream=False) as tape, _ending_after(model, block):
         model(x)
     for each in of:
-        found |= _split(tape, block, each, stage)
+        found |= split_rows(tape, block, each, stage)
     if not all(row.isfinite().all() for row in found.values()):
         raise ValueError(f"the attention of block {block} is non-finite: the weights are damaged, or the image is")
     patches, (rows, _) = tape.plan.layout(block)[PATCHES], tape.grid
@@ -176,7 +176,7 @@ def _ending_after(model: ViT, block: int) -> Iterator[None]:
             yield
 
 
-def _split(tape: Tape, block: int, of: Token, stage: str) -> dict[Token, Tensor]:
+def split_rows(tape: Tape, block: int, of: Token, stage: str) -> dict[Token, Tensor]:
     """Rows of attention, `(batch, heads, key)` each; of a group of registers one for each."""
     if of == PATCHES:
         tape.row(block, (PATCH, 0, 0), stage)  # says why where patches do not attend

@@ -24,6 +24,7 @@ from ..layers import ALL
 from ..tape import Tape, Token
 from ..tokens import PATCH, PATCHES, READ_BY_HEAD, TokenNotThere
 
+Shares = Callable[[int, slice], tuple[Tensor | float, Tensor]]
 FUSED = {"mean": Tensor.mean, "max": Tensor.amax, "min": Tensor.amin}
 
 
@@ -67,8 +68,8 @@ def rollout(
         TokenNotThere: where the token is never a query.
         ValueError: for arguments outside their range, with what would be right.
     """
-    weights = lambda block, queries: tape.attention(block, "softmax", queries)  # noqa: E731
-    return _rolled(tape, weights, of, fuse, discard, residual, first)
+    _check(fuse, discard, residual)
+    return _map(tape, of, first, lambda block, queries: rollout_shares(tape, block, queries, fuse, discard, residual))
 
 
 def gradient_rollout(
@@ -105,8 +106,13 @@ def gradient_rollout(
         TokenNotThere: as in `rollout`.
         ValueError: as in `rollout`, and for a tape that has no gradients.
     """
-    weights = lambda block, queries: _positive(tape, block, queries)  # noqa: E731
-    return _rolled(tape, weights, of, fuse, discard, residual, first)
+    _check(fuse, discard, residual)
+
+    def shares(block: int, queries: slice) -> tuple[Tensor, Tensor]:
+        fused = FUSED[fuse](_positive(tape, block, queries), 1)
+        return _scaled(fused, tape.plan.layout(block)[PATCHES], discard, residual)
+
+    return _map(tape, of, first, shares)
 
 
 def relevance(tape: Tape, of: Token = "cls", first: int | None = None) -> Tensor:
@@ -132,23 +138,30 @@ def relevance(tape: Tape, of: Token = "cls", first: int | None = None) -> Tensor
         TokenNotThere: as in `rollout`.
         ValueError: as in `gradient_rollout`.
     """
-    return _follow(tape, of, first, lambda block, queries: (1.0, _positive(tape, block, queries).mean(dim=1)))
+    return _map(tape, of, first, lambda block, queries: relevance_shares(tape, block, queries))
 
 
-def _follow(
-    tape: Tape, of: Token, first: int | None, shares: Callable[[int, slice], tuple[Tensor | float, Tensor]]
-) -> Tensor:
-    """A token's map: its row, from its last block back to `first`, times each block's matrix.
+def follow(tape: Tape, of: Token, shares: Shares, first: int | None = None, last: int | None = None) -> Tensor:
+    """A token's row, from its last block back to `first`, times each block's matrix: `(batch, 1 or tokens, key)`.
 
-    `shares(block, queries)` is what those queries keep of themselves, `(batch, query)`, and take from every token,
-    `(batch, query, key)`.
+    Args:
+        tape, of: as in `rollout`.
+        shares: of a block and some of its queries, what those keep of themselves, `(batch, query)` or a number, and
+            take from every token, `(batch, query, key)`.
+        first: the block it ends at, whose tokens the keys are; the one that the token enters before by default.
+        last: the block it begins at; the last in which the token asks by default.
+
+    Raises:
+        TokenNotThere: where the token is never a query, or not in `last`.
+        ValueError: where `first` comes after `last`.
     """
     plan, pooled = tape.plan, of == PATCHES
-    enter, last = _life(tape, of)
+    enter, end = life(tape, of)
+    last = end if last is None else plan.check_block(last)
+    where = plan.layout(last)[PATCHES] if pooled else tape.queries_of(last, of)
     first = enter if first is None else plan.check_block(first)
     if first > last:
         raise ValueError(f"first is at most {last}, the last block in which {of!r} asks, not {first}")
-    where = plan.layout(last)[PATCHES] if pooled else tape.queries_of(last, of)
     keys = tape.keys(last)
     with torch.no_grad(), full_precision(keys.device):
         row = torch.eye(keys.shape[2], device=keys.device)[where]
@@ -159,11 +172,18 @@ def _follow(
             queries = ALL
             if block > first:
                 row = _as_before(row, plan.layout(block), plan.layout(block - 1))
-    maps = rearrange(row[..., plan.layout(first)[PATCHES]], "... (rows columns) -> ... rows columns", rows=tape.grid[0])
+    return row
+
+
+def _map(tape: Tape, of: Token, first: int | None, shares: Shares) -> Tensor:
+    """The part of a token's row that is on the patches."""
+    row = follow(tape, of, shares, first)
+    layout = tape.plan.layout(life(tape, of)[0] if first is None else first)
+    maps = rearrange(row[..., layout[PATCHES]], "... (rows columns) -> ... rows columns", rows=tape.grid[0])
     return maps if isinstance(of, str) and of not in (*READ_BY_HEAD, PATCHES) else maps.squeeze(1)
 
 
-def _life(tape: Tape, of: Token) -> tuple[int, int]:
+def life(tape: Tape, of: Token) -> tuple[int, int]:
     """The first and the last block in which a token is updated."""
     plan, name = tape.plan, of[0] if isinstance(of, tuple | list) and of else of
     if name in (PATCHES, PATCH):
@@ -218,17 +238,17 @@ def _positive(tape: Tape, block: int, queries: slice) -> Tensor:
     return tape.attention(block, queries=queries).mul_(tape.attention_gradient(block, queries)).clamp_min_(0)
 
 
-def _rolled(
-    tape: Tape, weights: Callable, of: Token, fuse: str, discard: float, residual: float, first: int | None
-) -> Tensor:
-    """Rollout of what `weights` gives for a block and its queries, `(batch, heads, query, key)`."""
-    _check(fuse, discard, residual)
+def rollout_shares(
+    tape: Tape, block: int, queries: slice, fuse: str = "mean", discard: float = 0.0, residual: float = 0.5
+) -> tuple[Tensor, Tensor]:
+    """What each query of a block keeps of itself and takes from every token in `rollout`; arguments as there."""
+    fused = FUSED[fuse](tape.attention(block, "softmax", queries), 1)
+    return _scaled(fused, tape.plan.layout(block)[PATCHES], discard, residual)
 
-    def shares(block: int, queries: slice) -> tuple[Tensor, Tensor]:
-        fused = FUSED[fuse](weights(block, queries), 1)
-        return _scaled(fused, tape.plan.layout(block)[PATCHES], discard, residual)
 
-    return _follow(tape, of, first, shares)
+def relevance_shares(tape: Tape, block: int, queries: slice) -> tuple[float, Tensor]:
+    """The same in `relevance`, where a token keeps all of itself."""
+    return 1.0, _positive(tape, block, queries).mean(dim=1)
 
 
 def _check(fuse: str, discard: float, residual: float) -> None:

@@ -31,6 +31,7 @@ ROOMS = (
         "stored_registers",
         "stored_scales",
     },
+    {"explore"},
     {"lab"},
     {"cli"},
     {"__main__"},
