@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import torch
 
 from dtl_lib import ledger
-from dtl_lib.checks import first_line
+from dtl_lib.atomic import lock
+from dtl_lib.checks import first_line, whole
 from dtl_lib.config import ViTConfig
 from dtl_lib.host import device_name, find_device
 from dtl_lib.train import Recipe
@@ -76,13 +77,17 @@ class Study:
             device: as in `fit`.
 
         Raises:
+            ValueError: where the records cannot be written, or another process makes runs for them.
             RuntimeError: at the end, where runs have failed: how many, and why the first.
         """
         ledger.check_writable(self.experiment, folder)
-        left = self.left(folder, device)
-        head = [run for run in self.runs[: self.first] if run in left]
-        for runs in (head, [run for run in left if run not in head]):
-            yield from self._together(runs, folder, jobs, device)
+        path = ledger.path(self.experiment, folder)
+        busy = f"another process makes runs for {path}: let it end, or choose another folder (--folder)"
+        with lock(path.with_name(f".{path.stem}.lock"), busy):
+            left = self.left(folder, device)
+            head = [run for run in self.runs[: self.first] if run in left]
+            for runs in (head, [run for run in left if run not in head]):
+                yield from self._together(runs, folder, jobs, device)
 
     def _together(self, runs: Sequence[Run], folder: str | None, jobs: int, device: str) -> Iterator[ledger.Record]:
         if not runs:
@@ -127,9 +132,12 @@ def main(made: Callable[[str], Study], arguments: Sequence[str] | None = None, a
     parser.add_argument("--device", help="as in dtl train; the GPU where there is one")
     parser.add_argument("--folder", help="where the records go; the library's ledger where left out")
     options = parser.parse_args(arguments)
-    device = str(find_device(options.device))
-    for record in made(options.scale).carry_out(options.folder, options.jobs, device):
-        print(f"{record.experiment}: {record.what}, seed {record.seed}: {line(record)}", flush=True)
+    try:
+        jobs, device = whole("jobs", options.jobs, 1), str(find_device(options.device))
+        for record in made(options.scale).carry_out(options.folder, jobs, device):
+            print(f"{record.experiment}: {record.what}, seed {record.seed}: {line(record)}", flush=True)
+    except ValueError as error:
+        parser.error(first_line(error))
 
 
 def line(record: ledger.Record) -> str:

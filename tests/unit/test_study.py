@@ -40,6 +40,23 @@ def test_what_comes_first_ends_before_the_others_begin(tmp_path):
     assert (records[0].what, records[0].seed) == ("teacher", 0) and len(records) == 4
 
 
+def test_two_at_once_do_not_make_the_same_runs(tmp_path):
+    one = made("late", "early").carry_out(str(tmp_path))
+    next(one)
+    with pytest.raises(ValueError, match="another process makes runs for .*made_up.jsonl: let it end, or choose"):
+        next(made("late", "early").carry_out(str(tmp_path)))
+    assert len([*one]) == 3 and not list(made("late", "early").carry_out(str(tmp_path)))
+
+
+def test_bad_input_is_one_line(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        study.main(lambda scale: made("late"), ["--jobs", "0", "--folder", str(tmp_path)])
+    assert (
+        stopped.value.code == 2
+        and "jobs is a whole number, 1 or more, not 0" in capsys.readouterr().err.splitlines()[-1]
+    )
+
+
 def test_a_run_that_fails_is_told_once_the_others_have_ended(tmp_path):
     with pytest.raises(RuntimeError, match="2 of 4 runs failed: broken, seed [01]: RuntimeError: no such kernel"):
         list(made("broken", "late").carry_out(str(tmp_path), jobs=2))
