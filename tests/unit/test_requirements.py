@@ -19,6 +19,9 @@ NOT_IMPORTED = {
     "scikit-learn": "the probes of chapters 15 and 19",
     "scikit-image": "its wheel holds the photos; their files are read",
     "tensorboard": "torch.utils.tensorboard writes with it",
+    "onnx": "dtl export, by importlib; optional",
+    "onnxscript": "torch.onnx.export writes with it; optional",
+    "onnxruntime": "dtl export, by importlib; optional",
     "jupyter-book": "`make book` runs it",
     "sphinx-mathjax-offline": "_config.yml names it",
     "sphinxcontrib-bibtex": "_config.yml names it",
@@ -89,6 +92,11 @@ def test_what_is_declared_is_imported_or_run():
 
 def test_the_ranges_agree():
     assert {name: REQUIREMENTS.get(name) for name in PROJECT} == PROJECT
+
+
+def test_what_is_optional_is_in_the_requirements_for_the_tests():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert {name: REQUIREMENTS.get(name) for name in declared(extras["onnx"])} == declared(extras["onnx"])
 
 
 def test_every_range_says_where_it_begins():

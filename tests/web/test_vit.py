@@ -23,7 +23,8 @@ RUN = """([spec, data, pixels, plan]) => {
     const maps = blocks.map((block) => [...Array(heads).keys()].map((head) =>
         [...Array(block.q.length / dim).keys()].map((token) =>
             [...vit.attentionRow(block, heads, head, token, dim)])));
-    return { logits: logits && [...logits], maps, x: blocks.map(({ x }) => [...x]), layouts: blocks.map((b) => b.layout) };
+    const [xs, layouts] = [blocks.map(({ x }) => [...x]), blocks.map(({ layout }) => layout)];
+    return { logits: logits && [...logits], maps, x: xs, layouts };
 }"""
 PLANS = {
     "class token": (TokenPlan.of(3), {}),
@@ -127,7 +128,7 @@ def test_without_classes_there_are_maps(page):
 def test_cut_weights_are_an_error(page):
     packed = packing.pack(model_of(TokenPlan.of(2)))
     for data in (packed.data[:-2], packed.data + b"\0\0"):
-        with pytest.raises(Exception, match="complete|bounds"):
+        with pytest.raises(Exception, match="complete|bounds|length"):
             in_browser(page, replace(packed, data=data), torch.randn(1, 3, 16, 24))
 
 

@@ -21,12 +21,12 @@ function dtlVit() {
     for (const [name, shape, kind] of tensors) {
       const size = shape.reduce((product, length) => product * length, 1), values = new Float32Array(size);
       if (kind === "int8") {
-        const rows = shape[0], width = size / rows, codes = at + 4 * rows;
+        const rows = shape[0], width = size / rows, codes = new Int8Array(buffer, at + 4 * rows, size);
         for (let row = 0; row < rows; row++) {
           const factor = view.getFloat32(at + 4 * row, true);
-          for (let i = row * width; i < (row + 1) * width; i++) values[i] = factor * view.getInt8(codes + i);
+          for (let i = row * width; i < (row + 1) * width; i++) values[i] = factor * codes[i];
         }
-        at = codes + size;
+        at += 4 * rows + size;
       } else {
         const bytes = kind === "float16" ? 2 : 4;
         for (let i = 0; i < size; i++, at += bytes) {
