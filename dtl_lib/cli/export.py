@@ -47,8 +47,8 @@ def main(args: Namespace) -> None:
         if not args.int8 and written[0].largest > onnx_file.AGREES:
             worst = max(written[0].differences, key=written[0].differences.__getitem__)
             raise ValueError(
-                f"{worst} of the ONNX file differs from PyTorch's by {written[0].differences[worst]:.1e} of its largest "
-                "value, and nothing was written: another version of torch or onnxscript may export it right"
+                f"{worst} of the ONNX file differs from PyTorch's by {written[0].differences[worst]:.1e} of its "
+                "largest value, and nothing was written: another version of torch or onnxscript may export it right"
             )
 
     atomic.replace(target, fill, force=args.force)
