@@ -4,6 +4,7 @@
 - a look of their own for questions, predictions and what is the same as the library;
 - math and icons from local files, and no script from elsewhere;
 - `{ledger}`, `{command-line}`, `{models}`, `{recipes}` and `{citation}`, made from records, parser and code;
+- `{explorer}`, and the files that it loads, made from the zoo;
 - references and records that a notebook can link to in plain Markdown.
 """
 
@@ -18,7 +19,7 @@ from sphinx.application import Sphinx  # noqa: E402
 from sphinx.errors import ExtensionError  # noqa: E402
 from sphinx.util.docutils import SphinxDirective  # noqa: E402
 
-from book.tools import assets, command_line, records, reference  # noqa: E402
+from book.tools import assets, command_line, explorer, records, reference  # noqa: E402
 from book.tools.execute import Cache  # noqa: E402
 from book.tools.project import Project  # noqa: E402
 
@@ -106,6 +107,8 @@ def setup(app: Sphinx) -> dict:
     app.connect("doctree-read", linkable)
     app.connect("html-page-context", local_scripts_only, priority=999)
     app.connect("build-finished", assets.install)
+    app.connect("build-finished", explorer.install)
+    app.add_directive("explorer", explorer.Explorer)
     app.add_directive("ledger", Ledger)
     app.add_directive("command-line", CommandLine)
     for name in ("models", "recipes", "citation"):

@@ -1,6 +1,6 @@
 """The commands there are: each is a module with `SUMMARY`, `flags(parser)` and `main(args)`."""
 
-from . import atlas, attention, bench, evaluate, export, plan, predict, probe, train, video, zoo
+from . import atlas, attention, bench, evaluate, explore, export, plan, predict, probe, train, video, zoo
 
 COMMANDS = {
     "plan": plan,
@@ -9,6 +9,7 @@ COMMANDS = {
     "predict": predict,
     "attention": attention,
     "video": video,
+    "explore": explore,
     "export": export,
     "probe": probe,
     "bench": bench,

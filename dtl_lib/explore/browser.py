@@ -18,7 +18,8 @@ from ..models import ViT
 WEB = Path(__file__).parent / "web"
 STORAGES = {"float32": 4, "float16": 2, "int8": 1}  # bytes a weight
 PART = 192 * 1024  # bytes of weights in one file: each that arrives is a step of the progress bar
-LARGEST = 6_000_000  # bytes of one model's files: what a reader waits for
+LARGEST = 6_000_000  # bytes of one model's files in float16; a larger one is stored as int8
+HEAVIEST = 40_000_000  # bytes of those: more than a browser computes with in a minute
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,19 @@ def pack(model: ViT, storage: str = "float16", image_size: tuple[int, int] | Non
             value.copy_(kept[name])
         model.positions.data.copy_(kept["positions"]) if "positions" in kept else None
     return Packed({**_described(model.config), "tensors": order, "storage": storage}, b"".join(parts), model)
+
+
+def packed_to_fit(model: ViT) -> Packed:
+    """A model in float16, or where its files would be heavy in int8.
+
+    Raises:
+        ValueError: as `pack`, and for a model too large for a browser.
+    """
+    for storage, most in (("float16", LARGEST), ("int8", HEAVIEST)):
+        packed = pack(model, storage)
+        if (size := 4 * len(packed.data) // 3) <= most:
+            return packed
+    raise ValueError(f"its weights take {size / 1e6:.0f} MB, and a browser is given {HEAVIEST / 1e6:.0f} at most")
 
 
 def _described(config: ViTConfig) -> dict:

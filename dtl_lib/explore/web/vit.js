@@ -218,8 +218,30 @@ function dtlVit() {
     return linearOf("patches", config.normAfterPool ? norm(mean) : mean);
   }
 
+  // The logit lens: what the head would give to the class `answer` at each token of `x`, read as if it were the last.
+  // The class and the distillation token have a head each; every other token is read by the mean of the heads.
+  function lens(x, layout, { config, weights }, answer) {
+    const { dim, eps, classes } = config, names = ["cls", "dist", "patches"];
+    const normed = layerNorm(x, weights["norm.weight"], weights["norm.bias"], eps);
+    const heads = names.filter((name) => weights[`classifiers.${name}.weight`]).map((name) => [name,
+      linear(normed, weights[`classifiers.${name}.weight`], weights[`classifiers.${name}.bias`], dim)]);
+    const own = new Map(layout.filter(({ name }) => READ_BY_HEAD.includes(name)).map(({ name, start }) => [start, name]));
+    return Float64Array.from({ length: x.length / dim }, (_, token) => {
+      const readers = heads.filter(([name]) => name === own.get(token));
+      const read = (readers.length ? readers : heads).map(([, logits]) => logits.subarray(token * classes, (token + 1) * classes));
+      const mean = Float64Array.from(read[0], (_, i) => read.reduce((sum, each) => sum + each[i], 0) / read.length);
+      return softmax(mean)[answer];
+    });
+  }
+
+  function softmax(values) {
+    const most = Math.max(...values), powers = Float64Array.from(values, (value) => Math.exp(value - most));
+    const total = powers.reduce((sum, value) => sum + value, 0);
+    return powers.map((value) => value / total);
+  }
+
   // The whole forward. Gives logits and, for each block, who was there (`layout`), queries and keys, and the tokens
-  // after it; `plan` may be another than the model's, with the same groups.
+  // after it, and the lens; `plan` may be another than the model's, with the same groups.
   function forward({ config, weights }, image, plan) {
     const { dim, size, patch } = config, patches = (size[0] / patch) * (size[1] / patch);
     let x = embed(image, config, weights), layout = [{ name: "patches", start: 0, tokens: patches }];
@@ -233,11 +255,12 @@ function dtlVit() {
       const { q, k } = block(x, weights, `blocks.${index}`, config, asking);
       blocks.push({ layout, q, k, x: x.slice() });
     }
-    const logits = config.classes ? classify(x, layout, config, weights) : null;
-    return { logits, blocks };
+    if (!config.classes) return { logits: null, blocks, lens: [] };
+    const logits = classify(x, layout, config, weights), answer = logits.indexOf(Math.max(...logits));
+    return { logits, blocks, lens: blocks.map((each) => lens(each.x, each.layout, { config, weights }, answer)) };
   }
 
-  return { unpack, forward, attentionRow, classify, layoutOf };
+  return { unpack, forward, attentionRow, softmax };
 }
 
 // In a worker: {config, tensors, buffer} loads a model, {image, plan} runs it; every answer says which question it is of.

@@ -1,0 +1,126 @@
+// The tier with a model: its weights arrive as scripts (a page opened from disk may fetch nothing), it runs in a worker
+// where there are workers, and what it leaves behind is asked as the stored rows are.
+"use strict";
+
+const dtlArriving = {};
+function dtlWeights(model, number, text) {
+  dtlArriving[`${model}_${number}`](dtlBytes(text));
+}
+
+function dtlScript(address) {
+  return new Promise((resolve, reject) => {
+    const script = document.createElement("script");
+    script.src = address;
+    script.onload = () => { script.remove(); resolve(); };
+    script.onerror = () => { script.remove(); reject(new Error(`${address} cannot be loaded`)); };
+    document.head.append(script);
+  });
+}
+
+// The model `key` of the page, its weights loaded part by part; `progress` is told the share that is here.
+async function dtlLoad(key, { runs, classes }, folder, progress) {
+  const parts = [];
+  for (let number = 0; number < runs.parts; number++) {
+    const part = new Promise((resolve) => { dtlArriving[`${key}_${number}`] = resolve; });
+    await dtlScript(`${folder}weights_${key}_${number}.js`);
+    parts.push(await part);
+    progress((number + 1) / runs.parts);
+  }
+  const buffer = await new Blob(parts).arrayBuffer();
+  const ask = dtlAnswers();
+  await ask({ config: runs.config, tensors: runs.tensors, buffer });
+  return async (image, plan) => dtlSeenLive(await ask({ image, plan }), runs.config, plan, classes);
+}
+
+// A worker that answers one question at a time; where none can be started, this page computes by itself.
+function dtlAnswers() {
+  try {
+    const source = `${dtlVit}\n${dtlVitWorker}\ndtlVitWorker();`;
+    const address = URL.createObjectURL(new Blob([source], { type: "text/javascript" }));
+    const worker = new Worker(address);
+    URL.revokeObjectURL(address);
+    return (question) => new Promise((resolve, reject) => {
+      worker.onmessage = ({ data }) => (data.error ? reject(new Error(data.error)) : resolve(data.result));
+      worker.onerror = (event) => reject(new Error(event.message || "the worker has stopped"));
+      worker.postMessage(question);
+    });
+  } catch {
+    const vit = dtlVit();
+    let model = null;
+    return async (question) => {
+      if (question.buffer) model = { config: question.config, weights: vit.unpack(question.tensors, question.buffer) };
+      await new Promise((done) => setTimeout(done));  // what was said is painted before the page is busy
+      return question.image ? vit.forward(model, question.image, question.plan) : null;
+    };
+  }
+}
+
+// A run, asked for states as `dtlStored` is.
+function dtlSeenLive({ logits, blocks, lens }, config, plan, classes) {
+  const vit = dtlVit(), { dim, heads } = config;
+  const answers = !logits ? [] : [...vit.softmax(logits)].map((value, number) => [classes[number], value])
+    .sort(([, a], [, b]) => b - a).slice(0, 5);
+  const names = (layout) => layout.map(({ name }) => name).filter((name) => name !== "patches");
+
+  // Each head's row of attention of one token, or the mean over the patches; a string says why there is none.
+  function rows({ group, at }, block) {
+    const { layout, q, k } = blocks[block], name = group === "patch" ? "patches" : group;
+    const where = layout.find((each) => each.name === name), asking = q.length / dim;
+    if (!where) {
+      const { enter, leave } = plan.groups.find((each) => each.name === name);
+      const held = names(layout).length ? `${names(layout).join(", ")}, patches` : "only patches";
+      return `${name} enters at block ${enter}${leave === null ? "" : ` and leaves at ${leave}`}; in block ${block} the `
+        + `sequence holds ${held}`;
+    }
+    const first = where.start + (group === "patches" ? 0 : at), count = group === "patches" ? where.tokens : 1;
+    if (first + count > asking) {
+      return `in block ${block}, class attention, only ${names(layout).slice(0, asking).join(" and ")} attends: ${name} `
+        + "has no map there";
+    }
+    return [...Array(heads).keys()].map((head) => {
+      const sum = new Float64Array(k.length / dim);
+      for (let token = first; token < first + count; token++) {
+        vit.attentionRow({ q, k }, heads, head, token, dim).forEach((value, key) => { sum[key] += value / count; });
+      }
+      return sum;
+    });
+  }
+
+  const all = (state) => blocks.map((_, block) => rows(state, block)).map((each, block) =>
+    typeof each === "string" ? [] : each.map((row) => row.subarray(blocks[block].layout.at(-1).start))).flat();
+
+  function norms(block) {
+    const { x } = blocks[block], lengths = new Float64Array(x.length / dim);
+    for (let i = 0; i < x.length; i++) lengths[Math.floor(i / dim)] += x[i] ** 2;
+    return lengths.map(Math.sqrt);
+  }
+
+  // NumPy's quantile of the patches' values, in which 99.5 % lie; as `Recording.largest`.
+  function shared(each) {
+    const sorted = Float64Array.from(each.flatMap((row) => [...row])).sort(), at = 0.995 * (sorted.length - 1);
+    const low = Math.floor(at), high = Math.min(low + 1, sorted.length - 1);
+    return sorted[low] + (sorted[high] - sorted[low]) * (at - low) || sorted.at(-1) || 1;
+  }
+
+  const ofPatches = (row, block) => row.subarray(blocks[block].layout.at(-1).start);
+
+  return {
+    answers,
+    view(state) {
+      const { show, block, head } = state, { layout } = blocks[block];
+      if (show === "norms" || show === "lens") {
+        const each = blocks.map((_, at) => (show === "norms" ? norms(at) : lens[at]));
+        if (!each[block]) return { says: "This model has no classes to be asked about." };
+        return { values: each[block], layout, off: 0, shared: shared(each.map(ofPatches)) };
+      }
+      if (show !== "attention") {
+        return { says: "Rollout and relevance are stored for the pictures of this page alone, under each model’s own plan." };
+      }
+      const each = rows(state, block);
+      if (typeof each === "string") return { says: `${each[0].toUpperCase()}${each.slice(1)}.` };
+      const values = head === null ? each[0].map((_, key) => each.reduce((sum, row) => sum + row[key], 0) / heads) : each[head];
+      const off = Math.max(0, 1 - ofPatches(values, block).reduce((sum, value) => sum + value, 0));
+      return { values, layout, off, shared: shared(all(state)) };
+    },
+  };
+}

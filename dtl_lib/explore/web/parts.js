@@ -1,0 +1,123 @@
+// What the explorer's page is made of: elements, colours, own pictures.
+"use strict";
+
+const dtlViridis = [[68, 1, 84], [72, 26, 108], [71, 47, 125], [65, 68, 135], [57, 86, 140], [49, 104, 142],
+  [42, 120, 142], [35, 136, 142], [31, 152, 139], [34, 168, 132], [53, 183, 121], [84, 197, 104], [122, 209, 81],
+  [165, 219, 54], [210, 226, 27], [253, 231, 37]];
+const dtlRamp = `linear-gradient(to right, ${dtlViridis.map((stop) => `rgb(${stop})`).join(", ")})`;
+const DTL_LARGEST = 40e6;  // bytes of a picture's file
+const DTL_PIXELS = 1e8;
+
+function dtlColour(value) {
+  const at = Math.min(1, Math.max(0, value)) * (dtlViridis.length - 1), low = Math.min(Math.floor(at), dtlViridis.length - 2);
+  return dtlViridis[low].map((channel, i) => Math.round(channel + (dtlViridis[low + 1][i] - channel) * (at - low)));
+}
+
+function dtlMake(tag, properties = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [key, value] of Object.entries(properties)) {
+    if (key.startsWith("on")) element.addEventListener(key.slice(2), value);
+    else if (key === "textContent" || key === "className" || key === "disabled") element[key] = value;
+    else if (value !== null && value !== undefined) element.setAttribute(key, value);
+  }
+  element.append(...children);
+  return element;
+}
+
+// One of several: buttons of which one is pressed. Left and right arrows go from one to the next.
+function dtlChoice(label, entries, chosen, choose) {
+  const buttons = entries.map(({ value, name, title, disabled, image }) => dtlMake("button", {
+    type: "button", "aria-pressed": String(value === chosen), disabled: Boolean(disabled), title, "data-value": String(value),
+    onclick: () => choose(value),
+    onkeydown: (event) => {
+      const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+      if (!step) return;
+      event.preventDefault();
+      const ready = [...event.currentTarget.parentElement.querySelectorAll("button:not(:disabled)")];
+      ready[(ready.indexOf(event.currentTarget) + step + ready.length) % ready.length].focus();
+    },
+  }, ...(image ? [dtlMake("img", { src: image, alt: "", width: 48, height: 48 })] : []), dtlMake("span", { textContent: name })));
+  return dtlMake("div", { className: "dtl-choice", role: "group", "aria-label": label },
+    dtlMake("span", { className: "dtl-label", textContent: label, "aria-hidden": "true" }), ...buttons);
+}
+
+// The picture in grey under the colours of its patches, each drawn as a square.
+function dtlPaint(canvas, photo, values, [rows, columns], high, opacity = 0.62) {
+  canvas.width = photo.width;
+  canvas.height = photo.height;
+  const context = canvas.getContext("2d", { willReadFrequently: true });
+  context.drawImage(photo, 0, 0);
+  if (!values) return;
+  const image = context.getImageData(0, 0, canvas.width, canvas.height), { data } = image;
+  for (let y = 0; y < canvas.height; y++) for (let x = 0; x < canvas.width; x++) {
+    const patch = Math.floor(y * rows / canvas.height) * columns + Math.floor(x * columns / canvas.width);
+    const at = 4 * (y * canvas.width + x), colour = dtlColour(values[patch] / high);
+    const grey = 0.299 * data[at] + 0.587 * data[at + 1] + 0.114 * data[at + 2];
+    for (let i = 0; i < 3; i++) data[at + i] = opacity * colour[i] + (1 - opacity) * grey;
+  }
+  context.putImageData(image, 0, 0);
+}
+
+// ---- pictures
+
+function dtlImage(address) {
+  return new Promise((resolve, reject) => {
+    const image = new Image();
+    image.onload = () => resolve(image);
+    image.onerror = () => reject(new Error("this picture cannot be shown"));
+    image.src = address;
+  });
+}
+
+// A file or a video's frame as the model sees it: upright, on white, its shorter side resized, its middle cut out.
+async function dtlPrepare(source, { size: [height, width], crop }) {
+  if (source instanceof Blob) {
+    if (source.size > DTL_LARGEST) throw new Error(`the file has ${Math.round(source.size / 1e6)} MB; 40 is the most`);
+    if (source.type && !source.type.startsWith("image/")) throw new Error(`this is ${source.type}, and no picture`);
+  }
+  const bitmap = await createImageBitmap(source).catch(() => { throw new Error("this is no picture that the browser can open"); });
+  if (bitmap.width * bitmap.height > DTL_PIXELS) throw new Error("the picture has more than 100 million pixels");
+  const scale = Math.max(height / crop / bitmap.height, width / crop / bitmap.width);
+  const [wide, tall] = [width / scale, height / scale];
+  let canvas = dtlDrawn(bitmap, [(bitmap.width - wide) / 2, (bitmap.height - tall) / 2, wide, tall], wide, tall);
+  while (canvas.width > 2 * width) {  // halves, so that every pixel counts
+    canvas = dtlDrawn(canvas, [0, 0, canvas.width, canvas.height], canvas.width / 2, canvas.height / 2);
+  }
+  return dtlDrawn(canvas, [0, 0, canvas.width, canvas.height], width, height);
+}
+
+function dtlDrawn(source, from, width, height) {
+  const canvas = dtlMake("canvas", { width: Math.max(1, Math.round(width)), height: Math.max(1, Math.round(height)) });
+  const context = canvas.getContext("2d", { willReadFrequently: true });
+  context.imageSmoothingQuality = "high";
+  context.fillStyle = "#fff";
+  context.fillRect(0, 0, canvas.width, canvas.height);
+  context.drawImage(source, ...from, 0, 0, canvas.width, canvas.height);
+  return canvas;
+}
+
+// Pixels → the model's input: (channels, height, width), mean and standard deviation taken out.
+function dtlInput(photo, { size: [height, width], channels, mean, std }) {
+  const { data } = dtlDrawn(photo, [0, 0, width, height], width, height).getContext("2d").getImageData(0, 0, width, height);
+  const input = new Float32Array(channels * height * width), grey = [0.299, 0.587, 0.114];
+  for (let at = 0; at < height * width; at++) for (let channel = 0; channel < channels; channel++) {
+    const value = channels === 3 ? data[4 * at + channel]
+      : Math.round(grey.reduce((sum, share, i) => sum + share * data[4 * at + i], 0));
+    input[channel * height * width + at] = (value / 255 - mean[channel]) / std[channel];
+  }
+  return input;
+}
+
+// One picture from the camera: `show` puts its video on the page, and gives a promise of the moment to take it.
+async function dtlCamera(show) {
+  const stream = await navigator.mediaDevices.getUserMedia({ video: true });
+  try {
+    const video = dtlMake("video", { autoplay: "", playsinline: "", muted: "", "aria-label": "your camera" });
+    video.srcObject = stream;
+    await video.play();
+    await show(video);
+    return await createImageBitmap(video);
+  } finally {
+    stream.getTracks().forEach((track) => track.stop());
+  }
+}
