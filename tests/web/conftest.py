@@ -6,8 +6,11 @@ import shutil
 import threading
 
 import pytest
+from PIL import Image
 
 from book.tools.project import ROOT
+from dtl_lib.explore import page
+from tests.web import explorer_made as made
 from tests.web.pages import PATIENCE
 
 HTML = ROOT / "_build" / "html"
@@ -40,6 +43,51 @@ def browser():
         opened = started.chromium.launch(executable_path=path, args=flags, timeout=PATIENCE)
         yield opened
         opened.close()
+
+
+@pytest.fixture(scope="session")
+def small_models():
+    return {kind: made.model_of(kind) for kind in made.PLANS}
+
+
+@pytest.fixture(scope="session")
+def explorer_folder(small_models, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("page")
+    kinds = ("photo", "shapes", "photo")
+    shown = [
+        page.Shown(name, model, f"Trained: {name}.", kind) for (name, model), kind in zip(small_models.items(), kinds)
+    ]
+    pictures = [page.Picture("noise", made.pixels(0), "photo"), page.Picture("<more>", made.pixels(1), "shapes")]
+    page.write(folder, shown, pictures, 1)
+    (folder / "index.html").write_text(page.page("A <page>"), "utf8")
+    Image.fromarray(made.pixels(7)).save(folder / "own.png")
+    return folder
+
+
+@pytest.fixture
+def open_explorer(browser, explorer_folder):
+    """Opens the page from disk; nothing but its own files may be asked for, and no script may fail."""
+    contexts, wrong = [], []
+
+    def opened(width=1440, where=explorer_folder, script=None, **how):
+        context = browser.new_context(viewport={"width": width, "height": 900}, **how)
+        context.set_default_timeout(PATIENCE)
+        contexts.append(context)
+        tab = context.new_page()
+        tab.asked = []
+        tab.on("pageerror", lambda error: wrong.append(str(error)))
+        tab.on("request", lambda asked: tab.asked.append(asked.url))
+        if script:
+            tab.add_init_script(script)
+        tab.goto((where / "index.html").as_uri())
+        tab.wait_for_selector(".dtl-explorer[data-ready]")
+        return tab
+
+    yield opened
+    for context in contexts:
+        assert all(url.startswith(("file:", "data:", "blob:")) for tab in context.pages for url in tab.asked)
+        context.close()
+    assert wrong == []
 
 
 class QuietFiles(http.server.SimpleHTTPRequestHandler):

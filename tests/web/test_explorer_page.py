@@ -1,0 +1,168 @@
+"""The explorer's page from disk: it shows what `explore` shows, state by state, by keyboard and by pointer."""
+
+import itertools
+import json
+
+import numpy as np
+import pytest
+
+from dtl_lib.explore import SHOWS, State, explore, page
+from tests.web.explorer_made import PLANS, pixels, says, words
+from tests.web.pages import CONTRAST, TOO_WIDE
+
+BULK = """([key, states, about]) => states.map((state) => {
+    const view = dtlSeenHere[key].view(state), high = view.says ? 0 : dtlHigh(view, state.scale);
+    const sentence = dtlSentence(view, state, about);
+    return view.says ? { sentence } : { sentence, high, off: view.off, map: [...dtlPatches(view)],
+        others: Object.fromEntries(dtlOthers(view).map(({ name, value }) => [name, value])) };
+})"""
+
+
+def states_of(model):
+    """Every state but the colours' strength, as Python's and as the page's."""
+    rows, columns = model.config.grid
+    groups = [(group.name, at) for group in model.plan.groups for at in range(group.tokens)]
+    groups += [("patches", 0), *(("patch", at) for at in range(rows * columns))]
+    for show, block in itertools.product(SHOWS, range(model.plan.blocks)):
+        for head in (None, 0, 2) if show == "attention" else (None,):
+            for (group, at), scale in itertools.product(groups, ("shared", "own")):
+                name = group if group in ("cls", "dist", "patches") else f"{group}:{at}"
+                name = f"patch:{at // columns},{at % columns}" if group == "patch" else name
+                state = {"block": block, "head": head, "show": show, "scale": scale}
+                yield State(query=name, **state), {"group": group, "at": at, **state}
+
+
+def about(tab, number):
+    asked = "{ ...dtlExplorer.models[n], titles: dtlExplorer.titles, answers: dtlSeenHere[`m${n}_p0`].answers }"
+    return tab.evaluate(f"(n) => ({asked})", number)
+
+
+@pytest.mark.parametrize("number", range(len(PLANS)))
+def test_every_state_is_what_explore_shows(open_explorer, small_models, number):
+    tab, model = open_explorer(), list(small_models.values())[number]
+    if number:
+        tab.click(f"[data-part=models] [data-value='{number}']")
+        tab.wait_for_function("(key) => dtlSeenHere[key]", arg=f"m{number}_p0")
+    states = list(states_of(model))
+    got = tab.evaluate(BULK, [f"m{number}_p0", [mine for _, mine in states], about(tab, number)])
+    there = 0
+    for (state, _), shown in zip(states, got):
+        view = explore(model, pixels(0), state)
+        assert words(shown["sentence"]) == words(view.sentence), state
+        if view.map is None:
+            assert shown["sentence"] == view.sentence and "map" not in shown
+            continue
+        there += 1
+        largest = float(max([view.map.max(), *view.others.values()]))
+        np.testing.assert_allclose(shown["map"], view.map.flatten(), atol=largest / 255)
+        assert list(shown["others"]) == list(view.others)
+        np.testing.assert_allclose(list(shown["others"].values()), list(view.others.values()), atol=largest / 255)
+        off = largest / 255 if state.scale == "own" else 1e-4 * view.range[1]
+        assert shown["high"] == pytest.approx(view.range[1], abs=off)
+        assert shown["off"] == pytest.approx(view.off or 0, abs=1e-6)
+    assert there > len(states) / 3
+
+
+def test_by_keyboard_alone(open_explorer, small_models):
+    tab, model = open_explorer(), small_models["late, with registers"]
+    view = explore(model, pixels(0), State(block=1))
+    assert says(tab) == view.sentence or words(says(tab)) == words(view.sentence)
+    tab.focus(".dtl-block input")
+    tab.keyboard.press("ArrowRight")
+    assert says(tab).startswith("Class token, block 2")
+    tab.focus(".dtl-grid")
+    moves = {"Enter": "0,0", "ArrowRight": "0,1", "ArrowDown": "1,1", "ArrowLeft": "1,0", "ArrowUp": "0,0"}
+    steps = [(key, f"patch:{to}") for key, to in moves.items()]
+    for key, query in (*steps, ("ArrowUp", "patch:0,0"), ("ArrowLeft", "patch:0,0"), ("Escape", "cls")):
+        tab.keyboard.press(key)
+        assert tab.get_attribute(".dtl-explorer", "data-query") == query
+        assert tab.evaluate("document.activeElement.className") == "dtl-grid"
+    for part, start, keys, pressed in (
+        ("models", "0", ("ArrowRight", "Enter"), "1"),
+        ("pictures", "0", ("ArrowRight", "Space"), "1"),
+        ("show", "attention", ("ArrowRight", "ArrowRight", "ArrowRight", "Enter"), "norms"),
+        ("scale", "shared", ("ArrowLeft", "Enter"), "own"),
+    ):
+        tab.focus(f"[data-part={part}] [data-value='{start}']")
+        for key in keys:
+            tab.keyboard.press(key)
+        tab.wait_for_selector(f"[data-part={part}] [data-value='{pressed}'][aria-pressed=true]")
+    tab.focus("summary")
+    tab.keyboard.press("Enter")
+    tab.wait_for_selector("[data-part=table] table")
+    reached = set()
+    for _ in range(60):
+        tab.keyboard.press("Tab")
+        reached.add(tab.evaluate("document.activeElement.className || document.activeElement.dataset.value"))
+    assert {"dtl-load", "dtl-file", "dtl-shoot", "dtl-grid"} <= reached
+
+
+def test_by_pointer(open_explorer, small_models):
+    tab, model = open_explorer(has_touch=True, width=360, is_mobile=True), small_models["late, with registers"]
+    tab.locator("[role=gridcell]").nth(4).tap()
+    view = explore(model, pixels(0), State(block=1, query="patch:1,1"))
+    assert words(says(tab)) == words(view.sentence) and tab.locator(".asks").count() == 1
+    tab.locator("[data-part=head] [data-value='2']").tap()
+    assert "head 2" in says(tab)
+    tab.locator("summary").tap()
+    numbers = tab.locator("[data-part=table] tr td[colspan]").all_inner_texts()
+    view = explore(model, pixels(0), State(block=1, query="patch:1,1", head=2))
+    near = float(max(view.map.max(), *view.others.values())) / 255 + 6e-4
+    assert [float(text[:-1]) / 100 for text in numbers] == pytest.approx([*view.others.values()], abs=near)
+    cells = tab.locator("[data-part=table] td:not([colspan])").all_inner_texts()
+    got = [float(text[:-1]) / 100 for text in cells if text]
+    assert got == pytest.approx(view.map.flatten().tolist(), abs=near)
+    labels = tab.locator("[role=gridcell]").evaluate_all("cells => cells.map(cell => cell.ariaLabel)")
+    assert [label.split(", ")[-1] for label in labels] == [text for text in cells if text]
+
+
+def test_colours_follow_the_numbers(open_explorer):
+    tab = open_explorer()
+    tab.click("[data-part=scale] [data-value=own]")
+    light = tab.evaluate("""() => { const canvas = document.querySelector('.dtl-picture canvas');
+        const { data } = canvas.getContext('2d').getImageData(0, 0, 24, 16); const sums = Array(6).fill(0);
+        for (let i = 0; i < 384; i++) {
+            const patch = 3 * Math.floor(i / 24 / 8) + Math.floor((i % 24) / 8);
+            sums[patch] += data[4 * i + 1]; } return sums; }""")
+    labels = tab.locator("[role=gridcell]").evaluate_all("cells => cells.map(cell => cell.ariaLabel)")
+    values = [float(label.split(", ")[-1][:-1]) for label in labels]
+    assert int(np.argmax(light)) == int(np.argmax(values)) and int(np.argmin(light)) == int(np.argmin(values))
+
+
+@pytest.mark.parametrize("width", [1440, 360])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_fits_and_can_be_read(open_explorer, width, scheme):
+    tab = open_explorer(width=width, color_scheme=scheme)
+    tab.click("summary")
+    assert tab.evaluate(TOO_WIDE) <= 0
+    everything = CONTRAST.replace(
+        "'article p, article li, article td, article dd, article code, article a'",
+        "'.dtl-explorer :is(p, li, td, th, span, b, button, label, caption)'",
+    )
+    faint = [each for each in tab.evaluate(everything) if "BUTTON" not in each[1]]
+    assert faint == []
+    ground = tab.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (ground == "rgb(255, 255, 255)") == (scheme == "light")
+    every = "[...document.querySelectorAll('button, input, [role=grid], [role=gridcell]')]"
+    assert tab.evaluate(f"{every}.filter((e) => !e.ariaLabel && !e.textContent.trim() && !e.labels?.length)") == []
+
+
+def test_without_script_there_is_a_sentence(browser, explorer_folder):
+    context = browser.new_context(java_script_enabled=False)
+    tab = context.new_page()
+    tab.goto((explorer_folder / "index.html").as_uri())
+    assert "needs JavaScript" in tab.inner_text("body") and tab.title() == "A <page>"
+    context.close()
+
+
+def test_large_pictures_leave_patches_out_in_steps(monkeypatch, small_models):
+    model = small_models["late, with registers"]
+    whole = page.seen(model, page.Picture("noise", pixels(0), "photo"))
+    size = len(whole["codes"]) + len(whole["header"])
+    seen = [whole]
+    for most in (size - 200, 10):
+        monkeypatch.setattr(page, "HEAVIEST", most)
+        seen.append(page.seen(model, page.Picture("noise", pixels(0), "photo")))
+    entries = [[e for e in each["entries"] if (e["show"], e["group"]) == ("attention", "patch")] for each in seen]
+    assert [[entry["heads"] for entry in each] for each in entries] == [[4, 4, 4], [1, 1, 1], []]
+    assert json.dumps(seen[0]["highs"]["attention"]["cls"]) == json.dumps(seen[2]["highs"]["attention"]["cls"])
