@@ -22,6 +22,10 @@ LARGEST = 6_000_000  # bytes of one model's files in float16; a larger one is st
 HEAVIEST = 40_000_000  # bytes of those: more than a browser computes with in a minute
 
 
+class TooLarge(ValueError):
+    """A weight that float16 cannot hold."""
+
+
 @dataclass(frozen=True)
 class Packed:
     """A model as the browser takes it.
@@ -95,11 +99,19 @@ def packed_to_fit(model: ViT) -> Packed:
     Raises:
         ValueError: as `pack`, and for a model too large for a browser.
     """
-    for storage, most in (("float16", LARGEST), ("int8", HEAVIEST)):
-        packed = pack(model, storage)
-        if (size := 4 * len(packed.data) // 3) <= most:
-            return packed
-    raise ValueError(f"its weights take {size / 1e6:.0f} MB, and a browser is given {HEAVIEST / 1e6:.0f} at most")
+    try:
+        packed = pack(model, "float16")
+    except TooLarge:
+        packed = None
+    if packed is None or _file_size(packed) > LARGEST:
+        packed = pack(model, "int8")
+    if (size := _file_size(packed)) > HEAVIEST:
+        raise ValueError(f"its weights take {size / 1e6:.0f} MB, and a browser is given {HEAVIEST / 1e6:.0f} at most")
+    return packed
+
+
+def _file_size(packed: Packed) -> int:
+    return 4 * len(packed.data) // 3
 
 
 def _described(config: ViTConfig) -> dict:
@@ -152,9 +164,7 @@ def _stored(name: str, value: Tensor, kind: str) -> tuple[bytes, Tensor]:
     if kind == "float16":
         kept = value.half()
         if not kept.isfinite().all():
-            raise ValueError(
-                f"{name} has values up to {value.abs().max():.3g}, which float16 cannot hold: take float32"
-            )
+            raise TooLarge(f"{name} has values up to {value.abs().max():.3g}, which float16 cannot hold: take float32")
         return _little(kept.numpy(), "<f2"), kept.float()
     return _little(value.numpy(), "<f4"), value
 
