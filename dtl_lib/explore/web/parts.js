@@ -36,7 +36,8 @@ function dtlChoice(label, entries, chosen, choose) {
       const ready = [...event.currentTarget.parentElement.querySelectorAll("button:not(:disabled)")];
       ready[(ready.indexOf(event.currentTarget) + step + ready.length) % ready.length].focus();
     },
-  }, ...(image ? [dtlMake("img", { src: image, alt: "", width: 48, height: 48 })] : []), dtlMake("span", { textContent: name })));
+  }, ...(image ? [dtlMake("img", { src: image, alt: name, width: 40, height: 40 })] : []),
+  dtlMake("span", { textContent: name, "aria-hidden": image ? "true" : null })));
   return dtlMake("div", { className: "dtl-choice", role: "group", "aria-label": label },
     dtlMake("span", { className: "dtl-label", textContent: label, "aria-hidden": "true" }), ...buttons);
 }
