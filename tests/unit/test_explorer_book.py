@@ -1,4 +1,4 @@
-"""The explorer in the book: its models are in the zoo, it is made again when it has to be, and its directive loads it."""
+"""The explorer in the book: its models are in the zoo, it is made again when it must be, and the page loads it."""
 
 import re
 

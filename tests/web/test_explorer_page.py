@@ -105,6 +105,7 @@ def test_by_pointer(open_explorer, small_models):
     tab.locator("[data-part=head] [data-value='2']").tap()
     assert "head 2" in says(tab)
     tab.locator("summary").tap()
+    tab.wait_for_selector("[data-part=table] table")
     numbers = tab.locator("[data-part=table] tr td[colspan]").all_inner_texts()
     view = explore(model, pixels(0), State(block=1, query="patch:1,1", head=2))
     near = float(max(view.map.max(), *view.others.values())) / 255 + 6e-4
