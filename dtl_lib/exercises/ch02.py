@@ -10,7 +10,7 @@ from torch.overrides import TorchFunctionMode
 
 from ..config import named
 from ..layers import Attention, DotProduct, sincos_positions
-from . import exercise, expect, expect_close, expect_shape, give_weights, refuse_mistakes
+from . import exercise, expect, expect_close, expect_fresh, expect_shape, give_weights, refuse_mistakes
 
 
 def _random(*shape: int, seed: int = 0) -> Tensor:
@@ -154,6 +154,7 @@ def check_unscaled(unscaled) -> None:
             },
         )
         expect_close(out, fused(q, k, v, scale=1.0), "not softmax(q kᵀ) v: the scores stay as they are")
+    expect_fresh(unscaled)
 
 
 @exercise

@@ -155,11 +155,13 @@ def check_averaged(averaged) -> None:
 @exercise
 def check_larger_weights(larger_weights) -> None:
     """Only the weights of linear maps, and only their size."""
+    torch.manual_seed(0)
     model = larger_weights()
     expect(isinstance(model, nn.Module), f"return a model, not {type(model).__name__}")
     expect_fresh(larger_weights)
     frozen = [name for name, value in model.named_parameters() if not value.requires_grad]
     expect(not frozen, f"{', '.join(frozen[:1])} no longer learns: change the numbers, keep the parameters")
+    torch.manual_seed(0)  # of the same draws: the spread of 64 random numbers is not the same twice
     plain = dict(ViT.build("vit_shapes_patch8_32").named_parameters())
     values = {name: value.detach() for name, value in model.named_parameters()}
     expect(set(values) == set(plain), "the model is vit_shapes_patch8_32, with other numbers in it and nothing else")

@@ -10,7 +10,17 @@ from ..config import ViTConfig
 from ..layers import LayerScale
 from ..models import ViT
 from ..tokens import TokenPlan
-from . import exercise, expect, expect_close, expect_learns, expect_number, expect_shape, refuse_mistakes
+from . import (
+    exercise,
+    expect,
+    expect_close,
+    expect_fresh,
+    expect_learns,
+    expect_number,
+    expect_shape,
+    is_near,
+    refuse_mistakes,
+)
 
 
 def _random(*shape: int, seed: int = 0) -> Tensor:
@@ -18,18 +28,25 @@ def _random(*shape: int, seed: int = 0) -> Tensor:
 
 
 class _Branch(nn.Module):
-    """Neither linear nor zero at zero, so that it matters where a factor stands."""
+    """Neither linear nor zero at zero, so that it matters where a factor stands; and it learns."""
+
+    def __init__(self):
+        super().__init__()
+        self.shift = nn.Parameter(torch.tensor(0.5))
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.sin(x) + 0.5
+        return torch.sin(x) + self.shift
 
 
 @exercise
 def check_scaled_residual(ScaledResidual) -> None:
     """Its one parameter, its first value, and what is multiplied by it."""
-    module = ScaledResidual(_Branch(), 6, 0.25)
+    branch = _Branch()
+    module = ScaledResidual(branch, 6, 0.25)
     expect(isinstance(module, nn.Module), f"expected an nn.Module, not {type(module).__name__}")
-    own = dict(module.named_parameters())
+    parts = dict(module.named_parameters())
+    own = {name: part for name, part in parts.items() if part is not branch.shift}
+    expect(len(own) < len(parts), "the branch's parameters are none of the module's: keep it as self.branch = branch")
     expect(len(own) > 0, "nothing is learned: make the factors an nn.Parameter")
     expect(len(own) == 1, f"one parameter, the factors, not {len(own)}: {', '.join(own)}")
     (factor,) = own.values()
@@ -38,15 +55,17 @@ def check_scaled_residual(ScaledResidual) -> None:
     expect(not torch.equal(factor, torch.ones(6)), "the factors begin at 1: fill them with initial")
     expect(bool((factor == 0.25).all()), f"each factor begins at initial, 0.25 here, not at {factor[0].item():g}")
     factor.data.copy_(torch.tensor([1.5, -0.5, 2.0, 0.3, -1.2, 0.8]))
-    x, branch, scale = _random(2, 6, 6), _Branch(), factor.detach()
+    x, scale = _random(2, 6, 6), factor.detach()
+    before = x._version
     answer = module(x)
+    expect(x._version == before, "x itself has changed: build a new one")
     expect_shape(answer, (2, 6, 6), "the stream keeps its shape: (batch, tokens, dim)")
-    added = branch(x)
+    added = branch(x).detach()
     mistakes = {
         "the factors are on the stream as well: x itself has to stay as it is": scale * (x + added),
         "the factors are on the stream, and the branch has none: it is the branch that they multiply": scale * x
         + added,
-        "the factors stand before the branch: multiply what it computes": x + branch(scale * x),
+        "the factors stand before the branch: multiply what it computes": x + branch(scale * x).detach(),
         "the factors are not used": x + added,
         "the stream is missing: add the branch to x": scale * added,
         "the factors are added: multiply by them": x + added + scale,
@@ -55,7 +74,7 @@ def check_scaled_residual(ScaledResidual) -> None:
     }
     refuse_mistakes(answer.detach(), mistakes)
     expect_close(answer.detach(), x + scale * added, "not x + factor · branch(x)")
-    expect_learns(answer, {"the factors": factor})
+    expect_learns(answer, {"the factors": factor, "the branch": branch.shift})
 
 
 @exercise
@@ -85,7 +104,10 @@ def check_my_drop_path(my_drop_path) -> None:
         hint = f"what is kept is multiplied by {wrong:.2f}: its mean over draws has to be the branch itself"
         expect(not torch.allclose(values, torch.tensor(wrong)), hint)
     expect_close(values, torch.full_like(values, 4.0), "divide what is kept by the probability to keep it", 1e-4)
-    expect(not torch.equal(my_drop_path(x, 0.75, True) == 0, answer == 0), "each call has to draw anew")
+    more = [my_drop_path(x, 0.75, True) for _ in range(3)]
+    expect(not torch.equal(more[0] == 0, answer == 0), "each call has to draw anew")
+    counts = {int((one != 0).sum()) for one in more}
+    expect(len(counts) > 1, "always the same number is dropped: each sample draws for itself")
     expect(torch.equal(my_drop_path(x, 0.0, True), x), "at a probability of 0 everything stays")
 
 
@@ -136,8 +158,9 @@ def check_positive(positive) -> None:
     images = _random(3, 3, 16, 16)
     with torch.no_grad():
         wanted, sizes = model(images), _factors(model).abs()
-        positive(model)
+        returned = positive(model)
         answer, factors = model(images), _factors(model)
+    expect(returned is model, "change the model that is given, and return that one")
     expect(not bool((factors < 0).all()), "all factors are negative now")
     attention, mlp = factors.chunk(2)
     one = (attention < 0).any().item() != (mlp < 0).any().item()
@@ -176,8 +199,7 @@ def check_branches_run(branches_run) -> None:
                 "the last block's probability is drop_path itself: count blocks from 0": 2
                 * sum(1 - drop_path * (block + 1) / depth for block in range(depth)),
             }.items():
-                same = isinstance(answer, int | float) and math.isclose(answer, wrong, rel_tol=1e-6)
-                expect(not same or math.isclose(wrong, right, rel_tol=1e-6), f"{hint} ({case})")
+                expect(not is_near(answer, wrong) or is_near(wrong, right), f"{hint} ({case})")
         expect_number(answer, right, f"{right:g} branches on average for {case}")
 
 
@@ -203,8 +225,7 @@ def check_largest_factor(largest_factor) -> None:
             "growth is a ratio of lengths: square it": length * math.sqrt((growth - 1) / (2 * depth)) / branch,
             "that is the length of what is added: divide by the branch's": right * branch,
         }.items():
-            same = isinstance(answer, int | float) and math.isclose(answer, wrong, rel_tol=1e-6)
-            expect(not same or math.isclose(wrong, right, rel_tol=1e-6), hint)
+            expect(not is_near(answer, wrong) or is_near(wrong, right), hint)
         expect_number(
             answer, right, f"{right:.4g} for depth {depth}, lengths {length:g} and {branch:g}, {growth} times"
         )
@@ -218,12 +239,19 @@ def check_mended(mended) -> None:
     expect(isinstance(model, ViT), f"return a ViT, not {type(model).__name__}")
     config = model.config
     plain = ViT.build("vit_shapes_patch8_32", TokenPlan.of(8)).config
-    expect(config.layer_scale is not None, "there is no LayerScale: wide() passes layer_scale on")
+    expect(config.layer_scale is not None, "there is no LayerScale: eight_wide() passes layer_scale on")
     expect(config.depth == 8, f"the plain model has 8 blocks, and yours has {config.depth}")
     expect(config.layer_scale == 1e-5, f"the factors begin at 1e-5, not at {config.layer_scale:g}")
     other = [
         name for name, value in plain.to_dict().items() if config.to_dict()[name] != value and name != "layer_scale"
     ]
     expect(not other, f"{', '.join(other)} differs from the plain model's: change layer_scale alone")
-    spread = model.blocks[0].mlp.expand.weight.std().item()
-    expect(spread > 0.07, "the matrices are not wide: build on wide()")
+    for name, part in model.blocks.named_modules():
+        if isinstance(part, nn.Linear):
+            spread = part.weight.std().item() * part.in_features**0.5
+            expect(spread > 0.7, f"the matrix {name} is not wide: build on eight_wide()")
+    factors = _factors(model)
+    expect(bool((factors == config.layer_scale).all()), "every factor begins at 1e-5")
+    frozen = [name for name, part in model.named_parameters() if not part.requires_grad]
+    expect(not frozen, f"{', '.join(frozen[:3])} does not learn: leave requires_grad as it is")
+    expect_fresh(mended)

@@ -11,7 +11,17 @@ from ..cost import cost_of
 from ..layers import Block
 from ..models import ViT
 from ..tokens import TokenPlan
-from . import exercise, expect, expect_close, expect_number, expect_shape, refuse_mistakes
+from . import (
+    exercise,
+    expect,
+    expect_close,
+    expect_fresh,
+    expect_learns,
+    expect_number,
+    expect_shape,
+    is_near,
+    refuse_mistakes,
+)
 
 DEPTH, CLASS_BLOCKS = 4, 2  # of the model in "change, run, explain"
 
@@ -82,6 +92,8 @@ def check_my_class_attention(my_class_attention) -> None:
         expect_close(
             answer, _with_patches(right, x), "the block's two lines for the class token, keys from every token"
         )
+    for name, parameter in block.attention.named_parameters():
+        expect_learns(my_class_attention(block, x.clone()), {f"attention.{name}": parameter})
 
 
 def _unscaled(block: Block, x: Tensor, normed: Tensor) -> dict[str, Tensor]:
@@ -210,17 +222,13 @@ def check_cost_ratio(cost_ratio) -> None:
             "that is self-attention over class attention: the other way round": everyone / alone,
         }
         for hint, wrong in mistakes.items():
-            expect(not _same(answer, wrong), hint)
+            expect(not is_near(answer, wrong), hint)
         expect_number(answer, alone / everyone, f"{patches} patches of width {dim}: {alone:,} of {everyone:,}")
 
 
 def _ratio(tokens: int, dim: int) -> float:
     everyone = 12 * tokens * dim**2 + 2 * tokens**2 * dim
     return ((2 * tokens + 10) * dim**2 + 2 * tokens * dim) / everyone
-
-
-def _same(answer, wrong: float) -> bool:
-    return isinstance(answer, int | float) and abs(answer - wrong) < 1e-6 * wrong
 
 
 @exercise
@@ -237,3 +245,4 @@ def check_moving(moving: Callable[[], ViT]) -> None:
     expect(len(plan.groups) == 1, "nothing else enters")
     expected = ViT.build("vit_shapes_patch8_32", plan=plan).config
     expect(model.config == expected, 'all else as in ViT.build("vit_shapes_patch8_32")')
+    expect_fresh(moving)

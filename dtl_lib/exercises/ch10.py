@@ -46,6 +46,7 @@ def check_my_distillation_loss(my_distillation_loss) -> None:
         },
     )
     expect_close(value, hard, "with hard=True: cross-entropy with the class that the teacher names")
+    expect_learns(value, {"logits": ours})
     for temperature in (2.5, 0.7):
         value = _one(my_distillation_loss(ours, theirs, False, temperature), hint)
         right = _soft(ours, theirs, temperature)
@@ -94,6 +95,7 @@ def _soft_mistakes(ours: Tensor, theirs: Tensor, temperature: float) -> dict[str
 def check_my_lessons(my_lessons) -> None:
     """Two heads with a teacher, one head with a teacher, two heads without one."""
     cls, dist, theirs = _random(4, 5, seed=2), _random(4, 5, seed=3), _random(4, 5, seed=4)
+    heads = {"the first head": cls.requires_grad_(), "the last head": dist.requires_grad_()}
     labels, weight = torch.tensor([0, 3, 1, 4]), 0.3
     hint = "one loss for the batch"
 
@@ -126,6 +128,7 @@ def check_my_lessons(my_lessons) -> None:
     }
     refuse_mistakes(value, mistakes)
     expect_close(value, (1 - weight) * label(cls) + weight * teacher(dist), "not (1 − weight) · first + weight · last")
+    expect_learns(value, heads)
     value = _one(my_lessons((cls,), labels, theirs, weight), hint)
     refuse_mistakes(value, {"with one head the teacher's part is missing": (1 - weight) * label(cls)})
     expect_close(value, (1 - weight) * label(cls) + weight * teacher(cls), "one head learns both: it is first and last")
@@ -139,6 +142,9 @@ def check_my_lessons(my_lessons) -> None:
         },
     )
     expect_close(value, label(mean), "without a teacher the mean of the heads learns from the labels")
+    expect_learns(value, heads)
+    value = _one(my_lessons((cls,), labels, None, weight), hint)
+    expect_close(value, label(cls), "with one head and no teacher, that head is the mean: it learns from the labels")
 
 
 @exercise
@@ -201,7 +207,10 @@ def check_folded(folded) -> None:
     torch.manual_seed(10)
     cls_head, dist_head = nn.Linear(6, 5), nn.Linear(6, 5)
     cls, dist = _random(3, 6, seed=11), _random(3, 6, seed=12)
+    given = [part.detach().clone() for head in (cls_head, dist_head) for part in head.parameters()]
     one = folded(cls_head, dist_head)
+    kept = [*cls_head.parameters(), *dist_head.parameters()]
+    expect(all(map(torch.equal, kept, given)), "the two heads themselves have changed: leave them as they are")
     expect(isinstance(one, nn.Linear), f"return an nn.Linear, not {type(one).__name__}")
     shape = (one.in_features, one.out_features)
     expect(shape == (12, 5), f"it maps both tokens, 12 numbers, to 5 logits; yours maps {shape[0]} to {shape[1]}")

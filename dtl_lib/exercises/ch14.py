@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..models import ViT
-from . import exercise, expect, expect_close, expect_number, expect_shape, refuse_mistakes
+from . import exercise, expect, expect_close, expect_fresh, expect_number, expect_shape, refuse_mistakes
 
 HILLS = {
     "one hill": ([0, 1, 4, 9, 4, 1, 0, 0], -1),
@@ -177,3 +177,4 @@ def check_spare(spare) -> None:
         }
         refuse_mistakes(found, mistakes)
         expect_close(found, room @ v, where + "not attention with one more key and value, both zero", 1e-4)
+    expect_fresh(spare)

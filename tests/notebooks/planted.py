@@ -1,7 +1,11 @@
 """Holds a chapter's checkers against its stubs, its folded solutions and planted wrong answers."""
 
 import contextlib
+import inspect
 import io
+import types
+
+from torch import nn
 
 from book.tools.definitions import parse
 from book.tools.exercises import Exercise, definitions_before
@@ -58,5 +62,17 @@ def _solution(notebook, exercise: Exercise, checker) -> list[str]:
         exec(compile(parse(exercise.solution), "solution", "exec"), names)
     except Exception as error:
         return [f"the folded solution for {exercise.checker} stops with {type(error).__name__}: {error}"]
-    result = verdict(checker, names.get(exercise.answer))
-    return [] if result == "right" else [f"{exercise.checker} says {result!r} to the folded solution"]
+    answer = names.get(exercise.answer)
+    if (result := verdict(checker, answer)) != "right":
+        return [f"{exercise.checker} says {result!r} to the folded solution"]
+    return _kept(exercise, checker, answer)
+
+
+def _kept(exercise: Exercise, checker, answer) -> list[str]:
+    """A function that builds a model has to build another one in each call: the trials train what it returns."""
+    if not isinstance(answer, types.FunctionType) or inspect.signature(answer).parameters:
+        return []
+    model = answer()
+    if not isinstance(model, nn.Module) or verdict(checker, lambda: model).startswith("wrong: "):
+        return []
+    return [f"{exercise.checker} says 'right' to a function that returns the same model twice: expect_fresh"]

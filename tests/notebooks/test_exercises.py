@@ -8,7 +8,7 @@ import torch
 
 from book.tools.exercises import find
 from book.tools.project import Project, read
-from dtl_lib.exercises import exercise, expect_close
+from dtl_lib.exercises import exercise, expect_close, expect_shape
 from tests.notebooks.conftest import markdown
 from tests.notebooks.planted import problems
 
@@ -98,3 +98,17 @@ def test_a_checker_without_the_decorator_is_found(notebook):
     module = types.SimpleNamespace(check_double=fair)
     messages = problems(chapter(notebook), find(chapter(notebook)), module, {"check_double": [identity]})
     assert messages == ["check_double is not in the chapter's checkers, or lacks @exercise"]
+
+
+def test_a_checker_that_takes_one_model_twice_is_found(notebook):
+    build = "import torch\n\n\ndef double():\n    return torch.nn.Linear(2, 2)"
+
+    def gullible(double):
+        expect_shape(double().weight, (2, 2), "two numbers to two")
+
+    def none():
+        return torch.nn.Linear(2, 3)
+
+    path = chapter(notebook, stub="def double(): ...", solution=build)
+    (message,) = run(path, check=gullible, wrong=[none])
+    assert message == "check_double says 'right' to a function that returns the same model twice: expect_fresh"

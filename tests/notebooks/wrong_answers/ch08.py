@@ -36,7 +36,25 @@ class TwoFactors(nn.Module):
         return self.other * x + self.factor * self.branch(x)
 
 
+class Unregistered(nn.Module):
+    def __init__(self, branch, dim, initial):
+        super().__init__()
+        self.parts = [branch]
+        self.factor = nn.Parameter(torch.full((dim,), initial))
+
+    def forward(self, x):
+        return x + self.factor * self.parts[0](x)
+
+
+def into_the_stream(x, branch, factor):
+    x += factor * branch(x)
+    return x
+
+
 RESIDUALS = [
+    Unregistered,
+    scaled(into_the_stream),
+    scaled(lambda x, branch, factor: x + factor * branch(x).detach()),
     scaled(lambda x, branch, factor: factor * (x + branch(x))),
     scaled(lambda x, branch, factor: factor * x + branch(x)),
     scaled(lambda x, branch, factor: x + branch(factor * x)),
@@ -73,6 +91,14 @@ def dropped(
 
 def never_dropped(x, probability, training):
     return x
+
+
+def a_fixed_number(x, probability, training):
+    if not training:
+        return x
+    keep = 1 - probability
+    kept = torch.randperm(len(x)) < keep * len(x)
+    return x * kept[:, None, None] / keep
 
 
 def all_dropped(x, probability, training):
@@ -138,6 +164,10 @@ def signs(branches=("scale1", "scale2"), weight=True, bias=True, columns=False, 
     return wrong
 
 
+def a_copy(model):
+    return signs()(copy.deepcopy(model))
+
+
 def no_scale(model):
     for block in model.blocks:
         block.scale1 = block.scale2 = nn.Identity()
@@ -164,6 +194,27 @@ def shapes(depth=8, layer_scale=1e-5, gain=1.0, **changes):
     return wrong
 
 
+def one_wide():
+    model = ViT.build("vit_shapes_patch8_32", TokenPlan.of(8), layer_scale=1e-5)
+    for block in model.blocks:
+        nn.init.trunc_normal_(block.mlp.expand.weight, std=block.mlp.expand.in_features**-0.5)
+    return model
+
+
+def factors_at_one():
+    model = shapes()()
+    for block in model.blocks:
+        nn.init.ones_(block.scale1.factor)
+    return model
+
+
+def frozen_factors():
+    model = shapes()()
+    for block in model.blocks:
+        block.scale1.factor.requires_grad_(False)
+    return model
+
+
 WRONG = {
     "check_scaled_residual": RESIDUALS,
     "check_my_drop_path": [
@@ -177,6 +228,7 @@ WRONG = {
         dropped(keeps=lambda p: p),
         dropped(seed=3),
         never_dropped,
+        a_fixed_number,
         all_dropped,
     ],
     "check_my_fold": [
@@ -200,12 +252,14 @@ WRONG = {
         signs(less=-1),
         signs(branches=()),
         no_scale,
+        a_copy,
     ],
     "check_branches_run": [
         run(count=1),
         run(left=lambda rate: rate),
         run(rate=lambda p, b, d: p),
         run(rate=lambda p, b, d: p * b / d),
+        lambda depth, drop_path: (1 - torch.linspace(0, drop_path, depth, dtype=torch.double)).sum(),
         run(rate=lambda p, b, d: p * (b + 1) / d),
         lambda depth, drop_path: 2 * depth,
     ],
@@ -224,6 +278,9 @@ WRONG = {
         shapes(layer_scale=0.1),
         shapes(gain=0.2),
         shapes(mlp_ratio=2.0),
+        one_wide,
+        factors_at_one,
+        frozen_factors,
         lambda: nn.Linear(2, 2),
     ],
 }

@@ -85,6 +85,16 @@ def first_patch_asks(block, x):
     return _sequence(_read(block, x, query=lambda x, normed: normed[:, 1:2]), x)
 
 
+def detached(block, x):
+    return _sequence(_read(block, x), x).detach()
+
+
+def one_head(block, x):
+    q, k, v = block.attention.qkv(block.norm1(x)).chunk(3, dim=-1)
+    row = (q[:, :1] @ k.mT / q.shape[-1] ** 0.5).softmax(dim=-1)
+    return _sequence(_twice(block, x[:, :1], block.attention.project(row @ v)), x)
+
+
 def _mix(maps, linear, turned=False, bias=True):
     weight = linear.weight.T if turned else linear.weight
     mixed = einsum(maps, weight, "b h q k, g h -> b g q k")
@@ -238,7 +248,7 @@ def plan_alone():
 WRONG = {
     "check_my_class_attention": [
         everyone_asks, token_alone, normed_patches, without_itself, bare_keys, bare, not_divided, no_mlp, mlp_of_all,
-        class_token_last, no_layer_scale, replaced, first_patch_asks,
+        class_token_last, no_layer_scale, replaced, first_patch_asks, detached, one_head,
     ],
     "check_my_talking_heads": [
         softmax_first, mixed_once, mixed_at_the_end, exchanged, transposed, no_biases, over_queries, over_heads,

@@ -36,11 +36,15 @@ def detached(logits, teacher_logits, hard, temperature):
     return loss()(logits.detach(), teacher_logits, hard, temperature)
 
 
+def hard_detached(logits, teacher_logits, hard, temperature):
+    return loss()(logits.detach() if hard else logits, teacher_logits, hard, temperature)
+
+
 def per_image(logits, teacher_logits, hard, temperature):
     return F.cross_entropy(logits, teacher_logits.argmax(dim=1), reduction="none")
 
 
-def lessons(first=0, last=-1, weigh=None, soft=False, mean=False, alone="mean", one_head=True):
+def lessons(first=0, last=-1, weigh=None, soft=False, mean=False, alone="mean", one_head=True, learns=True):
     """Who learns from whom, with one mistake."""
 
     def wrong(heads, labels, teacher_logits, weight):
@@ -49,6 +53,8 @@ def lessons(first=0, last=-1, weigh=None, soft=False, mean=False, alone="mean", 
                 return F.cross_entropy(heads[0], labels)
             if alone == "losses":
                 return torch.stack([F.cross_entropy(head, labels) for head in heads]).mean()
+            if alone == "two":
+                return F.cross_entropy((heads[0] + heads[1]) / 2, labels)
             factor = 1 - weight if alone == "weighed" else 1
             return factor * F.cross_entropy(torch.stack(heads).mean(dim=0), labels)
         if mean:
@@ -57,6 +63,7 @@ def lessons(first=0, last=-1, weigh=None, soft=False, mean=False, alone="mean", 
             return (1 - weight) * F.cross_entropy(heads[0], labels)
         target = teacher_logits.softmax(dim=1) if soft else teacher_logits.argmax(dim=1)
         own, taught = F.cross_entropy(heads[first], labels), F.cross_entropy(heads[last], target)
+        taught = taught if learns else taught.detach()
         parts = weigh(weight) if weigh else (1 - weight, weight)
         return parts[0] * own + parts[1] * taught
 
@@ -119,6 +126,13 @@ def fold(weight=0.5, bias=0.5, turned=False, which=None, with_bias=True):
     return wrong
 
 
+def heads_doubled(cls_head, dist_head):
+    with torch.no_grad():
+        for part in (*cls_head.parameters(), *dist_head.parameters()):
+            part.mul_(2)
+    return fold()(cls_head, dist_head)
+
+
 def no_bias_value(cls_head, dist_head):
     one = fold()(cls_head, dist_head)
     nn.init.zeros_(one.bias)
@@ -147,6 +161,7 @@ WRONG = {
         loss(hard="temperature"),
         loss(hard="sum"),
         detached,
+        hard_detached,
         per_image,
     ],
     "check_my_lessons": [
@@ -159,6 +174,8 @@ WRONG = {
         lessons(soft=True),
         lessons(one_head=False),
         lessons(alone="first"),
+        lessons(alone="two"),
+        lessons(learns=False),
         lessons(alone="weighed"),
         lessons(alone="losses"),
     ],
@@ -185,6 +202,7 @@ WRONG = {
         fold(turned=True),
         fold(which="cls"),
         no_bias_value,
+        heads_doubled,
         fold(with_bias=False),
         stacked,
     ],
