@@ -5,9 +5,11 @@
 - math and icons from local files, and no script from elsewhere;
 - `{ledger}`, `{command-line}`, `{models}`, `{recipes}` and `{citation}`, made from records, parser and code;
 - `{explorer}`, and the files that it loads, made from the zoo;
-- references and records that a notebook can link to in plain Markdown.
+- references and records that a notebook can link to in plain Markdown;
+- a field for each attribute that a docstring describes together with others.
 """
 
+import re
 import sys
 from pathlib import Path
 
@@ -68,6 +70,16 @@ def linkable(app: Sphinx, doctree: nodes.document) -> None:
             slugs |= {name: (0, name, label) for name, label in text(ROOT).items()}
 
 
+def one_field_each(app: Sphinx, what: str, name: str, thing, options, lines: list[str]) -> None:
+    """Split `:ivar low, high: …`: napoleon does so for arguments, and of attributes makes `low,` the type of `high`."""
+    split: list[str] = []
+    for field in re.split(r"\n(?=\S)", "\n".join(lines)):  # with the lines that are indented under it
+        together = re.match(r":ivar ([^:]+, [^:]+):", field)
+        names = together[1].split(", ") if together else []
+        split += [f":ivar {one}:{field[together.end() :]}" for one in names] if together else [field]
+    lines[:] = "\n".join(split).split("\n")
+
+
 class Ledger(SphinxDirective):
     """The table of all records."""
 
@@ -106,6 +118,7 @@ def setup(app: Sphinx) -> dict:
     app.connect("doctree-read", mark_boxes)
     app.connect("doctree-read", linkable)
     app.connect("html-page-context", local_scripts_only, priority=999)
+    app.connect("autodoc-process-docstring", one_field_each, priority=501)  # after napoleon
     app.connect("build-finished", assets.install)
     app.connect("build-finished", explorer.install)
     app.add_directive("explorer", explorer.Explorer)

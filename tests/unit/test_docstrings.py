@@ -10,6 +10,8 @@ import pytest
 import yaml
 from sphinx.ext.napoleon import Config, GoogleDocstring
 
+from book.tools.book_pages import one_field_each
+
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted((ROOT / "book" / "api").glob("*.md"))
 OPTIONS = yaml.safe_load((ROOT / "_config.yml").read_text("utf8"))["sphinx"]["config"]
@@ -131,3 +133,23 @@ def test_a_docstring_that_is_misread_is_noticed(kind, thing, fault):
 def test_docstrings_of_a_page_are_read_as_they_are_meant(page):
     found = [f"{name}: {fault}" for kind, name, thing in documented(page) for fault in faults(kind, thing)]
     assert not found, "\n".join(found)
+
+
+def test_attributes_that_are_described_together_are_a_field_each():
+    """`low, high: …` would be read as an attribute `high` of the type `low,`."""
+    text = """What was measured.
+
+    Attributes:
+        low, high: the ends of
+            its interval, `(steps,)`.
+        n, `many`: a colon: and a comma, too.
+        steps: of the run, first
+            and last.
+    """
+    lines = str(GoogleDocstring(inspect.cleandoc(text), NAPOLEON, what="class", name="it")).split("\n")
+    one_field_each(None, "class", "it", None, None, lines)
+    assert [name for role, name in FIELD.findall("\n".join(lines)) if role == "ivar"] == [
+        "low", "high", "n", "`many`", "steps",
+    ]  # fmt: skip
+    of_low, of_high = ("\n".join(lines).split(f":ivar {name}: ")[1].split(":ivar")[0] for name in ("low", "high"))
+    assert of_low == of_high and of_low.split() == "the ends of its interval, `(steps,)`.".split()
