@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
 
 from .style import COLOURS, WIDTH, array, legend_below, styled
+from .tables import typeset
 
 DECADES = 1e4  # an axis that spans more has a tick a decade
 FEW = 10  # points so few are marked one by one, and on a logarithmic axis each has its tick
@@ -47,14 +48,14 @@ def show_curves(
     if all(place.is_integer() for place in marks) and "x" not in log:
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))  # such as blocks: there is none between two
     if "x" in log:
-        axis.xaxis.set_major_formatter("{x:g}")
+        axis.xaxis.set_major_formatter(_number)
         if len(marks) <= FEW:
-            axis.set_xticks(marks, [f"{place:g}" for place in marks])
+            axis.set_xticks(marks, [_number(place) for place in marks])
         axis.minorticks_off()
     if "y" in log:
         low_end, high_end = axis.get_ylim()
         axis.yaxis.set_major_locator(LogLocator(subs=(1,) if high_end > DECADES * low_end else (1, 2, 5)))
-        axis.yaxis.set_major_formatter("{x:g}")
+        axis.yaxis.set_major_formatter(_number)
         axis.minorticks_off()
     if len(curves) > 1:
         legend_below(figure, axis)
@@ -114,7 +115,7 @@ def show_intervals(
         axis.set_xscale("symlog", linthresh=linear, linscale=1.5)
         left, right = (10 if abs(end) > 10 * linear else 4 for end in axis.dataLim.intervalx)
         ticks = [step * linear for step in (-left, -1, -0.5, 0, 0.5, 1, right)]
-        axis.set_xticks(ticks, [f"{tick:g}".replace("-", "−") for tick in ticks], minor=False)
+        axis.set_xticks(ticks, [_number(tick) for tick in ticks], minor=False)
         axis.minorticks_off()
         axis.update_datalim([(tick, 0) for tick in ticks])
         axis.autoscale_view(scaley=False)  # a mark at the end is not cut
@@ -195,7 +196,7 @@ def show_roofline(
         )
     axis.set(xscale="log", yscale="log", xlabel="operations a byte", ylabel="GFLOP/s", ylim=(up.min() / 3, rate / 3e8))
     for side in (axis.xaxis, axis.yaxis):
-        side.set_major_formatter("{x:g}")
+        side.set_major_formatter(_number)
     axis.minorticks_off()
     return figure
 
@@ -243,7 +244,7 @@ def show_ratios(
         axis.errorbar(across, up, yerr=ends, fmt="osD^v"[index % 5], color=colour, label=name, capsize=2, linewidth=1)
     axis.set(xlabel=x, ylabel=y, xscale="log")
     axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axis.xaxis.set_major_formatter("{x:g}")
+    axis.xaxis.set_major_formatter(_number)
     axis.minorticks_off()
     legend_below(figure, axis)
     return figure
@@ -268,9 +269,14 @@ def show_histograms(groups: Mapping[str, Sequence], x: str, y: str, bins: int = 
         axis.set(xscale="log", yscale="log", title=name)
         axis.minorticks_off()
     axes[-1].xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes[-1].xaxis.set_major_formatter("{x:g}")
-    axes[-1].yaxis.set_major_formatter("{x:g}")
+    axes[-1].xaxis.set_major_formatter(_number)
+    axes[-1].yaxis.set_major_formatter(_number)
     axes[-1].minorticks_off()
     axes[-1].set_xlabel(x)
     figure.supylabel(y)
     return figure
+
+
+def _number(value: float, _place: int | None = None) -> str:
+    """What stands at a tick."""
+    return typeset(f"{value:g}")

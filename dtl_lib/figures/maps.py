@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from .images import outline, write_below
 from .overlay import PIXELS, enlarged, overlay
 from .style import ABSENT, INK, MAP, MARK, SIGNED, array, panels, styled
+from .tables import typeset
 
 
 @styled
@@ -106,7 +107,7 @@ def show_matrix(
     if numbers:
         for (row, column), value in _cells(matrix):
             dark = abs(value) > 0.6 * top if signed else value < 0.6 * top
-            axis.text(column, row, f"{value:.2f}", ha="center", va="center", color="white" if dark else INK)
+            axis.text(column, row, typeset(f"{value:.2f}"), ha="center", va="center", color="white" if dark else INK)
         axis.set_title(label)
     else:
         figure.colorbar(drawn, ax=axis, label=label, shrink=0.85)
@@ -191,7 +192,7 @@ def show_cosines(matrices: Sequence, titles: Sequence[str], names: Sequence[str]
         axis.set_yticks(range(len(names)), names)
         for (row, column), value in _cells(matrix):
             ink = "white" if abs(value) > 0.6 else INK
-            axis.text(column, row, f"{value:.1f}", ha="center", va="center", color=ink)
+            axis.text(column, row, typeset(f"{value:.1f}"), ha="center", va="center", color=ink)
     return figure
 
 

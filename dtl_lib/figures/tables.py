@@ -5,6 +5,9 @@ from collections.abc import Iterable, Sequence
 from html import escape
 
 NUMBER = re.compile(r"(< )?[+−-]?[\d.,]+(e[+-]?\d+)?[^a-zA-Z]*")  # with a unit sign, ± or interval, and no words
+SIGN = re.compile(r"(?<![\w.)\]])-(?=\.?\d)")  # before a number, and neither in a word nor in a range
+ZERO = re.compile(r"(?<![\w.)\]])-(?=0?\.?0+(?![\d.e]))")
+EXPONENT = re.compile(r"(?<=\de)([+-]?)0+(?=\d)")
 CELL = "padding: 0.15em 0.4em; white-space: {space}; text-align: {side}; vertical-align: top"
 
 
@@ -48,13 +51,18 @@ class Table:
         space = "nowrap" if right and tag == "td" else "normal"
         style = CELL.format(space=space, side="right" if right else "left")
         scope = ' scope="col"' if tag == "th" else ""
-        return f'<{tag}{scope} style="{style}">{escape(text)}</{tag}>'
+        return f'<{tag}{scope} style="{style}">{escape(typeset(text))}</{tag}>'
+
+
+def typeset(text: str) -> str:
+    """Numbers in a text as a page shows them: a minus and no hyphen, no sign before 0.00, and 1e-5 for 1e-05."""
+    return EXPONENT.sub(r"\1", SIGN.sub("−", ZERO.sub("", text)))
 
 
 def table(rows: Iterable[Sequence], header: Sequence[str], note: str = "") -> Table:
     """A table with a header, for the last line of a notebook's cell.
 
-    Columns of numbers are set to the right and never wrap; columns of words wrap.
+    Columns of numbers are set to the right and never wrap; columns of words wrap. On a page, numbers are typeset: −0.5.
 
     Args:
         rows: one sequence of cells a row, shown by `str`: format numbers yourself.

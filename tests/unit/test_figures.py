@@ -307,3 +307,10 @@ def test_a_logarithmic_axis_of_many_decades_has_a_tick_a_decade():
         ticks = [tick for tick in axis.get_yticks() if low <= tick <= high]
         assert len(ticks) <= 9 and any(abs(tick / wanted - 1) < 1e-9 for tick in ticks)
     assert not any(abs(tick / 2e-5 - 1) < 1e-9 for tick in ticks)
+
+
+def test_numbers_in_a_matrix_and_at_ticks_are_typeset():
+    matrix = figures.show_matrix(torch.tensor([[-0.004, -0.25]]), "weight", numbers=True, signed=True)
+    assert {text.get_text() for text in matrix.axes[0].texts} == {"0.00", "−0.25"}
+    curve = figures.show_curves({"": ([0, 1, 2], [1e-6, 1e-3, 1])}, "x", "y", log="y")
+    assert "1e-6" in {tick.get_text() for tick in curve.axes[0].get_yticklabels()}

@@ -44,3 +44,19 @@ def test_a_note_stands_below_and_alone_where_there_are_no_rows():
 def test_a_row_that_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="2 cells, and the header 1"):
         table([("a", "b")], ("one",))
+
+
+@pytest.mark.parametrize(
+    "written, shown",
+    [
+        ("-3.5", "−3.5"), ("+0.2, -0.3", "+0.2, −0.3"), ("(-1", "(−1"), ("× -2", "× −2"), ("-.5", "−.5"),
+        ("-0.00", "0.00"), ("-0", "0"), ("-0.05", "−0.05"), ("-0.0, -0.1", "0.0, −0.1"), ("-0.0e-5", "−0.0e-5"),
+        ("1e-05", "1e-5"), ("-1e-05 … 2e+08", "−1e-5 … 2e+8"), ("1e-10", "1e-10"), ("1e-5", "1e-5"),
+        ("2026-11-27", "2026-11-27"), ("0.1-0.2", "0.1-0.2"), ("ViT-Ti/16", "ViT-Ti/16"), ("int-8", "int-8"),
+        ("the e-05", "the e-05"), ("--jobs 1", "--jobs 1"), ("", ""),
+    ],
+)  # fmt: skip
+def test_a_page_has_a_minus_and_no_padding_and_the_text_stays_as_it_was(written, shown):
+    row = table([(written,)], ("a",))
+    assert [text or "" for text, _ in cells(row, "td")] == [shown]
+    assert written in str(row)
