@@ -108,7 +108,7 @@ def _from_weights(name: str, path: str | Path) -> tuple[ViT, LoadReport]:
     model = from_timm(theirs).eval()
     report = LoadReport(tuple(model.state_dict()), (), left, said)
     if left or said:
-        log.warning("%s: %s", file, report)
+        log.warning("%s: %s", file.name, report)
     return model, report
 
 
