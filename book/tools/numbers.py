@@ -1,6 +1,6 @@
 """Every measured number in a chapter's prose is backed.
 
-A decimal, a percentage, or a number with a measured unit has to be one of:
+A decimal, a percentage, a number of runs, or a number with a measured unit has to be one of:
 - in the text output of a code cell above (looked up in the executed notebook, when the book is built), rounded or not;
 - in a sentence that links to the ledger, `[…](../book/ledger.md#name)`, a record's id or the name of an experiment:
   then it is in that record, is a mean or ± over the runs of its kind, or is in the output of a cell above, as a
@@ -22,7 +22,7 @@ NOT_PROSE = re.compile(
 )
 ESCAPE = re.compile(r"<!--\s*number:\s*\S.*?-->", re.DOTALL)
 LINK = re.compile(r"!?\[([^\]]*)\]\(([^)]*)\)")
-UNIT = r"(?:%|percent\b|×(?!\s*\d)|(?:ms|µs|s|seconds?|images/s|images per second|points?|[GMk]B|[GM]?FLOPs?)\b)"
+UNIT = r"(?:%|percent\b|×(?!\s*\d)|(?:ms|µs|s|seconds?|images/s|images per second|points?|runs|[GMk]B|[GM]?FLOPs?)\b)"
 NUMBER = re.compile(rf"(?<![\w.,/§#])(\d[\d,]*\d|\d)(\.\d+)?(?:[\s~]?({UNIT}))?(?![\w]|\.\d)")
 NAMED = re.compile(r"(?:§|Section|Sec\.|Table|Figure|Fig\.|Eq\.|arXiv:?|Python|torch|PyTorch|version|CC BY)\s*\d[\d.]*")
 UNBACKED = (

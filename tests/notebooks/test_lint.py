@@ -188,6 +188,8 @@ BACKED = {
     "It runs in 30 s.": False,
     "The loss falls to 0.31.": False,
     "It gains 3 points.": False,
+    "The GPU made 3 runs of 10.": False,
+    "The GPU made 1,234 runs of 10, which took 3 seeds.": True,
     "- one\n- two: 96.1 %": False,
     "The paper reports 79.9 % ([DeiT](../book/references.md#touvron2021training)).": True,
     "The paper reports 79.9 %. See [DeiT](../book/references.md#touvron2021training).": False,
