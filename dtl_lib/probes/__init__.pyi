@@ -1,8 +1,11 @@
 from . import attention as attention
+from . import audited as audited
+from . import auditing as auditing
 from . import discovery as discovery
 from . import distance as distance
 from . import entry as entry
 from . import filters as filters
+from . import lengths as lengths
 from . import lens as lens
 from . import norms as norms
 from . import objects as objects
@@ -10,8 +13,10 @@ from . import outliers as outliers
 from . import pca as pca
 from . import positions as positions
 from . import qkv as qkv
+from . import ranks as ranks
 from . import rollouts as rollouts
 from . import running as running
+from . import running_outliers as running_outliers
 from . import sinks as sinks
 from . import stream as stream
 from . import trial as trial
@@ -22,6 +27,9 @@ from .attention import entropy as entropy
 from .attention import flow as flow
 from .attention import mass as mass
 from .attention import share as share
+from .audited import Audit as Audit
+from .auditing import audit as audit
+from .auditing import register_costs as register_costs
 from .discovery import Discovery as Discovery
 from .discovery import box_iou as box_iou
 from .discovery import boxes_of as boxes_of
@@ -37,6 +45,7 @@ from .filters import Components as Components
 from .filters import as_pictures as as_pictures
 from .filters import embedding_filters as embedding_filters
 from .filters import principal_filters as principal_filters
+from .lengths import RunningLengths as RunningLengths
 from .lens import class_map as class_map
 from .lens import likeliest as likeliest
 from .lens import logit_lens as logit_lens
@@ -57,6 +66,8 @@ from .pca import pca_map as pca_map
 from .positions import position_similarity as position_similarity
 from .positions import rotary_similarity as rotary_similarity
 from .qkv import features as features
+from .ranks import RunningScatter as RunningScatter
+from .ranks import effective_rank as effective_rank
 from .rollouts import gradient_rollout as gradient_rollout
 from .rollouts import relevance as relevance
 from .rollouts import rollout as rollout
@@ -65,6 +76,7 @@ from .running import RunningMean as RunningMean
 from .running import over_images as over_images
 from .running import untrained as untrained
 from .running import with_control as with_control
+from .running_outliers import RunningOutliers as RunningOutliers
 from .sinks import Sinks as Sinks
 from .sinks import find_sinks as find_sinks
 from .stream import Signal as Signal

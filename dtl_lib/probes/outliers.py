@@ -110,7 +110,7 @@ def find_outliers(tape: Tape) -> Outliers:
     Raises:
         ValueError: for a tape without the residual stream, and non-finite tokens.
     """
-    before = _patches(tape, "input")
+    before = patch_tokens(tape, "input")
     modes = tuple(_mode(tape, block, before) for block in range(tape.plan.depth))
     entering = {block + 1: mode.mask for block, mode in enumerate(modes[:-1]) if mode}
     sinks = {block: find_sinks(tape, block, mask) for block, mask in entering.items()}
@@ -135,27 +135,46 @@ def second_mode(lengths: Tensor) -> float | None:
     if not lengths.isfinite().all():
         raise ValueError(STRANGE)
     logs = lengths.flatten().double().clamp(min=1e-30).log().cpu().numpy()
-    above = logs - np.median(logs)
-    above = above[above >= 0]  # one side, since some models have many short tokens
-    spread = 1.4826 * np.median(above)  # of a normal distribution its standard deviation
-    cut = _valley(logs, spread)
+    return second_mode_of(logs, np.ones_like(logs))
+
+
+def second_mode_of(logs: np.ndarray, counts: np.ndarray) -> float | None:
+    """`second_mode` of lengths that were counted.
+
+    Args:
+        logs: logarithms of lengths.
+        counts: how often each is there, above 0.
+    """
+    median = middle(logs, counts)
+    upper = logs >= median  # one side, since some models have many short tokens
+    spread = 1.4826 * middle(logs[upper] - median, counts[upper])  # of a normal distribution its standard deviation
+    cut = _valley(logs, counts, spread)
     if cut is not None:  # again with the tail that is there, if it is longer than a normal distribution's
-        normal = above[above < cut - np.median(logs)]
-        cut = _valley(logs, max(spread, np.sqrt(np.square(normal).mean())))
-    return None if cut is None or (logs > cut).sum() < 2 else float(np.exp(cut))
+        normal = upper & (logs < cut)
+        away = np.average(np.square(logs[normal] - median), weights=counts[normal])
+        cut = _valley(logs, counts, max(spread, np.sqrt(away)))
+    return None if cut is None or counts[logs > cut].sum() < 2 else float(np.exp(cut))
 
 
-def _valley(logs: np.ndarray, spread: float) -> float | None:
+def middle(values: np.ndarray, counts: np.ndarray) -> float:
+    """The median of values that were counted."""
+    order = np.argsort(values)
+    below = np.cumsum(counts[order])
+    ends = (np.searchsorted(below, below[-1] / 2, side) for side in ("left", "right"))
+    return float(np.mean([values[order][min(end, len(values) - 1)] for end in ends]))
+
+
+def _valley(logs: np.ndarray, counts: np.ndarray, spread: float) -> float | None:
     """The first valley above the main hill that is emptier than half a token's own hill, or else the emptiest."""
     from scipy.ndimage import gaussian_filter1d
 
     around = 4 * spread + (logs.max() - logs.min()) / 100 + 1e-6
     low, high = logs.min() - around, logs.max() + around
     bins = min(WIDEST, int(FINE * (high - low) / max(spread, 1e-9)) + 1)
-    counts, edges = np.histogram(logs, bins, (low, high))
+    heights, edges = np.histogram(logs, bins, (low, high), weights=counts)
     width = (high - low) / bins
     sigma = max(spread / width, 2.0)
-    density = gaussian_filter1d(counts.astype(float), sigma, truncate=10, mode="constant")
+    density = gaussian_filter1d(heights.astype(float), sigma, truncate=10, mode="constant")
     one_token, valleys, at = 1 / (sigma * np.sqrt(2 * np.pi)), [], int(density.argmax())
     steps = np.diff(density)
     while (rises := np.flatnonzero(steps[at:] > 0)).size:
@@ -168,7 +187,7 @@ def _valley(logs: np.ndarray, spread: float) -> float | None:
 
 
 def _mode(tape: Tape, block: int, before: Tensor) -> Mode | None:
-    tokens = _patches(tape, block)
+    tokens = patch_tokens(tape, block)
     lengths = tokens.norm(dim=-1)
     cut = second_mode(lengths)
     if cut is None:
@@ -191,6 +210,12 @@ def told_by_input(before: Tensor, long: Tensor) -> float:
         before: the patches' tokens before block 0, `(batch, patches, dim)`; likeness is the cosine around their mean.
         long: bool, `(batch, patches)`, one at least.
     """
+    return float(likest_is_long(before, long).double().mean())
+
+
+def likest_is_long(before: Tensor, long: Tensor) -> Tensor:
+    """Of each long token, whether the token of its image that is most like it is long: bool, `(n,)`; see
+    `told_by_input`."""
     unit = F.normalize(before - before.mean(dim=(0, 1)), dim=-1)
     same = []
     for tokens, is_long in zip(unit, long):
@@ -198,10 +223,10 @@ def told_by_input(before: Tensor, long: Tensor) -> float:
         cosines = tokens[which] @ tokens.T
         cosines[torch.arange(len(which)), which] = -2  # not itself
         same.append(is_long[cosines.argmax(dim=-1)])
-    return float(torch.cat(same).double().mean())
+    return torch.cat(same)
 
 
-def _patches(tape: Tape, block) -> Tensor:
+def patch_tokens(tape: Tape, block) -> Tensor:
     """The patches' tokens, `(batch, patches, dim)`, float32 at least."""
     tokens = tape.tokens(block)[:, tape.plan.layout(0 if block == "input" else block)[PATCHES]]
     return tokens if tokens.dtype == torch.float64 else tokens.float()

@@ -60,12 +60,23 @@ def find_sinks(tape: Tape, block: int, mask: Tensor) -> Sinks:
     asks = torch.ones(attention.shape[0], attention.shape[2], dtype=torch.bool, device=attention.device)
     asks[:, where] = ~outlier
     received = torch.einsum("b h q k, b q -> b h k", attention, asks.float()) / asks.sum(1)[:, None, None]
-    received = received[..., where]
+    return sinks_of(tape, block, outlier, received[..., where])
+
+
+def sinks_of(tape: Tape, block: int, outlier: Tensor, received: Tensor) -> Sinks:
+    """`find_sinks` where the attention is known already.
+
+    Args:
+        tape, block: as there.
+        outlier: bool, `(batch, patches)`.
+        received: the attention that each patch gets of the tokens that are no outliers, a mean, `(batch, heads,
+            patches)`.
+    """
     adds = _added(tape, block, received)
     lengths = adds.norm(dim=-1)
     output = lengths[outlier] / lengths[~outlier].median()
     alike = float(F.normalize(adds[outlier], dim=-1).mean(dim=0).square().sum())
-    share, even = received.mean(dim=1)[outlier], 1 / attention.shape[-1]
+    share, even = received.mean(dim=1)[outlier], 1 / tape.keys(block).shape[2]
     kinds = tuple(_kind(*pair, even, alike) for pair in zip(share.tolist(), output.tolist()))
     return Sinks(share.cpu(), even, output.cpu(), alike, kinds)
 

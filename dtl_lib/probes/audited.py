@@ -1,0 +1,250 @@
+"""What an audit finds, as numbers, and what may be said of them in a sentence."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+
+import numpy as np
+from torch import Tensor
+
+from ..config import ViTConfig
+from ..tokens import TokenPlan
+from .sinks import KINDS
+
+
+@dataclass(frozen=True)
+class Norms:
+    """Lengths of a group's tokens after a block, over all images: median, 98th percentile, and the largest."""
+
+    median: float
+    p98: float
+    largest: float
+
+
+@dataclass(frozen=True)
+class Found:
+    """The outliers after a block.
+
+    Attributes:
+        n: over all images.
+        images: how many images have one.
+        share: of all patches.
+        ratio: their median length over that of the others.
+        alike: 0 … 1, the share of their energy that one common vector holds.
+        channels: the fewest channels that hold half of their energy.
+        places: the share of images in which a patch is one, `(rows, columns)`.
+    """
+
+    n: int
+    images: int
+    share: float
+    ratio: float
+    alike: float
+    channels: tuple[int, ...]
+    places: np.ndarray = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Given:
+    """What the outliers that enter a block do there as sinks.
+
+    Attributes:
+        share: of the other tokens' attention, what the outliers of an image get together: the mean over images.
+        low, high: its 95 % interval (Student's); NaN for one image.
+        even: what they would get if every token got the same.
+        output: how long the vector is that a sink adds per unit of attention, over a normal patch's: the median.
+        kinds: how many sinks are of each type; see `Sinks`.
+        attention: what the sinks of each type get, added up over images.
+    """
+
+    share: float
+    low: float
+    high: float
+    even: float
+    output: float
+    kinds: Mapping[str, int]
+    attention: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A token that takes more of a block's attention than its even share: how many times as much, over all images."""
+
+    token: str
+    times: float
+
+
+@dataclass(frozen=True)
+class Block:
+    """One block.
+
+    Attributes:
+        norms: of each group of tokens after it.
+        outliers: the patches after it that are; None where there are none, and in class attention.
+        sinks: what those do that enter it; None where none do.
+        received: the share of all attention that each group gets.
+        columns: the tokens that get most, the first few.
+        half: how many tokens, at least, take half of the attention together.
+        even: how many that would be if all got the same.
+        rank: the effective rank of the patches of all images; None in class attention.
+        rank_without: the same without outliers.
+    """
+
+    norms: Mapping[str, Norms]
+    outliers: Found | None
+    sinks: Given | None
+    received: Mapping[str, float]
+    columns: tuple[Column, ...]
+    half: int
+    even: int
+    rank: float | None
+    rank_without: float | None
+
+
+@dataclass(frozen=True)
+class RegisterCost:
+    """What more registers would cost, from block 0 on.
+
+    Attributes:
+        registers: how many more.
+        multiply_adds: of an image, more, as a share of what it takes now.
+        parameters: more.
+        activation_bytes: of an image in training, more, as a share of what it takes now.
+    """
+
+    registers: int
+    multiply_adds: float
+    parameters: int
+    activation_bytes: float
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One image.
+
+    Attributes:
+        image: as the model got it, `(channels, height, width)`.
+        lengths: of its patches after each block of the trunk, `(depth, rows, columns)`.
+        long: which of them are outliers, bool, of the same shape.
+        look: what `Audit.reader` attends to in the last block, mean over heads, `(rows, columns)`.
+    """
+
+    image: Tensor = field(repr=False)
+    lengths: np.ndarray = field(repr=False)
+    long: np.ndarray = field(repr=False)
+    look: np.ndarray = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What `audit` finds.
+
+    Attributes:
+        config: the model's, at the size of the images.
+        n: images that it stands on.
+        blocks: those of the trunk, and then those of class attention.
+        costs: of more registers.
+        pictures: the first few images.
+        reader: whose map a picture has: `cls`, `pool` (attention pooling), or `patches` (the mean of all).
+    """
+
+    config: ViTConfig
+    n: int
+    blocks: tuple[Block, ...]
+    costs: tuple[RegisterCost, ...]
+    pictures: tuple[Picture, ...] = field(repr=False)
+    reader: str
+
+    @property
+    def plan(self) -> TokenPlan:
+        return self.config.plan
+
+    @property
+    def start(self) -> int | None:
+        """The first block after which there are outliers; None where there are none."""
+        return next((number for number, block in enumerate(self.blocks) if block.outliers), None)
+
+    @property
+    def last(self) -> int | None:
+        """The last block after which there are outliers."""
+        return max((number for number, block in enumerate(self.blocks) if block.outliers), default=None)
+
+    @property
+    def shown(self) -> int:
+        """The block after which there are most outliers; the last of the trunk where there are none."""
+        found = [(block.outliers.n, -number) for number, block in enumerate(self.blocks) if block.outliers]
+        return -max(found)[1] if found else self.plan.depth - 1
+
+    @property
+    def kind(self) -> str | None:
+        """What the outliers are as sinks, the type that gets most of their attention; None without any."""
+        sinks = [block.sinks for block in self.blocks if block.sinks]
+        return max(KINDS, key=lambda kind: sum(one.attention[kind] for one in sinks)) if sinks else None
+
+    @property
+    def strongest(self) -> int | None:
+        """The block in which outliers get the largest share of attention; None without any."""
+        found = [(block.sinks.share, number) for number, block in enumerate(self.blocks) if block.sinks]
+        return max(found)[1] if found else None
+
+    @property
+    def registers(self) -> int:
+        """How many the model has."""
+        return sum(group.tokens for group in self.plan.groups if group.name not in ("cls", "dist"))
+
+    @property
+    def missed(self) -> float:
+        """Where no outliers were found: what share of images could still have some, 95 %."""
+        return 1 - 0.05 ** (1 / self.n)
+
+    @property
+    def verdict(self) -> str:
+        """What was found, and what registers would cost, in a sentence or two."""
+        return _verdict(self)
+
+    def to_dict(self) -> dict:
+        """All but the pictures, as plain values for JSON; what is unknown is None."""
+        about = {"verdict": self.verdict, "images": self.n, "image_size": self.config.size, "grid": self.config.grid}
+        found = {"start": self.start, "last": self.last, "kind": self.kind, "registers": self.registers}
+        blocks = [{"block": number} | asdict(block) for number, block in enumerate(self.blocks)]
+        costs = [asdict(cost) for cost in self.costs]
+        return _plain(about | found | {"blocks": blocks, "costs": costs, "config": self.config.to_dict()})
+
+
+def _verdict(audit: Audit) -> str:
+    images = f"{audit.n:,} image{'s' * (audit.n > 1)}"
+    cost = next((one for one in audit.costs if one.registers == 4), None)
+    more = " more" if audit.registers else ""
+    costs = f"four{more} registers would cost {cost.multiply_adds:.1%} more multiply–adds" if cost else "registers cost"
+    has = f" with {audit.registers} register{'s' * (audit.registers > 1)}" if audit.registers else ""
+    if audit.start is None:
+        rare = f"Outliers in fewer than {audit.missed:.1%} of images could have been missed."
+        return f"No high-norm patches{has} in {images}: {costs}, and there is nothing for them to take over. {rare}"
+    found = audit.blocks[audit.shown].outliers
+    assert found is not None  # of the block with most of them
+    when = f"After block {audit.start}" if audit.start == audit.last else f"From block {audit.start} to {audit.last}"
+    when = f"From block {audit.start} on" if audit.start < audit.last == audit.plan.depth - 1 else when
+    long = f"{found.n / audit.n:.2g} of {audit.config.grid[0] * audit.config.grid[1]} patches of an image"
+    times = f"{found.ratio:.2g} times as long as the others{has}"
+    said = f"{when}, {long} are {times} ({found.images:,} of {images} have some)"
+    if audit.strongest is not None:
+        said += f"; {SINKS[audit.kind]} {audit.blocks[audit.strongest].sinks.share:.0%} of the attention"
+    return (
+        f"{said}. Whether registers would take over was not measured: {costs}; test_time_registers needs no training."
+    )
+
+
+SINKS = {
+    "no-op": "they are no-op sinks, which get up to",
+    "broadcast": "they are sinks that broadcast one vector, and get up to",
+    "content": "they are sinks that give each a vector of its own, and get up to",
+    "ignored": "they are no sinks: they get no more than their even share,",
+}
+
+
+def _plain(value):
+    """Mappings, lists, numbers and words alone."""
+    if isinstance(value, Mapping):
+        return {key: _plain(part) for key, part in value.items()}
+    if isinstance(value, list | tuple | np.ndarray):
+        return [_plain(part) for part in (value.tolist() if isinstance(value, np.ndarray) else value)]
+    return None if isinstance(value, float) and not np.isfinite(value) else value
