@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 from .. import atomic
 from ..checks import one_line
 from ..host import find_device
-from ..paths import kind, require_writable, user_path
+from ..paths import kind, user_path
 from .evaluate import add_trained, trained_model, unreadable
-from .file_names import distinct
+from .file_names import distinct, refuse_existing
 from .parser import Parser, add_field, whole
 from .shared_flags import add_device, query
 
@@ -89,7 +89,7 @@ def main(args: Namespace) -> None:
     jobs = jobs or [_usual_image(model, args)]
     stems = distinct(Path(name).stem if files else name for name, _ in jobs)
     targets = [_targets(folder, stem, block, tokens, args.format) for stem in stems]
-    _refuse_existing([path for paths in targets for path in paths.values()], args.force)
+    refuse_existing([path for paths in targets for path in paths.values()], args.force, "a map")
     failures, bar = {}, progress_bar(len(jobs), "img", shown=not args.quiet and len(jobs) > 1, leave=False)
     for (name, prepared), paths in zip(jobs, targets):
         try:
@@ -171,15 +171,6 @@ def _targets(folder: Path, stem: str, block: int, tokens: Sequence[str], formats
     base = f"attention_{stem}_layer_{block}"
     targets = {each: folder / f"{base}.{each}" for each in formats if each != "png"}
     return targets | {token: folder / f"{base}_{token}.png" for token in tokens if "png" in formats}
-
-
-def _refuse_existing(paths: Sequence[Path], force: bool) -> None:
-    """A ValueError where a file is there already and may not be replaced."""
-    there = [] if force else [path for path in paths if kind(path)]
-    if there:
-        more = f", and {len(there) - 1} more of these files" if len(there) > 1 else ""
-        raise ValueError(f"{there[0]} is there already{more}: give --force to replace, or another --output-dir")
-    require_writable(paths[0], "a map")
 
 
 def _write(seen: Look, paths: dict[str, Path], name: str, args: Namespace) -> None:

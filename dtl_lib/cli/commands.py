@@ -1,6 +1,6 @@
 """The commands there are: each is a module with `SUMMARY`, `flags(parser)` and `main(args)`."""
 
-from . import atlas, attention, bench, evaluate, explore, export, plan, predict, probe, train, video, zoo
+from . import atlas, attention, audit, bench, evaluate, explore, export, plan, predict, probe, train, video, zoo
 
 COMMANDS = {
     "plan": plan,
@@ -12,6 +12,7 @@ COMMANDS = {
     "explore": explore,
     "export": export,
     "probe": probe,
+    "audit": audit,
     "bench": bench,
     "atlas": atlas,
     "zoo": zoo,

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from .. import probes
 from ..config import ViTConfig
 from .parser import Parser, add_field, fraction, positive, whole
-from .questions import drawn, found
+from .questions import drawn, found, outliers
 from .questions.answers import FORMATS
 from .questions.entry import BEFORE, WAYS
-from .questions.kinds import OfEach, OfEntry, OfWeights, OverImages, Question
+from .questions.kinds import OfEach, OfEntry, OfWeights, OverImages, Question, Together
 from .shared_flags import add_data, add_machine, add_record, add_weights, query
 
 SUMMARY = "Ask a trained ViT a question: where it looks, what its tokens say, what its weights hold."
@@ -66,6 +66,9 @@ QUESTIONS: dict[str, Question] = {
         "share of attention",
         draw=drawn.flow_figure,
         stream=False,
+    ),
+    "outliers": Together(
+        "which patches are far longer than the others, from which block on, and what for", (), outliers.outliers
     ),
     "filters": OfWeights("the filters that make tokens of patches, as images", (), drawn.filters, table=True),
     "positions": OfWeights("how alike the positions are", (), drawn.positions, sized=True),
@@ -157,7 +160,9 @@ def flags(parser: Parser) -> None:
         text = f"{flag.text} (default: {said})" if said else flag.text
         groups[asked].add_argument(f"--{name}", default=None, help=text, **flag.options)
     add_record(groups["entry"])
-    add_machine(parser, max_corrupt=None, said="0.001 for entry, otherwise 1")
+    add_machine(
+        parser, max_corrupt=None, said="0.001 for entry; otherwise all, with exit status 2 at the end where one was"
+    )
 
 
 def main(args: Namespace) -> None:

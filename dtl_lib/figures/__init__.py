@@ -2,6 +2,7 @@
 
 from .blocks import show_flow, show_heads
 from .boxes import draw_lost, show_boxes
+from .charts import draw_curves
 from .curves import (
     show_agreement,
     show_bars,
@@ -39,6 +40,7 @@ __all__ = [
     "attention_page",
     "draw_attention",
     "draw_block",
+    "draw_curves",
     "draw_data_parallel",
     "draw_distillation",
     "draw_lens",

@@ -79,6 +79,10 @@ class Drawing:
             f'<polyline points="{_points(points)}" fill="none" stroke="{colour}" stroke-width="{width:g}"{style}/>'
         )
 
+    def dot(self, x: float, y: float, colour: str = "currentColor", radius: float = 2.5) -> None:
+        """A filled circle."""
+        self._add(f'<circle cx="{x:g}" cy="{y:g}" r="{radius:g}" fill="{colour}"/>')
+
     def sign(self, x: float, y: float, mark: str = "+") -> None:
         """An operation in a circle."""
         self._add(f'<circle cx="{x:g}" cy="{y:g}" r="10" fill="none" stroke="currentColor" stroke-width="1.5"/>')

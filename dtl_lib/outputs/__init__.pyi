@@ -1,6 +1,11 @@
+from . import audit_charts as audit_charts
+from . import audit_page as audit_page
+from . import audit_pdf as audit_pdf
 from . import looking as looking
 from . import pages as pages
 from . import video as video
+from .audit_page import audit_html as audit_html
+from .audit_pdf import audit_pages as audit_pages
 from .looking import Look as Look
 from .looking import TokenMaps as TokenMaps
 from .looking import look as look

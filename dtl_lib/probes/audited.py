@@ -28,6 +28,7 @@ class Found:
         n: over all images.
         images: how many images have one.
         share: of all patches.
+        cut: the length that divides them from the others.
         ratio: their median length over that of the others.
         alike: 0 … 1, the share of their energy that one common vector holds.
         channels: the fewest channels that hold half of their energy.
@@ -37,6 +38,7 @@ class Found:
     n: int
     images: int
     share: float
+    cut: float
     ratio: float
     alike: float
     channels: tuple[int, ...]
@@ -79,6 +81,7 @@ class Block:
 
     Attributes:
         norms: of each group of tokens after it.
+        counts: how many patches have a length in each bin of `Audit.edges`, `(bins,)`; None in class attention.
         outliers: the patches after it that are; None where there are none, and in class attention.
         sinks: what those do that enter it; None where none do.
         received: the share of all attention that each group gets.
@@ -90,6 +93,7 @@ class Block:
     """
 
     norms: Mapping[str, Norms]
+    counts: np.ndarray | None = field(repr=False)
     outliers: Found | None
     sinks: Given | None
     received: Mapping[str, float]
@@ -142,6 +146,8 @@ class Audit:
         config: the model's, at the size of the images.
         n: images that it stands on.
         blocks: those of the trunk, and then those of class attention.
+        edges: lower end of the first bin of `Block.counts` and upper end of the last; bins are equally wide in the
+            logarithm.
         costs: of more registers.
         pictures: the first few images.
         reader: whose map a picture has: `cls`, `pool` (attention pooling), or `patches` (the mean of all).
@@ -150,6 +156,7 @@ class Audit:
     config: ViTConfig
     n: int
     blocks: tuple[Block, ...]
+    edges: tuple[float, float]
     costs: tuple[RegisterCost, ...]
     pictures: tuple[Picture, ...] = field(repr=False)
     reader: str
@@ -207,7 +214,9 @@ class Audit:
         found = {"start": self.start, "last": self.last, "kind": self.kind, "registers": self.registers}
         blocks = [{"block": number} | asdict(block) for number, block in enumerate(self.blocks)]
         costs = [asdict(cost) for cost in self.costs]
-        return _plain(about | found | {"blocks": blocks, "costs": costs, "config": self.config.to_dict()})
+        return _plain(
+            about | found | {"edges": self.edges, "blocks": blocks, "costs": costs, "config": self.config.to_dict()}
+        )
 
 
 def _verdict(audit: Audit) -> str:

@@ -23,6 +23,7 @@ from .sinks import KINDS, sinks_of
 
 COLUMNS = 3  # of each block that are named
 REGISTERS = (1, 4, 8)
+BINS = 60  # of the histograms of lengths
 
 
 def audit(
@@ -125,8 +126,9 @@ class _Running:
         size = tuple(self.model.config.patch_size * side for side in self.grid)
         config = replace(self.model.config, image_size=size)
         after = self.outliers.after
+        edges = min(one.lengths.smallest for one in after) * 0.999, max(one.lengths.largest for one in after) * 1.001
         blocks = tuple(
-            block.found(after[number] if number < len(after) else None, number and after[number - 1].there, self)
+            block.found(after[number] if number < len(after) else None, number and after[number - 1].there, self, edges)
             for number, block in enumerate(self.blocks)
         )
         cuts = np.array([one.cut if one.there else np.inf for one in after], dtype=float)[:, None, None]
@@ -134,7 +136,7 @@ class _Running:
             Picture(image, lengths.numpy(), lengths.numpy() > cuts, look.reshape(self.grid).numpy())
             for image, lengths, look in self.kept
         )
-        return Audit(config, self.n, blocks, register_costs(config, registers), pictures, self.reader)
+        return Audit(config, self.n, blocks, edges, register_costs(config, registers), pictures, self.reader)
 
 
 class _Block:
@@ -196,7 +198,7 @@ class _Block:
             self.kinds[kind] += sinks.kinds.count(kind)
             self.attention[kind] += sinks.attention_on(kind)
 
-    def found(self, after: AfterBlock | None, entered: bool, running: "_Running") -> Block:
+    def found(self, after: AfterBlock | None, entered: bool, running: "_Running", edges) -> Block:
         lengths = self.lengths | ({PATCHES: after.lengths} if after else {})
         norms = {name: Norms(one.quantile(0.5), one.quantile(0.98), one.largest) for name, one in lengths.items()}
         received = self.received.estimate().mean
@@ -212,7 +214,8 @@ class _Block:
             ranks = tuple(effective_rank(one.scatter) for one in (self.normal.merged(self.long), self.normal))
         outliers = _outliers(after, running) if after is not None and after.there else None
         sinks = self._given() if entered else None
-        return Block(norms, outliers, sinks, groups, columns, half, -(-len(received) // 2), *ranks)
+        counts = None if after is None else after.lengths.histogram(*edges, BINS)
+        return Block(norms, counts, outliers, sinks, groups, columns, half, -(-len(received) // 2), *ranks)
 
     def _given(self) -> Given | None:
         if not sum(self.kinds.values()):
@@ -235,5 +238,5 @@ def _outliers(after: AfterBlock, running: _Running) -> Found:
     places = cast(Tensor, after.places).reshape(running.grid).numpy() / running.n
     held = after.energy.sort(descending=True)
     channels = held.indices[: int((held.values.cumsum(0) < 0.5).sum()) + 1]
-    share, ratio = after.n / after.lengths.n, cast(float, after.ratio)
-    return Found(after.n, after.images, share, ratio, after.alike, tuple(channels.tolist()), places)
+    share, cut, ratio = after.n / after.lengths.n, cast(float, after.cut), cast(float, after.ratio)
+    return Found(after.n, after.images, share, cut, ratio, after.alike, tuple(channels.tolist()), places)

@@ -51,3 +51,13 @@ class RunningLengths:
         long, logs = self._places * STEP > np.log(cut), self._places * STEP
         medians = [np.exp(middle(logs[part], self._counts[part])) for part in (long, ~long)]
         return float(medians[0] / medians[1])
+
+    def histogram(self, low: float, high: float, bins: int) -> np.ndarray:
+        """How many lie in each of some bins, equally wide in the logarithm, `(bins,)`."""
+        logs = self._places * STEP
+        return np.histogram(logs, bins, (np.log(low), np.log(high)), weights=self._counts)[0].astype(np.int64)
+
+    @property
+    def smallest(self) -> float:
+        """Of all, to a step."""
+        return float(np.exp(self._places[0] * STEP)) if self.n else float("nan")

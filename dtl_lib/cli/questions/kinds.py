@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ...tape import Tape
 
 MATRIX = 2**28  # bytes of one block's attention, at most, where the user does not say how many images a batch has
+TAPE = 2**29  # bytes of what is recorded of a batch, where all of it is read
 BATCH = 64
 SAMPLES = 1_000  # images of a data set that are averaged over
 
@@ -102,7 +103,7 @@ class OfEach(Question):
         model = model.to(find_device(args.device))
         names = names_of_classes(model, images)
         number = class_number(args.class_, model.config.classes, names) if args.class_ else None
-        corrupt, lines = _corrupt(args), []
+        corrupt, lines = corrupt_images(args), []
         for x, numbers in _batches(images, args, model, corrupt, 4 if self.gradient else 1):
             for index, answer in zip(
                 numbers.tolist(), self.answers(_pass(model, x, args, number, names, self.gradient))
@@ -110,7 +111,8 @@ class OfEach(Question):
                 files.save(images.names[index], answer)
                 if answer.lines and len(lines) < SAID:
                     lines.append("\n".join([f"{images.names[index]}: {answer.lines[0]}", *answer.lines[1:]]))
-        print("\n".join([*lines, *_notes(images, corrupt), *files.lines()]))
+        print("\n".join([*lines, *_notes(images, args, corrupt), *files.lines()]))
+        raise_unreadable(args, corrupt)
 
 
 @dataclass(frozen=True)
@@ -137,12 +139,13 @@ class OverImages(Question):
         images = choose(args, model, samples=SAMPLES)
         files = Files(args, [name := model_name(args.weights or args.model)], table=True)
         model = model.to(find_device(args.device))
-        batches = _batches(images, args, model, corrupt := _corrupt(args))
+        batches = _batches(images, args, model, corrupt := corrupt_images(args))
         measure = lambda tape: self.measure(tape, args)  # noqa: E731
         found, untrained = probes.with_control(model, batches, measure, self.control, stream=self.stream)
         answer = self._answer(found, untrained)
         files.save(name, answer)
-        print("\n".join([*answer.lines, *_notes(images, corrupt), *files.lines()]))
+        print("\n".join([*answer.lines, *_notes(images, args, corrupt), *files.lines()]))
+        raise_unreadable(args, corrupt)
 
     def _answer(self, found: Mapping, untrained: Mapping) -> Answer:
         from ... import figures
@@ -172,6 +175,27 @@ class OverImages(Question):
             for head, values in enumerate(zip(*(part.reshape(-1).tolist() for part in parts))):
                 rows.append([name, block, head if estimate.mean.ndim else "", *(f"{value:.6g}" for value in values)])
         return header, rows
+
+
+@dataclass(frozen=True)
+class Together(Question):
+    """A question that all images answer together.
+
+    Args:
+        answer: a function of the model and of the batches of images.
+    """
+
+    answer: Callable[[ViT, Iterable], Answer] = None  # pyright: ignore[reportAssignmentType]
+
+    def run(self, args: Namespace, model: ViT) -> None:
+        images = choose(args, model, samples=SAMPLES)
+        files = Files(args, [name := model_name(args.weights or args.model)], table=True)
+        args.batch_size = args.batch_size or at_once(model, images.images.image_size, tape=True)
+        batches = _batches(images, args, model, corrupt := corrupt_images(args))
+        answer = self.answer(model.to(find_device(args.device)), batches)
+        files.save(name, answer)
+        print("\n".join([*answer.lines, *_notes(images, args, corrupt), *files.lines()]))
+        raise_unreadable(args, corrupt)
 
 
 @dataclass(frozen=True)
@@ -217,23 +241,43 @@ def _batches(
     images: Chosen, args: Namespace, model: ViT, corrupt: CorruptImages, weight: int = 1
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Images and their numbers; as many at once as the attention of one block, `weight` times, fits into memory."""
-    rows, columns = model.config.grid_of(*images.images.image_size)
+    size = args.batch_size or at_once(model, images.images.image_size, weight)
+    return read(images, args, size, corrupt)
+
+
+def at_once(model: ViT, image_size: tuple[int, int], weight: int = 1, tape: bool = False) -> int:
+    """Images in a batch, at most `BATCH`: as many as one block's attention, `weight` times, fits into memory of.
+
+    Args:
+        tape: whether the tokens, queries and keys of all blocks have to fit too.
+    """
+    rows, columns = model.config.grid_of(*image_size)
     tokens = rows * columns + model.plan.tokens(model.plan.blocks - 1)
-    fits = MATRIX // (4 * weight * model.config.heads * tokens**2)
-    return read(images, args, args.batch_size or max(1, min(BATCH, fits)), corrupt)
+    each = 4 * weight * model.config.heads * tokens**2
+    fits = MATRIX // each
+    if tape:
+        fits = min(fits, TAPE // (3 * 4 * model.plan.blocks * tokens * model.config.dim))
+    return max(1, min(BATCH, fits))
 
 
-def _corrupt(args: Namespace) -> CorruptImages:
+def corrupt_images(args: Namespace) -> CorruptImages:
     """However many images cannot be read, the rest is done, unless the user has said otherwise."""
     from ...data.corrupt import CorruptImages
 
     return CorruptImages(1.0 if args.max_corrupt is None else args.max_corrupt)
 
 
-def _notes(images: Chosen, corrupt: CorruptImages) -> Iterator[str]:
+def raise_unreadable(args: Namespace, corrupt: CorruptImages) -> None:
+    """At the end of the work a ValueError that names the images that could not be read, unless `--max-corrupt` lets
+    them be."""
+    if corrupt.names and args.max_corrupt is None:
+        raise ValueError(f"{unreadable(corrupt.names)}; all else is done")
+
+
+def _notes(images: Chosen, args: Namespace, corrupt: CorruptImages) -> Iterator[str]:
     if images.note:
         yield images.note
-    if corrupt.names:
+    if corrupt.names and args.max_corrupt is not None:
         yield unreadable(corrupt.names)
 
 
