@@ -159,8 +159,8 @@ def _outliers(audit: Audit) -> Rows:
     head = ("block", "an image", "images", "times", "channels", "attention", "gives", "type")
     note = (
         "After each block: outliers an image, images that have some, how many times as long as others, and which "
-        "channels hold half of their energy. Of those that enter it: the attention that they get, what they give back per "
-        "unit of attention over a normal patch's, and the types of sink."
+        "channels hold half of their energy. Of those that enter it: the attention that they get, what they give back "
+        "per unit of attention over a normal patch's, and the types of sink."
     )
     return Rows("Outliers and their type", head, rows, note)
 
