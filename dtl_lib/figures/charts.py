@@ -39,13 +39,7 @@ def draw_curves(
     for tick in ticks:
         level = place(0, tick)[1]
         drawing.line((LEFT, level), (WIDTH - RIGHT, level), width=0.7, faint=True)
-        drawing.text(
-            LEFT - 5,
-            level,
-            f"{tick:.3g}" if not percent else f"{tick:.3%}"[:-1].rstrip("0").rstrip(".") + "%",
-            "end",
-            SMALL,
-        )
+        drawing.text(LEFT - 5, level, _said(tick, percent), "end", SMALL)
     for block in range(0, int(last) + 1, -(-(int(last) + 1) // 13)):
         drawing.text(place(block, ticks[-1])[0], TOP + HEIGHT + 12, str(block), size=SMALL)
     drawing.text((LEFT + WIDTH - RIGHT) / 2, TOP + HEIGHT + 27, x, size=SMALL)
@@ -59,6 +53,10 @@ def draw_curves(
         for point in points:
             drawing.dot(*point, colour=colours[name])
     return drawing
+
+
+def _said(tick: float, percent: bool) -> str:
+    return f"{100 * tick:.3g}%" if percent else f"{tick:,.0f}" if tick >= 10 else f"{tick:.3g}"
 
 
 def _round(most: float) -> list[float]:

@@ -180,13 +180,16 @@ def pictured(audit: Audit, picture: Picture) -> dict[str, np.ndarray]:
     shown, block = undo(picture.image, audit.config.mean, audit.config.std), audit.shown
     shown = np.repeat(shown, 3, axis=2) if shown.shape[2] == 1 else shown
     photo, lengths = enlarged(shown, PIXELS, 2 * PIXELS), picture.lengths[block]
+    logs = np.log(lengths.clip(min=1e-30))
     framed, long = photo.copy(), int(picture.long[block].sum())
     for row, column in np.argwhere(picture.long[block]):
         _frame(framed, int(row), int(column), audit.config.grid)
     said = f"{long} outlier{'s' * (long != 1)} after block {block}"
     return {
         said: framed,
-        f"lengths, to {lengths.max():.3g}": _coloured(lengths, lengths.max(), photo.shape[:2]),
+        f"lengths, {lengths.min():.3g} to {lengths.max():.3g}, logarithmic": _coloured(
+            logs - logs.min(), np.ptp(logs), photo.shape[:2]
+        ),
         f"{READERS[audit.reader]}, to {picture.look.max():.2g}": _coloured(
             picture.look, picture.look.max(), photo.shape[:2]
         ),

@@ -40,10 +40,11 @@ svg { display: block; max-width: 100%; height: auto; margin: 0 auto; }
 table { border-collapse: collapse; font-size: 0.9rem; font-variant-numeric: tabular-nums; }
 th, td { padding: 4px 14px 4px 0; text-align: left; border-bottom: 1px solid var(--line); white-space: nowrap; }
 caption { text-align: left; color: var(--soft); font-size: 0.875rem; padding-bottom: 6px; }
-.row { display: grid; gap: 10px; grid-template-columns: repeat(3, minmax(0, 1fr)); margin: 0 0 14px; }
+.row { max-width: 900px; display: grid; gap: 10px; grid-template-columns: repeat(3, minmax(0, 1fr)); margin: 0 0 14px; }
 .row figure { margin: 0; }
 img { display: block; width: 100%; height: auto; image-rendering: pixelated; border-radius: 4px; }
 .map { max-width: 300px; }
+.plan { max-width: 400px; }
 @media (max-width: 560px) { .row { gap: 5px; } .row figcaption { font-size: 0.75rem; line-height: 1.3; } }
 @media print { .card, .row { break-inside: avoid; } }
 """
@@ -76,7 +77,7 @@ def audit_html(audit: Audit, name: str, images: str, notes: Sequence[str] = ()) 
         f'<p class="verdict">{escape(audit.verdict)}</p>',
         _facts(audit),
         "<h2>Token plan</h2>",
-        f'<figure class="card">{_timeline(audit.plan)}<figcaption>Which tokens are in the sequence in each block.'
+        f'<figure class="card plan">{_timeline(audit.plan)}<figcaption>Which tokens are in the sequence in each block.'
         "</figcaption></figure>",
         "<h2>Block by block</h2>",
         f'<div class="grid">{"".join(map(_chart, charts(audit)))}{_places(audit)}</div>',
@@ -110,7 +111,7 @@ def facts(audit: Audit) -> list[tuple[str, str]]:
 
 def _timeline(plan: TokenPlan) -> Drawing:
     """A bar for each group of tokens, from the block it enters to the one it leaves."""
-    groups, left, width = [*plan.groups, Group(PATCHES, 1)], 100, 440
+    groups, left, width = [*plan.groups, Group(PATCHES, 1)], 78, 340
     said = [f"{group.name} ×{group.tokens}" for group in plan.groups] + [PATCHES]
     spans = [(group.enter, plan.blocks if group.leave is None else group.leave) for group in groups]
     alt = "; ".join(f"{name} in blocks {start} to {end - 1}" for name, (start, end) in zip(said, spans))
@@ -168,9 +169,7 @@ def _pictures(audit: Audit) -> str:
         )
         shown.append(f'<div class="row">{"".join(panels)}</div>')
     first = f"The first {len(shown)} images: outliers framed" if len(shown) > 1 else "The first image: outliers framed"
-    about = (
-        f"{first}, the length of each patch, and what is read in the last block, each map from 0 to its own maximum."
-    )
+    about = f"{first}, the length of each patch, and what is read in the last block, whose map begins at 0."
     return f'<h2>Pictures</h2><p class="soft">{about}</p>{"".join(shown)}' if shown else ""
 
 

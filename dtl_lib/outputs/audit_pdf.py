@@ -33,7 +33,7 @@ def _axis(figure: Figure, left: float, top: float, width: float, height: float):
     return figure.add_axes((left / PAGE[0], 1 - (top + height) / PAGE[1], width / PAGE[0], height / PAGE[1]))
 
 
-def _write(figure: Figure, top: float, text: str, size: float = SMALL, width: int = 118, **style) -> float:
+def _write(figure: Figure, top: float, text: str, size: float = SMALL, width: int = 108, **style) -> float:
     """Lines of text under `top` inches; where they end."""
     lines = textwrap.wrap(text, width)
     line = size * 1.4 / 72
@@ -108,7 +108,7 @@ def _tables(audit: Audit) -> Figure:
         top = _write(figure, top, rows.title, 12, weight="bold")
         top = _write(figure, top + 0.03, rows.note, color="#555555") + 0.08
         top = _table(figure, rows, top, size) + 0.3
-    _write(figure, top, HOW, 8, 125, color="#555555")
+    _write(figure, top, HOW, 8, 114, color="#555555")
     return figure
 
 

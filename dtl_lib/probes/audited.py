@@ -237,15 +237,14 @@ def _verdict(audit: Audit) -> str:
     said = f"{when}, {long} are {times} ({found.images:,} of {images} have some)"
     if audit.strongest is not None:
         said += f"; {SINKS[audit.kind]} {audit.blocks[audit.strongest].sinks.share:.0%} of the attention"
-    return (
-        f"{said}. Whether registers would take over was not measured: {costs}; test_time_registers needs no training."
-    )
+    advice = "whether they would take over was not measured, and test_time_registers tries it without training"
+    return f"{said}. {costs[0].upper()}{costs[1:]}; {advice}."
 
 
 SINKS = {
-    "no-op": "they are no-op sinks, which get up to",
-    "broadcast": "they are sinks that broadcast one vector, and get up to",
-    "content": "they are sinks that give each a vector of its own, and get up to",
+    "no-op": "as no-op sinks they get up to",
+    "broadcast": "as sinks that broadcast one vector they get up to",
+    "content": "as sinks that give each its own vector they get up to",
     "ignored": "they are no sinks: they get no more than their even share,",
 }
 
