@@ -13,7 +13,7 @@ from ..probes.audited import Audit, Picture
 from ..tokens import PATCHES
 
 PIXELS = 224  # a picture's longer side, at least
-READERS = {"cls": "class token's map", "pool": "attention pooling's map", PATCHES: "all tokens' map"}
+READERS = {"cls": "class token's map", "pool": "map of attention pooling", PATCHES: "mean map of all tokens"}
 
 
 @dataclass(frozen=True)

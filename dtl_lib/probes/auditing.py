@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from itertools import zip_longest
 from typing import cast
 
 import numpy as np
@@ -105,9 +106,9 @@ class _Running:
         masks = self.outliers.add(tape)
         looks = []
         for number, block in enumerate(self.blocks):
-            entering = masks[number - 1] if 0 < number <= len(masks) else None
-            long = masks[number] if number < len(masks) else None
-            looks = block.add(tape, entering if entering is not None and entering.any() else None, long)
+            trunk = number < len(masks)
+            entering = masks[number - 1] if number and trunk and masks[number - 1].any() else None
+            looks = block.add(tape, entering, masks[number] if trunk else None)
         missing = self.most - len(self.kept)
         if missing > 0:
             look = tape.pool_maps().mean(dim=1).flatten(1) if self.reader == "pool" else looks
@@ -128,8 +129,8 @@ class _Running:
         after = self.outliers.after
         edges = min(one.lengths.smallest for one in after) * 0.999, max(one.lengths.largest for one in after) * 1.001
         blocks = tuple(
-            block.found(after[number] if number < len(after) else None, number and after[number - 1].there, self, edges)
-            for number, block in enumerate(self.blocks)
+            block.found(now, before is not None and before.there, self, edges)
+            for block, now, before in zip_longest(self.blocks, after, (None, *after[:-1]))
         )
         cuts = np.array([one.cut if one.there else np.inf for one in after], dtype=float)[:, None, None]
         pictures = tuple(
@@ -155,7 +156,7 @@ class _Block:
         """Count a batch; what the class token attends to, or all tokens where there is none, `(batch, patches)`.
 
         Args:
-            entering: bool, `(batch, patches)`, which are outliers after the block before; None where none is.
+            entering: bool, `(batch, patches)`, outliers after the block before; None where none is, and in class attention.
             long: which are after this one; None in class attention.
         """
         layout, tokens = tape.plan.layout(self.block), tape.tokens(self.block)
@@ -173,7 +174,7 @@ class _Block:
         attention, where = tape.attention(self.block, stage="softmax"), layout[PATCHES]
         batch, _, queries, keys = attention.shape
         asks = torch.ones(batch, 2, queries, device=attention.device)
-        if entering is not None and self.block < self.plan.depth:
+        if entering is not None:
             asks[:, 1, where] = (~entering).float()
         received = (asks / asks.sum(dim=-1, keepdim=True))[:, None] @ attention  # (batch, heads, 2, key)
         if not received.isfinite().all():
@@ -183,7 +184,7 @@ class _Block:
         outlier = torch.zeros_like(others[:, 0], dtype=torch.bool) if entering is None else entering
         self.on_outliers.add((others.mean(dim=1) * outlier).sum(dim=1))
         self.even.add(outlier.sum(dim=1) / keys)
-        if entering is not None and self.block < self.plan.depth:
+        if entering is not None:
             self._sinks(tape, entering, asks[:, 1], others)
         row = layout["cls"] if "cls" in layout else slice(0, queries)
         return attention[:, :, row, where].mean(dim=(1, 2))

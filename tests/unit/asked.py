@@ -20,7 +20,7 @@ CONFIG = ViTConfig((16, 24), 8, dim=16, depth=3, heads=2, classes=3, crop=1.0, p
 NAMES = ["cat", "dog", "owl"]
 DATA = Path(os.environ.get("DTL_DATA") or "nowhere")
 TINY = "vit_tiny_patch16_224.augreg_in21k_ft_in1k"
-IMAGES = [q for q, row in QUESTIONS.items() if type(row).__name__ in ("OfEach", "OverImages")]
+IMAGES = [q for q, row in QUESTIONS.items() if type(row).__name__ in ("OfEach", "OverImages", "Together")]
 
 
 def needs(*paths: str):

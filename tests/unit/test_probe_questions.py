@@ -238,3 +238,26 @@ def test_grey_models_see_grey(tmp_path, folder):
         assert ask(question, path, *words, folder=tmp_path) == 0
     photo = np.load(tmp_path / "rollout_a.npz")["photo"]
     assert photo.shape == (16, 24, 3) and (photo[..., 0] == photo[..., 2]).all()
+
+
+def test_outliers_are_those_of_all_images_together(tmp_path, capsys):
+    from tests.unit.planted import planted, random_mask, small_model
+
+    mask = random_mask(40, (8, 8), 0.03)
+    model, x = small_model(), data.load("shapes").test.batch(range(40))[0]
+    with planted(model, mask, 2):
+        answer = outliers(model, [x])
+        with torch.no_grad(), record(model) as tape:
+            model(x)
+    once = probes.find_outliers(tape)
+    assert answer.arrays["start"] == 2 and answer.arrays["n"] == 40 and answer.arrays["counts"].sum() == 6 * 40 * 64
+    np.testing.assert_allclose(answer.arrays["places"][3], once.mask(3).double().mean(dim=0))
+    rows = [dict(zip(answer.header, row, strict=True)) for row in answer.rows]
+    assert [row["outliers"] for row in rows] == [int(once.mask(block).sum()) for block in range(6)]
+    kinds = [sum(row[kind] for kind in ("no-op", "broadcast", "content", "ignored")) for row in rows[3:]]
+    assert kinds == [len(once.sinks[block].kinds) for block in range(3, 6)]
+    assert answer.lines[0].startswith("outliers from block 2 on, in 40 images")
+    assert ask("outliers", "zoo/shapes_depth6", "--samples", 20, folder=tmp_path) == 0
+    assert "no outliers in 20 images" in capsys.readouterr().out
+    assert np.load(tmp_path / "outliers_shapes_depth6.npz")["start"] == -1
+    assert len(table(tmp_path / "outliers_shapes_depth6.csv")) == 6

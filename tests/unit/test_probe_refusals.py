@@ -25,16 +25,21 @@ def test_what_cannot_be_read_is_left_out_and_said(tmp_path, folder, capsys):
     out, left = tmp_path / "out", [f"rollout_{s}.{e}" for s in ("a", "sub_a", "sub_deep_d") for e in ("npz", "png")]
     for workers in ("0", "2"):
         flags = ["--output-dir", str(out), "--quiet", "--device", "cpu", "--batch-size", "1", "--force"]
-        assert main(["probe", "rollout", path, str(folder), *flags, "--workers", workers]) == 0
-        said = capsys.readouterr().out
-        assert "2 images could not be read" in said and "b.jpg" in said and "c.png" in said
+        assert main(["probe", "rollout", path, str(folder), *flags, "--workers", workers]) == 2
+        said = capsys.readouterr().err
+        assert (
+            "2 images could not be read" in said and len(said.splitlines()) == 1 and "b.jpg" in said and "c.png" in said
+        )
         assert sorted(os.listdir(out)) == left
     with torch.no_grad(), record(model) as tape:
         model(read(model, folder, "sub/deep/d.png"))
     last = np.load(out / "rollout_sub_deep_d.npz")["map"]
     np.testing.assert_allclose(last, probes.rollout(tape)[0], rtol=1e-4)
-    assert ask("distance", path, folder, folder=tmp_path) == 0 and "2 images could not" in capsys.readouterr().out
-    assert np.load(tmp_path / "distance_model.npz")["n"] == 3
+    for question in ("distance", "outliers"):
+        assert ask(question, path, folder, folder=tmp_path) == 2 and "2 images could not" in capsys.readouterr().err
+        assert np.load(tmp_path / f"{question}_model.npz")["n"] == 3
+    assert ask("distance", path, folder, "--force", "--max-corrupt", 0.5, folder=tmp_path) == 0
+    assert "2 images could not be read" in capsys.readouterr().out
     assert ask("distance", path, folder, "--force", "--max-corrupt", 0.1, folder=tmp_path) == 2
     assert "more than the 10.0% that may be" in capsys.readouterr().err
 
