@@ -156,7 +156,7 @@ class _Block:
         """Count a batch; what the class token attends to, or all tokens where there is none, `(batch, patches)`.
 
         Args:
-            entering: bool, `(batch, patches)`, outliers after the block before; None where none is, and in class attention.
+            entering: the outliers before the block, bool, `(batch, patches)`; None in class attention, or without any.
             long: which are after this one; None in class attention.
         """
         layout, tokens = tape.plan.layout(self.block), tape.tokens(self.block)

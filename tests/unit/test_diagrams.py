@@ -13,6 +13,8 @@ MOVED = TokenPlan.of(12, cls_pos=6, reg_pos=3, num_reg=4)
 CAIT = TokenPlan.of(4, cls_pos=4, class_blocks=2)
 COMES_AND_GOES = TokenPlan(6, (Group("cls", 1, 0), Group("early", 2, 0, 3), Group("late", 3, 2)))
 ROUTES = [[[1, 0, 0], [0, 0.6, 0.4], [0, 0, 1]], [[0.6, 0.4, 0], [0, 1, 0], [0, 0, 1]]]
+SEEN = "Two curves: one that rises, and one that is hardly there."
+CURVES = {"a": "#0072B2", "b": "#D55E00"}
 SVG = "{http://www.w3.org/2000/svg}"
 
 DRAWN = {
@@ -34,6 +36,10 @@ DRAWN = {
     "data parallel": figures.draw_data_parallel,
     "distillation": figures.draw_distillation,
     "moved": lambda: figures.draw_moved([0, 177, 2]),
+    "curves": lambda: figures.draw_curves({"a": ([0, 1], [3, 400]), "b": ([1], [5])}, "x", SEEN, CURVES, log=True),
+    "shares": lambda: figures.draw_curves(
+        {"a": ([0, 9, 23], [0.1, 0.2, 0]), "b": ([], [])}, "x", SEEN, CURVES, False, True
+    ),
     "three processes": lambda: figures.draw_data_parallel(3),
 }
 

@@ -11,6 +11,7 @@ from PIL import Image
 from dtl_lib import data, probes, record
 from dtl_lib.cli.probe import CONTROL
 from dtl_lib.cli.questions import found as asked_of
+from dtl_lib.cli.questions.outliers import outliers
 from dtl_lib.tokens import TokenPlan
 from tests.unit.asked import CONFIG, NAMES, STEMS, ask, everything, pictures, read, saved, table
 

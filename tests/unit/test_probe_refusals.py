@@ -27,9 +27,8 @@ def test_what_cannot_be_read_is_left_out_and_said(tmp_path, folder, capsys):
         flags = ["--output-dir", str(out), "--quiet", "--device", "cpu", "--batch-size", "1", "--force"]
         assert main(["probe", "rollout", path, str(folder), *flags, "--workers", workers]) == 2
         said = capsys.readouterr().err
-        assert (
-            "2 images could not be read" in said and len(said.splitlines()) == 1 and "b.jpg" in said and "c.png" in said
-        )
+        assert "2 images could not be read" in said and len(said.splitlines()) == 1
+        assert "b.jpg" in said and "c.png" in said
         assert sorted(os.listdir(out)) == left
     with torch.no_grad(), record(model) as tape:
         model(read(model, folder, "sub/deep/d.png"))
