@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image
 
 from ..data.photos import undo
 from ..figures.overlay import enlarged, scale_colours
@@ -170,7 +169,7 @@ def _channels(channels: Sequence[int]) -> str:
 
 
 def places(audit: Audit) -> np.ndarray | None:
-    """Where outliers are, as an image: the share of images in which a patch is one, from 0 to the largest."""
+    """Where outliers are, a pixel a patch: the share of images in which it is one, from 0 to the largest."""
     found = audit.blocks[audit.shown].outliers
     return None if found is None else _coloured(found.places, found.places.max())
 
@@ -187,12 +186,8 @@ def pictured(audit: Audit, picture: Picture) -> dict[str, np.ndarray]:
     said = f"{long} outlier{'s' * (long != 1)} after block {block}"
     return {
         said: framed,
-        f"lengths, {lengths.min():.3g} to {lengths.max():.3g}, logarithmic": _coloured(
-            logs - logs.min(), np.ptp(logs), photo.shape[:2]
-        ),
-        f"{READERS[audit.reader]}, to {picture.look.max():.2g}": _coloured(
-            picture.look, picture.look.max(), photo.shape[:2]
-        ),
+        f"lengths, {lengths.min():.3g} to {lengths.max():.3g}, logarithmic": _coloured(logs - logs.min(), np.ptp(logs)),
+        f"{READERS[audit.reader]}, to {picture.look.max():.2g}": _coloured(picture.look, picture.look.max()),
     }
 
 
@@ -205,9 +200,6 @@ def _frame(photo: np.ndarray, row: int, column: int, grid: tuple[int, int]) -> N
     photo[top + wide : bottom - wide, left + wide : right - wide] = inner[wide:-wide, wide:-wide]
 
 
-def _coloured(values: np.ndarray, high: float, size: tuple[int, int] | None = None) -> np.ndarray:
-    steps = np.clip(values * (255 / high if high > 0 else 0), 0, 255).astype(np.uint8)
-    image = scale_colours()[steps]
-    if size is None:
-        return enlarged(image, PIXELS, 2 * PIXELS)
-    return np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.NEAREST))
+def _coloured(values: np.ndarray, high: float) -> np.ndarray:
+    """A pixel for each patch."""
+    return scale_colours()[np.clip(values * (255 / high if high > 0 else 0), 0, 255).astype(np.uint8)]

@@ -7,7 +7,7 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, PercentFormatter
 
-from ..figures.style import styled
+from ..figures.style import STYLE
 from ..figures.timeline import draw_timeline
 from ..probes.audited import Audit
 from .audit_charts import Chart, Rows, charts, pictured, places, tables
@@ -20,12 +20,13 @@ SMALL = 8.5  # points
 
 def audit_pages(audit: Audit, name: str, images: str, notes: Sequence[str] = ()) -> dict[str, Figure]:
     """Pages of A4, by name, for `save_pages`: curves, tables, pictures; arguments as of `audit_html`."""
-    pages = {"curves": _curves(audit, name, images, notes), "tables": _tables(audit)}
-    return pages | ({"pictures": _pictures(audit)} if audit.pictures else {})
+    with plt.rc_context(STYLE):
+        pages = {"curves": _curves(audit, name, images, notes), "tables": _tables(audit)}
+        return pages | ({"pictures": _pictures(audit)} if audit.pictures else {})
 
 
 def _page() -> Figure:
-    return plt.figure(figsize=PAGE, layout="none")
+    return Figure(figsize=PAGE, layout="none")
 
 
 def _axis(figure: Figure, left: float, top: float, width: float, height: float):
@@ -42,7 +43,6 @@ def _write(figure: Figure, top: float, text: str, size: float = SMALL, width: in
     return top + line * len(lines)
 
 
-@styled
 def _curves(audit: Audit, name: str, images: str, notes: Sequence[str]) -> Figure:
     figure, config = _page(), audit.config
     top = _write(figure, 0.55, f"Audit of {name}", 15, 62, weight="bold")
@@ -99,7 +99,6 @@ def _draw(figure: Figure, chart: Chart, left: float, top: float, height: float) 
     )
 
 
-@styled
 def _tables(audit: Audit) -> Figure:
     figure, top = _page(), 0.55
     blocks = len(audit.blocks)
@@ -127,7 +126,6 @@ def _table(figure: Figure, rows: Rows, top: float, size: float) -> float:
     return top
 
 
-@styled
 def _pictures(audit: Audit) -> Figure:
     figure = _page()
     top = _write(figure, 0.55, "Pictures", 12, weight="bold") + 0.3
