@@ -18,7 +18,7 @@ from .evaluate import unreadable
 from .file_names import refuse_existing
 from .parser import Parser, add_field, positive
 from .questions.answers import ODD, model_name
-from .questions.kinds import at_once, corrupt_images, raise_unreadable
+from .questions.reading import at_once, corrupt_images, raise_unreadable
 from .shared_flags import add_machine, add_weights
 
 if TYPE_CHECKING:

@@ -13,6 +13,7 @@ from ..evaluate import unreadable
 from .answers import SAID, Answer, Files, model_name
 from .chosen import Chosen, choose, pixels, read
 from .classes import class_number, names_of_classes
+from .reading import at_once, corrupt_images, raise_unreadable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,9 +25,6 @@ if TYPE_CHECKING:
     from ...probes import Estimate
     from ...tape import Tape
 
-MATRIX = 2**28  # bytes of one block's attention, at most, where the user does not say how many images a batch has
-TAPE = 2**29  # bytes of what is recorded of a batch, where all of it is read
-BATCH = 64
 SAMPLES = 1_000  # images of a data set that are averaged over
 
 
@@ -243,35 +241,6 @@ def _batches(
     """Images and their numbers; as many at once as the attention of one block, `weight` times, fits into memory."""
     size = args.batch_size or at_once(model, images.images.image_size, weight)
     return read(images, args, size, corrupt)
-
-
-def at_once(model: ViT, image_size: tuple[int, int], weight: int = 1, tape: bool = False) -> int:
-    """Images in a batch, at most `BATCH`: as many as one block's attention, `weight` times, fits into memory of.
-
-    Args:
-        tape: whether the tokens, queries and keys of all blocks have to fit too.
-    """
-    rows, columns = model.config.grid_of(*image_size)
-    tokens = rows * columns + model.plan.tokens(model.plan.blocks - 1)
-    each = 4 * weight * model.config.heads * tokens**2
-    fits = MATRIX // each
-    if tape:
-        fits = min(fits, TAPE // (3 * 4 * model.plan.blocks * tokens * model.config.dim))
-    return max(1, min(BATCH, fits))
-
-
-def corrupt_images(args: Namespace) -> CorruptImages:
-    """However many images cannot be read, the rest is done, unless the user has said otherwise."""
-    from ...data.corrupt import CorruptImages
-
-    return CorruptImages(1.0 if args.max_corrupt is None else args.max_corrupt)
-
-
-def raise_unreadable(args: Namespace, corrupt: CorruptImages) -> None:
-    """At the end of the work a ValueError that names the images that could not be read, unless `--max-corrupt` lets
-    them be."""
-    if corrupt.names and args.max_corrupt is None:
-        raise ValueError(f"{unreadable(corrupt.names)}; all else is done")
 
 
 def _notes(images: Chosen, args: Namespace, corrupt: CorruptImages) -> Iterator[str]:
