@@ -200,7 +200,7 @@ class Audit:
 
     @property
     def missed(self) -> float:
-        """Where no outliers were found: what share of images could still have some, 95 %."""
+        """The share of images that could still have some where none were found, at most, with 95 % confidence."""
         return 1 - 0.05 ** (1 / self.n)
 
     @property

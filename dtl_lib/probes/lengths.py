@@ -18,7 +18,8 @@ class RunningLengths:
     """
 
     def __init__(self):
-        self.n, self.largest = 0, 0.0
+        self.n = 0
+        self.largest = 0.0
         self._places, self._counts = np.empty(0, np.int64), np.empty(0, np.int64)
 
     def add(self, lengths: Tensor) -> None:

@@ -24,7 +24,8 @@ class AfterBlock:
         self.lengths = RunningLengths()
         self.cut: float | None = None
         self.ratio: float | None = None
-        self.n = self.images = 0
+        self.n = 0
+        self.images = 0
         self.places: Tensor | float = 0.0
         self._told = self._asked = 0
         self._directions: Tensor | float = 0.0

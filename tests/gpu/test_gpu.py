@@ -15,11 +15,13 @@ from dtl_lib.config import ViTConfig
 from dtl_lib.data.images import InMemory, Sets
 from dtl_lib.lab import bench
 from dtl_lib.models import ViT
+from dtl_lib.probes import audit
 from dtl_lib.tape import record
 from dtl_lib.tokens import TokenPlan
 from dtl_lib.train import Recipe, evaluate, fit
 from dtl_lib.train.device import autocast
 from dtl_lib.train.loss import Objective
+from tests.unit.planted import planted, random_mask
 
 DEVICE = os.environ.get("DTL_TEST_DEVICE", "cuda")
 CONFIG = ViTConfig(32, 4, dim=48, depth=3, heads=3, classes=10, plan=TokenPlan.of(3, 1, 0, 4))
@@ -195,3 +197,19 @@ def test_time_and_memory_are_the_devices_own():
     assert 0 < timing.median < 1 and timing.memory.startswith("measured")
     few, many = (bench.step_memory(CONFIG, batch, amp="off", device=DEVICE) for batch in (64, 128))
     assert many > few > 16 * CONFIG.cost().parameters
+
+
+def test_an_audit_is_that_of_the_cpu():
+    torch.manual_seed(0)
+    model, mask = ViT(CONFIG).eval(), random_mask(12, (8, 8), 0.04)
+    x = torch.randn(12, 3, 32, 32)
+    with planted(model, mask, 0):
+        expected = audit(model, [x])
+    with planted(model.to(DEVICE), mask.to(DEVICE), 0):
+        found = audit(model, [x])
+    assert found.start == expected.start == 0
+    for block, other in zip(found.blocks, expected.blocks):
+        assert block.outliers.n == other.outliers.n and (block.outliers.places == other.outliers.places).all()
+        assert block.received == pytest.approx(other.received, rel=1e-3) and block.rank == pytest.approx(
+            other.rank, rel=1e-2
+        )
