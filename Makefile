@@ -8,7 +8,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export OMP_NUM_THREADS := 1
 unexport MPLBACKEND
 
-.PHONY: help book test quick lint format budget bench clean setup notebooks-sync notebooks-outputs pytest
+.PHONY: help book pdf test quick lint format budget bench clean setup notebooks-sync notebooks-outputs pytest
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "make %-18s %s\n", $$1, $$2 }'
 
@@ -23,6 +23,9 @@ $(STAMP): requirements.txt pyproject.toml
 
 book: $(STAMP)  ## run the notebooks and render the book into _build/html
 	@$(BIN)/python -m book.tools.build
+
+pdf: $(STAMP)  ## each chapter and the whole book as PDF into _build/pdf, from the built pages (needs Chromium)
+	@$(BIN)/python -m book.tools.pdf
 
 test: lint book pytest  ## lint, book, and every test
 

@@ -6,7 +6,8 @@
 - `{ledger}`, `{command-line}`, `{models}`, `{recipes}` and `{citation}`, made from records, parser and code;
 - `{explorer}`, and the files that it loads, made from the zoo;
 - references and records that a notebook can link to in plain Markdown;
-- a field for each attribute that a docstring describes together with others.
+- a field for each attribute that a docstring describes together with others;
+- what stands around the text: `frame`.
 """
 
 import re
@@ -21,7 +22,7 @@ from sphinx.application import Sphinx  # noqa: E402
 from sphinx.errors import ExtensionError  # noqa: E402
 from sphinx.util.docutils import SphinxDirective  # noqa: E402
 
-from book.tools import assets, command_line, explorer, records, reference  # noqa: E402
+from book.tools import assets, command_line, explorer, frame, records, reference  # noqa: E402
 from book.tools.execute import Cache  # noqa: E402
 from book.tools.project import Project  # noqa: E402
 
@@ -122,6 +123,7 @@ def setup(app: Sphinx) -> dict:
     app.connect("build-finished", assets.install)
     app.connect("build-finished", explorer.install)
     app.add_directive("explorer", explorer.Explorer)
+    frame.setup(app)
     app.add_directive("ledger", Ledger)
     app.add_directive("command-line", CommandLine)
     for name in ("models", "recipes", "citation"):

@@ -10,37 +10,43 @@ from PIL import Image
 from torch import Tensor
 
 from book.tools.project import ROOT
-from dtl_lib import stored
-from dtl_lib.data.photos import centre, photo
+from dtl_lib import stored, stored_registers
+from dtl_lib.data.photos import PHOTOS, centre, photo
 
 FOLDER = ROOT / "book" / "static" / "landing"
 SIDE = 448  # pixels of the photo on the page, two for each one the model sees
+STATES = [0, 2]  # of the stored three: as trained, and with ten neurons moved to one spare token
 
 
-def script(result: stored.Stored) -> str:
+def script(result: stored_registers.StoredRegisters) -> str:
     """The data file, as JavaScript so that a page opened from disk may load it: maps as roots, uint8 in base64."""
-    data = {
-        "classMaps": _packed(result.class_maps),
-        "patchMaps": _packed(result.patch_maps),
-        "norms": [[round(norm, 1) for norm in block] for block in result.patch_norms.flatten(1).tolist()],
-        "likeliest": [[name, round(probability, 2)] for name, probability in result.top5],
-        "source": result.source,
+    photos = {
+        name: {
+            "maps": _packed(result.class_maps[number, STATES]),
+            "token": [round(share, 6) for share in result.token_share[number, STATES[1]].tolist()],
+        }
+        for number, name in enumerate(result.photos)
     }
+    credits = [f"scikit-image's {PHOTOS[name].file}, {PHOTOS[name].source}, {PHOTOS[name].licence}" for name in photos]
+    source = result.source | {"photos": "; ".join(credits)}
+    data = {"photos": photos, "neurons": stored_registers.MOVED, "source": source}
     return f"window.landingData = {json.dumps(data, separators=(',', ':'))};\n"
 
 
-def picture() -> bytes:
-    """The part of the photo that the model sees, at twice its resolution, as a JPEG file."""
-    pixels = rearrange(centre(photo("chelsea"), SIDE, 0.9, "bicubic"), "channel row column -> row column channel")
+def picture(name: str) -> bytes:
+    """The part of a photo that the model sees, at twice its resolution, as a JPEG file."""
+    pixels = rearrange(centre(photo(name), SIDE, 0.9, "bicubic"), "channel row column -> row column channel")
     file = io.BytesIO()
     Image.fromarray(pixels.numpy()).save(file, "JPEG", quality=85, optimize=True)
     return file.getvalue()
 
 
 def write(folder: Path = FOLDER) -> None:
-    """Write both files."""
-    (folder / "data.js").write_text(script(stored.load("vit_tiny_chelsea")), "utf8")
-    (folder / "cat.jpg").write_bytes(picture())
+    """Write the data and the photos."""
+    result = stored_registers.load()
+    (folder / "data.js").write_text(script(result), "utf8")
+    for name in result.photos:
+        (folder / f"{name}.jpg").write_bytes(picture(name))
 
 
 def _packed(maps: Tensor) -> dict:
