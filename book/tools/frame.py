@@ -100,10 +100,10 @@ def share(app: Sphinx, page: str, template: str, context: dict, doctree) -> None
         return
     title, about = html.unescape(re.sub(r"<[^>]+>", "", context["title"])), describe(doctree)
     base, name = app.config.html_baseurl.rstrip("/"), f"_static/cards/{page.replace('/', '-')}.png"
-    card(title, about, app.config.project, Path(app.outdir) / name)
+    card(title, about, app.config.html_title, Path(app.outdir) / name)
     tags = {
         "og:type": "article",
-        "og:site_name": app.config.project,
+        "og:site_name": app.config.html_title,
         "og:title": title,
         "og:description": about,
         "og:url": f"{base}/{page}.html",

@@ -10,6 +10,8 @@ import threading
 from pathlib import Path
 
 import yaml
+from pypdf import PdfWriter
+from pypdf.generic import ArrayObject, NameObject
 
 from book.tools.project import Project
 
@@ -90,9 +92,6 @@ def merge(files: dict[str, Path], names: list[str], out: Path, address: str, abo
         address: where the pages are public.
         about: the document's title and author, as PDF names them.
     """
-    from pypdf import PdfWriter
-    from pypdf.generic import ArrayObject, NameObject
-
     whole, starts = PdfWriter(), {}
     for name, (title, file) in zip(names, files.items(), strict=True):
         starts[f"{address}/{name}.html"] = len(whole.pages)

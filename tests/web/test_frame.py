@@ -70,6 +70,7 @@ def test_a_term_is_explained_on_hover(page, html):
 
 def test_every_term_is_explained_on_focus(page, html):
     meanings, tip = definitions(html), page.locator("#term-tip")
+    page.evaluate("document.querySelectorAll('article details').forEach(one => { one.open = true; })")
     terms = page.locator("article a.term")
     assert terms.count() >= 5
     for term in terms.all():
@@ -160,6 +161,7 @@ def test_other_sites_are_told_what_a_chapter_is(html):
         tags = dict(re.findall(r'<meta property="og:([\w:]+)" content="([^"]*)"', path.read_text("utf8")))
         number = int(path.name[:2])
         assert tags["title"].startswith(f"{number}. ") and 40 <= len(tags["description"]) <= 220, tags
+        assert tags["site_name"] == Project().config["title"]
         assert tags["url"] == f"{base}/notebooks/{path.name}"
         assert tags["image"].startswith(f"{base}/") and tags["image:alt"]
         with Image.open(html / tags["image"].removeprefix(f"{base}/")) as card:

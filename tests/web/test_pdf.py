@@ -6,10 +6,10 @@ import sys
 
 import pytest
 
-from book.tools import pdf
 from book.tools.project import ROOT, Project
 
 pypdf = pytest.importorskip("pypdf", reason="pypdf is not installed")
+pdf = pytest.importorskip("book.tools.pdf")
 ADDRESS = "https://example.org/book"
 STYLE = (ROOT / "book" / "static" / "frame.css").read_text("utf8")
 PAGE = """<!doctype html><html lang=en data-theme=light><title>{name}</title><style>{style}</style>
