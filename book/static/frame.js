@@ -38,7 +38,7 @@
 
   // The theme does this for code alone.
   function reachable() {
-    const wide = ".bd-article :is(table, .math, .cell_output .output, pre)";
+    const wide = ".bd-article :is(table, div.math, mjx-container, .cell_output .output, pre)";
     document.querySelectorAll(wide).forEach((one) => {
       const scrolls = one.scrollWidth > one.clientWidth + 1 && /auto|scroll/.test(getComputedStyle(one).overflowX);
       if (scrolls && one.tabIndex < 0) Object.assign(one.dataset, { reached: "" }), (one.tabIndex = 0);

@@ -12,6 +12,7 @@
 
 import re
 import sys
+import zlib
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -128,4 +129,6 @@ def setup(app: Sphinx) -> dict:
     app.add_directive("command-line", CommandLine)
     for name in ("models", "recipes", "citation"):
         app.add_directive(name, Made)
-    return {"version": "1", "parallel_read_safe": False}
+    # Sphinx keeps pages that another version of these tools made, unless this number differs.
+    tools = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
+    return {"version": "1", "env_version": zlib.crc32(tools), "parallel_read_safe": False}

@@ -31,6 +31,7 @@ NOT_IMPORTED = {
     "pytest-xdist": "pytest -n 2",
     "nbval": "pytest --nbval-lax",
     "ruff": "`make lint` runs it",
+    "axe-playwright-python": "tests/web/test_accessibility.py asks for its axe.min.js by pytest.importorskip",
     "playwright": "the fixtures of tests/web ask for it by pytest.importorskip",
 }
 

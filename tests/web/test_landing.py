@@ -108,13 +108,15 @@ def test_slider_moves_both_maps(either, result):
 
 
 def test_sentence_says_what_the_maps_show(page, result):
-    text = page.locator(".landing-see")
+    def text():
+        return " ".join(page.locator(".landing-see, .landing-more").all_inner_texts())
+
     left, right = (float(result.class_maps[0, state, 10][CORNERS].sum()) for state in landing.STATES)
     for said in ("stares at the corners", percent(left), percent(right), percent(float(result.token_share[0, 2, 10]))):
-        assert said in text.inner_text()
+        assert said in text()
     page.locator(".landing input").fill("3")
-    assert "finds the eye on the left" in text.inner_text() and "stares" not in text.inner_text()
-    assert percent(float(result.class_maps[0, 0, 3][CORNERS].sum())) in text.inner_text()
+    assert "finds the eye on the left" in text() and "stares" not in text()
+    assert percent(float(result.class_maps[0, 0, 3][CORNERS].sum())) in text()
 
 
 def test_another_photo(either, result):

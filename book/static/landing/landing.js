@@ -82,7 +82,7 @@ function bar(name, share, shade, value) {
 
 function start(root, data) {
   const find = (selector) => root.querySelector(selector);
-  const [slider, play, text] = ["input", ".landing-play", ".landing-see"].map(find);
+  const [slider, play, headline, text] = ["input", ".landing-play", ".landing-see", ".landing-more"].map(find);
   const [canvases, bars, images] = ["canvas", ".landing-bars", "img"].map((one) => [...root.querySelectorAll(one)]);
   const state = { block: Number(slider.value), photo: "chelsea" };
   const maps = Object.fromEntries(Object.entries(data.photos).map(([name, { maps }]) => [name, unpack(maps)]));
@@ -105,7 +105,8 @@ function start(root, data) {
     const photo = PHOTOS[state.photo], sides = [0, 1].map((side) => maps[state.photo](side, state.block));
     const token = data.photos[state.photo].token[state.block], most = Math.max(...sides.flat());
     const [see, more] = sentence(photo, ...sides, token);
-    text.replaceChildren(made("strong", see), made("span", more));
+    headline.textContent = see;
+    text.textContent = more;
     find(".landing-block b").textContent = state.block;
     find(".landing-legend b").textContent = `${percent(most)} or more`;
     slider.value = state.block;
@@ -141,14 +142,15 @@ function start(root, data) {
     clearInterval(timer);
     timer = 0;
     play.textContent = "Play";
-    text.setAttribute("aria-live", "polite");
+    [headline, text].forEach((one) => one.setAttribute("aria-live", "polite"));
   }
 
   // Without motion asked for, blocks still follow each other; only the fade between them is left out.
   function toggle() {
     if (timer) return stop();
     play.textContent = "Stop";
-    text.setAttribute("aria-live", "off");  // a sentence every second is too much to listen to
+    // a sentence every second is too much to listen to
+    [headline, text].forEach((one) => one.setAttribute("aria-live", "off"));
     show(0);
     timer = setInterval(() => (state.block < BLOCKS - 1 ? show(state.block + 1) : stop()), 900);
   }
