@@ -1,10 +1,12 @@
 """Small models of several plans, pictures for them, and what a test reads off the explorer's page."""
 
+import itertools
 import re
 
 import numpy as np
 import torch
 
+from dtl_lib.explore import SHOWS, State
 from dtl_lib.models import ViT, ViTConfig
 from dtl_lib.tokens import Group, TokenPlan
 
@@ -54,3 +56,17 @@ def says(tab):
 def answers(tab):
     rows = tab.locator(".dtl-answers li").all_inner_texts()
     return [(text.split("\n")[0], text.split("\n")[1]) for text in rows]
+
+
+def states_of(model):
+    """Every state but the colours' strength, as Python's and as the page's."""
+    rows, columns = model.config.grid
+    groups = [(group.name, at) for group in model.plan.groups for at in range(group.tokens)]
+    groups += [("patches", 0), *(("patch", at) for at in range(rows * columns))]
+    for show, block in itertools.product(SHOWS, range(model.plan.blocks)):
+        for head in (None, 0, 2) if show == "attention" else (None,):
+            for (group, at), scale in itertools.product(groups, ("shared", "own")):
+                name = group if group in ("cls", "dist", "patches") else f"{group}:{at}"
+                name = f"patch:{at // columns},{at % columns}" if group == "patch" else name
+                state = {"block": block, "head": head, "show": show, "scale": scale}
+                yield State(query=name, **state), {"group": group, "at": at, **state}

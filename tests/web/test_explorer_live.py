@@ -4,12 +4,13 @@ import base64
 import shutil
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from dtl_lib.explore import State, explore
 from dtl_lib.models import ViT
 from dtl_lib.tokens import Group, TokenPlan
-from tests.web.explorer_made import PLANS, answers, load, own_picture, pixels, says
+from tests.web.explorer_made import PLANS, answers, load, own_picture, pixels, says, states_of
 
 DROPPED = """async ([address, how]) => {
     const blob = await new Promise((done) => { const image = new Image(); image.onload = () => {
@@ -34,7 +35,7 @@ def test_an_own_picture_is_seen_as_pytorch_sees_it(open_explorer, explorer_folde
     own_picture(tab, explorer_folder)
     for show, block, query in (
         ("attention", 1, "cls:0"), ("attention", 2, "reg:1"), ("attention", 0, "cls:0"), ("attention", 1, "mid:0"),
-        ("norms", 0, "cls:0"), ("lens", 2, "cls:0"), ("attention", 2, "patches:0"),
+        ("rollout", 2, "reg:0"), ("norms", 0, "cls:0"), ("lens", 2, "cls:0"), ("attention", 2, "patches:0"),
     ):  # fmt: skip
         tab.click(f"[data-part=show] [data-value={show}]")
         tab.fill(".dtl-block input", str(block))
@@ -43,9 +44,34 @@ def test_an_own_picture_is_seen_as_pytorch_sees_it(open_explorer, explorer_folde
         view = explore(model, pixels(7), State(block=block, query=name, show=show))
         assert says(tab) == view.sentence
         assert answers(tab) == [(name, f"{value:.1%}") for name, value in view.answers]
-    for show in ("rollout", "relevance"):
-        tab.click(f"[data-part=show] [data-value={show}]")
-        assert "stored for the pictures of this page alone" in says(tab)
+    tab.click("[data-part=show] [data-value=relevance]")
+    assert "stored for the pictures of this page alone" in says(tab)
+
+
+LIVE = """async ([number, photo, states]) => {
+    const model = dtlExplorer.models[number], { config } = model.runs;
+    const run = await dtlLoad(`m${number}`, model, '', () => {});
+    const tier = await run(dtlInput(await dtlImage(photo), config), model.plan);
+    const about = { ...model, titles: dtlExplorer.titles, answers: tier.answers };
+    return states.map((state) => { const view = tier.view(state); return [dtlSentence(view, state, about),
+        view.says ? null : [...view.values], view.says ? 0 : dtlHigh(view, state.scale)]; });
+}"""
+
+
+@pytest.mark.parametrize("number", range(len(PLANS)))
+def test_every_state_of_the_model_is_what_explore_shows(open_explorer, explorer_folder, small_models, number):
+    tab, model = open_explorer(), list(small_models.values())[number]
+    states = [pair for pair in states_of(model) if pair[0].show != "relevance"]
+    got = tab.evaluate(LIVE, [number, data_uri(explorer_folder / "own.png"), [mine for _, mine in states]])
+    for (state, _), (sentence, values, high) in zip(states, got):
+        view = explore(model, pixels(7), state)
+        assert sentence == view.sentence, state
+        if view.map is None:
+            assert values is None
+            continue
+        wanted = [*view.others.values(), *view.map.flatten()]
+        np.testing.assert_allclose(values, wanted, rtol=1e-4, atol=1e-5 * max(wanted))
+        assert high == pytest.approx(view.range[1], rel=1e-4)
 
 
 def test_tokens_are_moved_with_one_set_of_weights(open_explorer, small_models):
@@ -55,8 +81,10 @@ def test_tokens_are_moved_with_one_set_of_weights(open_explorer, small_models):
     usual = answers(tab)
     slider = tab.locator("[data-value=enter-cls]")
     slider.focus()
-    slider.press("ArrowRight")
+    for key in ("ArrowRight", "ArrowLeft", "ArrowRight", "ArrowLeft", "ArrowRight"):  # faster than the model runs
+        tab.keyboard.press(key)
     tab.wait_for_selector(".dtl-disturbed:not(:empty)")
+    tab.wait_for_function("document.querySelector('.dtl-says').textContent.includes('enters at block 2')")
     plan = TokenPlan(3, (Group("cls", 1, 2), *PLANS["late, with registers"].groups[1:]))
     moved = ViT(replace(model.config, plan=plan)).eval()
     moved.load_state_dict(model.state_dict())

@@ -1,13 +1,12 @@
 """The explorer's page from disk: it shows what `explore` shows, state by state, by keyboard and by pointer."""
 
-import itertools
 import json
 
 import numpy as np
 import pytest
 
-from dtl_lib.explore import SHOWS, State, explore, page
-from tests.web.explorer_made import PLANS, pixels, says, words
+from dtl_lib.explore import State, explore, page
+from tests.web.explorer_made import PLANS, pixels, says, states_of, words
 from tests.web.pages import CONTRAST, TOO_WIDE
 
 BULK = """([key, states, about]) => states.map((state) => {
@@ -16,20 +15,6 @@ BULK = """([key, states, about]) => states.map((state) => {
     return view.says ? { sentence } : { sentence, high, off: view.off, map: [...dtlPatches(view)],
         others: Object.fromEntries(dtlOthers(view).map(({ name, value }) => [name, value])) };
 })"""
-
-
-def states_of(model):
-    """Every state but the colours' strength, as Python's and as the page's."""
-    rows, columns = model.config.grid
-    groups = [(group.name, at) for group in model.plan.groups for at in range(group.tokens)]
-    groups += [("patches", 0), *(("patch", at) for at in range(rows * columns))]
-    for show, block in itertools.product(SHOWS, range(model.plan.blocks)):
-        for head in (None, 0, 2) if show == "attention" else (None,):
-            for (group, at), scale in itertools.product(groups, ("shared", "own")):
-                name = group if group in ("cls", "dist", "patches") else f"{group}:{at}"
-                name = f"patch:{at // columns},{at % columns}" if group == "patch" else name
-                state = {"block": block, "head": head, "show": show, "scale": scale}
-                yield State(query=name, **state), {"group": group, "at": at, **state}
 
 
 def about(tab, number):
@@ -135,6 +120,7 @@ def test_colours_follow_the_numbers(open_explorer):
 def test_fits_and_can_be_read(open_explorer, width, scheme):
     tab = open_explorer(width=width, color_scheme=scheme)
     tab.click("summary")
+    tab.wait_for_selector("[data-part=table] table")
     assert tab.evaluate(TOO_WIDE) <= 0
     everything = CONTRAST.replace(
         "'article p, article li, article td, article dd, article code, article a'",

@@ -32,17 +32,28 @@ async function dtlLoad(key, { runs, classes }, folder, progress) {
   return async (image, plan) => dtlSeenLive(await ask({ image, plan }), runs.config, plan, classes);
 }
 
-// A worker that answers one question at a time; where none can be started, this page computes by itself.
+// A worker that answers questions; where none can be started, this page computes by itself.
 function dtlAnswers() {
   try {
     const source = `${dtlVit}\n${dtlVitWorker}\ndtlVitWorker();`;
     const address = URL.createObjectURL(new Blob([source], { type: "text/javascript" }));
     const worker = new Worker(address);
     URL.revokeObjectURL(address);
+    const waiting = new Map();
+    let asked = 0;
+    worker.onmessage = ({ data: { id, error, result } }) => {
+      const { resolve, reject } = waiting.get(id);
+      waiting.delete(id);
+      if (error) reject(new Error(error));
+      else resolve(result);
+    };
+    worker.onerror = (event) => {
+      waiting.forEach(({ reject }) => reject(new Error(event.message || "the worker has stopped")));
+      waiting.clear();
+    };
     return (question) => new Promise((resolve, reject) => {
-      worker.onmessage = ({ data }) => (data.error ? reject(new Error(data.error)) : resolve(data.result));
-      worker.onerror = (event) => reject(new Error(event.message || "the worker has stopped"));
-      worker.postMessage(question);
+      waiting.set(++asked, { resolve, reject });
+      worker.postMessage({ ...question, id: asked });
     });
   } catch {
     const vit = dtlVit();
@@ -86,6 +97,46 @@ function dtlSeenLive({ logits, blocks, lens }, config, plan, classes) {
     });
   }
 
+  // The mean over heads of what each token that asks attends to, (asking, keys); made once a block.
+  const means = [];
+  function mean(block) {
+    const { q, k } = blocks[block], asking = q.length / dim, keys = k.length / dim, sum = new Float64Array(asking * keys);
+    for (let head = 0; head < heads; head++) for (let token = 0; token < asking; token++) {
+      const row = vit.attentionRow({ q, k }, heads, head, token, dim);
+      for (let key = 0; key < keys; key++) sum[token * keys + key] += row[key] / heads;
+    }
+    return (means[block] ??= { sum, asking, keys });
+  }
+
+  // Attention rollout: a token's row, back through the blocks to the one it enters before; half of each token is what it
+  // was, half what it takes. The row is over the tokens of that first block.
+  function rollout({ group, at }, last) {
+    const name = group === "patch" ? "patches" : group, first = plan.groups.find((each) => each.name === name)?.enter ?? 0;
+    const where = blocks[last].layout.find((each) => each.name === name);
+    let row = new Float64Array(blocks[last].k.length / dim);
+    if (group === "patches") row.fill(1 / where.tokens, where.start);
+    else row[where.start + at] = 1;
+    for (let block = last; block >= first; block--) {
+      const { sum, asking, keys } = means[block] ?? mean(block);
+      const before = row.map((value, token) => (token < asking ? value / 2 : value));
+      for (let token = 0; token < asking; token++) {
+        for (let key = 0; key < keys; key++) before[key] += row[token] / 2 * sum[token * keys + key];
+      }
+      row = block > first ? asBefore(before, blocks[block].layout, blocks[block - 1].layout) : before;
+    }
+    return { row, layout: blocks[first].layout };
+  }
+
+  // The row over the tokens of the block before: without those that enter now, with 0 for those that have left.
+  function asBefore(row, layout, earlier) {
+    const { start, tokens } = earlier.at(-1), result = new Float64Array(start + tokens);
+    for (const { name, start: to, tokens: count } of earlier) {
+      const from = layout.find((each) => each.name === name);
+      if (from) result.set(row.subarray(from.start, from.start + count), to);
+    }
+    return result;
+  }
+
   const all = (state) => blocks.map((_, block) => rows(state, block)).map((each, block) =>
     typeof each === "string" ? [] : each.map((row) => row.subarray(blocks[block].layout.at(-1).start))).flat();
 
@@ -113,11 +164,17 @@ function dtlSeenLive({ logits, blocks, lens }, config, plan, classes) {
         if (!each[block]) return { says: "This model has no classes to be asked about." };
         return { values: each[block], layout, off: 0, shared: shared(each.map(ofPatches)) };
       }
-      if (show !== "attention") {
-        return { says: "Rollout and relevance are stored for the pictures of this page alone, under each model’s own plan." };
+      if (show === "relevance") {
+        return { says: "Relevance needs gradients: it is stored for the pictures of this page alone, under each model’s own plan." };
       }
       const each = rows(state, block);
       if (typeof each === "string") return { says: `${each[0].toUpperCase()}${each.slice(1)}.` };
+      if (show === "rollout") {
+        const here = rollout(state, block), patches = ({ row, layout: of }) => row.subarray(of.at(-1).start);
+        const there = blocks.map((_, at) => at).filter((at) => typeof rows(state, at) !== "string");
+        const off = Math.max(0, 1 - patches(here).reduce((sum, value) => sum + value, 0));
+        return { values: here.row, layout: here.layout, off, shared: shared(there.map((at) => patches(rollout(state, at)))) };
+      }
       const values = head === null ? each[0].map((_, key) => each.reduce((sum, row) => sum + row[key], 0) / heads) : each[head];
       const off = Math.max(0, 1 - ofPatches(values, block).reduce((sum, value) => sum + value, 0));
       return { values, layout, off, shared: shared(all(state)) };

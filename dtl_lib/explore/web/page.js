@@ -10,7 +10,7 @@ function dtlSeen(key, data) {
 
 function dtlStart(root, index) {
   const folder = root.dataset.folder, find = (selector) => root.querySelector(selector);
-  const { models, pictures, units, titles } = index, runners = {}, runs = {};
+  const { models, pictures, units, titles } = index, runners = {}, loading = {}, runs = {};
   const state = { block: index.start ?? models[0].plan.depth - 1, head: null, group: "cls", at: 0, show: "attention", scale: "shared" };
   const chosen = { model: 0, picture: 0, own: null, plans: models.map(({ plan }) => structuredClone(plan)) };
   const page = { state, units, view: { says: "…" }, answers: [], usual: null, last: null };
@@ -33,32 +33,37 @@ function dtlStart(root, index) {
   }
 
   async function live() {
-    const runner = await load(), key = JSON.stringify([chosen.model, chosen.own ? chosen.own.dtlNumber : chosen.picture, plan()]);
+    const runner = await load(), now = structuredClone(plan());
+    const key = JSON.stringify([chosen.model, chosen.own ? chosen.own.dtlNumber : chosen.picture, now]);
     if (!runs[key]) {
       const photo = await photoOf();
       say("The model is looking …");
-      runs[key] = { ...(await runner(dtlInput(photo, model().runs.config), plan())), photo };
+      runs[key] = { ...(await runner(dtlInput(photo, model().runs.config), now)), photo };
     }
     say(HERE);
     return runs[key];
   }
 
-  async function load() {
+  // Once, however often it is asked for meanwhile; again where it failed.
+  function load() {
     const at = chosen.model;
-    if (!runners[at]) {
-      if (!model().runs) throw new Error(model().why);
-      const bar = find(".dtl-progress");
-      bar.hidden = false;
-      try {
-        runners[at] = await dtlLoad(`m${at}`, model(), folder, (share) => {
-          bar.value = share;
-          say(`Loading the model: ${Math.round(100 * share)}%`);
-        });
-      } finally {
-        bar.hidden = true;
-      }
+    loading[at] ??= fetched(at).catch((error) => { delete loading[at]; throw error; });
+    return loading[at];
+  }
+
+  async function fetched(at) {
+    if (!models[at].runs) throw new Error(models[at].why);
+    const bar = find(".dtl-progress");
+    bar.hidden = false;
+    try {
+      runners[at] = await dtlLoad(`m${at}`, models[at], folder, (share) => {
+        bar.value = share;
+        say(`Loading the model: ${Math.round(100 * share)}%`);
+      });
+      return runners[at];
+    } finally {
+      bar.hidden = true;
     }
-    return runners[at];
   }
 
   // Whatever goes wrong with the model: what is stored stays.
