@@ -6,7 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from dtl_lib.data.photos import centre
 from dtl_lib.explore import State, explore
 from dtl_lib.models import ViT
 from dtl_lib.tokens import Group, TokenPlan
@@ -72,6 +74,23 @@ def test_every_state_of_the_model_is_what_explore_shows(open_explorer, explorer_
         wanted = [*view.others.values(), *view.map.flatten()]
         np.testing.assert_allclose(values, wanted, rtol=1e-4, atol=1e-5 * max(wanted))
         assert high == pytest.approx(view.range[1], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("shape", "size", "crop"), [((70, 90), (32, 32), 1.0), ((300, 211), (24, 24), 0.9), ((20, 9), (32, 32), 0.875)]
+)
+def test_an_own_picture_is_resized_as_for_training(open_explorer, tmp_path, shape, size, crop):
+    noise = np.random.default_rng(5).normal(128, 60, (*shape, 3)).clip(0, 255).astype(np.uint8)
+    Image.fromarray(noise).save(tmp_path / "noise.png")
+    got = open_explorer().evaluate(
+        """async ([address, config]) => { const blob = await (await fetch(address)).blob();
+        const canvas = await dtlPrepare(blob, config); const { width, height } = canvas;
+        return [...canvas.getContext('2d').getImageData(0, 0, width, height).data]; }""",
+        [data_uri(tmp_path / "noise.png"), {"size": size, "crop": crop}],
+    )
+    wanted = centre(noise, size, crop, "bicubic").permute(1, 2, 0).numpy().astype(int)
+    difference = np.abs(np.reshape(got, (*size, 4))[..., :3] - wanted)
+    assert difference.max() <= 2 and difference.mean() < 0.05
 
 
 def test_tokens_are_moved_with_one_set_of_weights(open_explorer, small_models):

@@ -6,7 +6,7 @@ const dtlViridis = [[68, 1, 84], [72, 26, 108], [71, 47, 125], [65, 68, 135], [5
   [165, 219, 54], [210, 226, 27], [253, 231, 37]];
 const dtlRamp = `linear-gradient(to right, ${dtlViridis.map((stop) => `rgb(${stop})`).join(", ")})`;
 const DTL_LARGEST = 40e6;  // bytes of a picture's file
-const DTL_PIXELS = 1e8;
+const DTL_PIXELS = 1e8, DTL_RESIZED = 1.6e7;  // at most; of larger ones a smaller copy is resized
 
 function dtlColour(value) {
   const at = Math.min(1, Math.max(0, value)) * (dtlViridis.length - 1), low = Math.min(Math.floor(at), dtlViridis.length - 2);
@@ -70,7 +70,8 @@ function dtlImage(address) {
   });
 }
 
-// A file or a video's frame as the model sees it: upright, on white, its shorter side resized, its middle cut out.
+// A file or a video's frame as the model sees it, as `dtl_lib.data.prepare` has it: upright, on white, its shorter side
+// resized, its middle cut out.
 async function dtlPrepare(source, { size: [height, width], crop }) {
   if (source instanceof Blob) {
     if (source.size > DTL_LARGEST) throw new Error(`the file has ${Math.round(source.size / 1e6)} MB; 40 is the most`);
@@ -78,13 +79,44 @@ async function dtlPrepare(source, { size: [height, width], crop }) {
   }
   const bitmap = await createImageBitmap(source).catch(() => { throw new Error("this is no picture that the browser can open"); });
   if (bitmap.width * bitmap.height > DTL_PIXELS) throw new Error("the picture has more than 100 million pixels");
-  const scale = Math.max(height / crop / bitmap.height, width / crop / bitmap.width);
-  const [wide, tall] = [width / scale, height / scale];
-  let canvas = dtlDrawn(bitmap, [(bitmap.width - wide) / 2, (bitmap.height - tall) / 2, wide, tall], wide, tall);
-  while (canvas.width > 2 * width) {  // halves, so that every pixel counts
-    canvas = dtlDrawn(canvas, [0, 0, canvas.width, canvas.height], canvas.width / 2, canvas.height / 2);
+  const shrink = Math.min(1, Math.sqrt(DTL_RESIZED / (bitmap.width * bitmap.height)));  // what a phone can hold twice
+  const whole = dtlDrawn(bitmap, [0, 0, bitmap.width, bitmap.height], shrink * bitmap.width, shrink * bitmap.height);
+  const scale = Math.max(Math.floor(height / crop) / whole.height, Math.floor(width / crop) / whole.width);
+  const [wide, tall] = [whole.width, whole.height].map((length) => Math.floor(scale * length + 1e-9));
+  const { data } = whole.getContext("2d").getImageData(0, 0, whole.width, whole.height);
+  const across = dtlResized(data, whole.width, whole.height, wide);
+  const pixels = dtlTurned(dtlResized(dtlTurned(across, wide, whole.height), whole.height, wide, tall), tall, wide);
+  const half = (more) => (more % 4 === 1 ? (more - 1) / 2 : Math.round(more / 2));  // a half goes to the even number
+  const canvas = dtlMake("canvas", { width, height });
+  canvas.getContext("2d", { willReadFrequently: true })
+    .putImageData(new ImageData(pixels, wide, tall), -half(wide - width), -half(tall - height));
+  return canvas;
+}
+
+// Each row of pixels (four bytes each) in another width: bicubic, antialiased, rounded, as Pillow resizes what models
+// are trained on. What the browser's own smoothing gives instead can change an answer.
+function dtlResized(data, from, rows, to) {
+  const scale = from / to, wide = Math.max(1, scale), result = new Uint8ClampedArray(4 * rows * to);
+  const cubic = (x) => (x < 1 ? (1.5 * x - 2.5) * x * x + 1 : x < 2 ? ((-0.5 * x + 2.5) * x - 4) * x + 2 : 0);
+  for (let at = 0; at < to; at++) {
+    const middle = (at + 0.5) * scale, first = Math.max(0, Math.floor(middle - 2 * wide + 0.5));
+    const last = Math.min(from, Math.floor(middle + 2 * wide + 0.5));
+    const weights = Array.from({ length: last - first }, (_, i) => cubic(Math.abs((first + i - middle + 0.5) / wide)));
+    const total = weights.reduce((sum, weight) => sum + weight, 0);
+    for (let row = 0; row < rows; row++) for (let channel = 0; channel < 4; channel++) {
+      let sum = 0;
+      for (let i = 0; i < weights.length; i++) sum += weights[i] * data[4 * (row * from + first + i) + channel];
+      result[4 * (row * to + at) + channel] = Math.floor(sum / total + 0.5);
+    }
   }
-  return dtlDrawn(canvas, [0, 0, canvas.width, canvas.height], width, height);
+  return result;
+}
+
+// Rows become columns.
+function dtlTurned(data, width, rows) {
+  const before = new Uint32Array(data.buffer), after = new Uint32Array(before.length);
+  for (let row = 0; row < rows; row++) for (let at = 0; at < width; at++) after[at * rows + row] = before[row * width + at];
+  return new Uint8ClampedArray(after.buffer);
 }
 
 function dtlDrawn(source, from, width, height) {
