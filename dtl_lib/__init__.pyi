@@ -7,6 +7,7 @@ from . import probes as probes
 from . import train as train
 from .config import ViTConfig as ViTConfig
 from .config import named as named
+from .explore import Explorer as Explorer
 from .folding import fold_layer_scale as fold_layer_scale
 from .models import Features as Features
 from .models import ViT as ViT

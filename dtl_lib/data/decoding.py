@@ -48,23 +48,27 @@ def _refuse(*_, **__):
     raise UnidentifiedImageError("an EPS is drawn by Ghostscript, which is not started")
 
 
-def decode(file, name, upright: bool = False) -> Image.Image:
+def decode(file, name, upright: bool = False, most: int | None = None) -> Image.Image:
     """The RGB image in a path, a binary file or a PIL image.
 
     Args:
         name: of the image, for errors.
         upright: turn it as its camera noted and lay it on white, as a reader expects of a photo; a data set's images
             stay as other libraries read them.
+        most: pixels that are read, where fewer than Pillow's limit.
 
     Raises:
-        CorruptImage: where there is no such file, or it is not an image, or it is cut short, or nobody can tell which
-            of its values is white.
+        CorruptImage: where there is no such file, or it is not an image, or it is cut short or too large, or nobody can
+            tell which of its values is white.
     """
     _keep_warnings_back()
     with named(name):
         if isinstance(file, str | os.PathLike) and (found := kind(file)) not in ("a file", None):
             raise CorruptImage(name, f"is {found}; a .jpg, .png or .webp file is needed")
         with file if isinstance(file, Image.Image) else Image.open(file, formats=_formats()) as image:
+            if most is not None and image.width * image.height > most:
+                size = f"{image.width:,} × {image.height:,} pixels"
+                raise CorruptImage(name, f"has {size}, and at most {most:,} are read: make it smaller")
             return rgb(image, name, upright, upright)
 
 

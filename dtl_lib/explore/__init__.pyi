@@ -6,3 +6,5 @@ from .state import View as View
 from .state import explore as explore
 from .state import paint as paint
 from .state import queries as queries
+from .uploads import open_upload as open_upload
+from .widget import Explorer as Explorer
