@@ -1,6 +1,8 @@
 """The explorer in a notebook: controls of ipywidgets around pictures of anywidget, all fed by `explore`."""
 
+import base64
 import html
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
@@ -10,11 +12,12 @@ from torch import nn
 
 from ..data.photos import PHOTOS, open_image, photo
 from ..pretrained import load_pretrained
-from .picture import panel, shown
-from .state import BY_HEAD, BY_QUERY, SCALES, SHOWS, State, View, explore, queries
+from .picture import panel, png, shown
+from .state import BY_HEAD, BY_QUERY, SCALES, SHOWS, State, View, explore, paint, queries
 from .uploads import open_upload, uploaded
 
 MEAN, PATCH, NOBODY = "mean", "the chosen patch", "nothing"
+NO_KERNEL = "The controls move where a kernel runs, in Jupyter or in Colab. This is what they show at first:"
 PAUSE = 800  # ms that the player shows each block
 WORDS = {"description_width": "6em"}
 
@@ -44,7 +47,9 @@ class Explorer:
         self._patch, self._busy = (0, 0), False
         first, *_ = self._models
         self.picture = _dropdown("picture", list(self._pictures))
-        self.upload = widgets.FileUpload(accept="image/*", multiple=False, description="your own picture")
+        self.upload = widgets.FileUpload(
+            accept="image/*", multiple=False, description="your own picture", layout={"width": "14em"}
+        )
         self.model = _dropdown("model", list(self._models))
         self.beside = _dropdown("beside it", [NOBODY, *self._models])
         self.block = widgets.IntSlider(0, 0, 1, description="block", style=WORDS, continuous_update=True)
@@ -52,7 +57,7 @@ class Explorer:
         self.head = _dropdown("head", [MEAN])
         self.query = _dropdown("asks", ["cls"])
         self.show = _dropdown("show", list(SHOWS))
-        self.scale = widgets.ToggleButtons(options=list(SCALES), description="colours", style=WORDS)
+        self.scale = _dropdown("colours", list(SCALES))
         self.overlay = widgets.FloatSlider(State.overlay, min=0, max=1, step=0.02, description="overlay", style=WORDS)
         self.message = widgets.HTML()
         self._panels = [panel(), panel()]
@@ -187,7 +192,18 @@ class Explorer:
     def _ipython_display_(self, **_) -> None:
         """As a display rather than a cell's result: Colab loads anywidget's front for those alone."""
         view = {"version_major": 2, "version_minor": 0, "model_id": self.box.model_id}
-        display({"text/plain": repr(self), "application/vnd.jupyter.widget-view+json": view}, raw=True)
+        shown = {"text/plain": repr(self), "application/vnd.jupyter.widget-view+json": view}
+        display(shown if "google.colab" in sys.modules else {**shown, "text/html": self._still()}, raw=True)
+
+    def _still(self) -> str:
+        """What is seen now, for a page without a kernel."""
+        parts = []
+        for name, view in zip(self.chosen, self.views):
+            picture = base64.b64encode(png(paint(view, self.state))).decode()
+            words = html.escape(view.sentence)
+            image = f'<img src="data:image/png;base64,{picture}" alt="{words}" width="224">'
+            parts.append(f"<figure><figcaption><b>{html.escape(name)}</b></figcaption>{image}<p>{words}</p></figure>")
+        return f"<p>{NO_KERNEL}</p>{''.join(parts)}"
 
     def __repr__(self) -> str:
         return f"Explorer of {', '.join(self._models)}"

@@ -15,7 +15,6 @@ ROOT = Path(__file__).parents[2]
 OURS = {"dtl_lib", "book", "tests"}
 # Each is run, or loaded by another under a name of its own.
 NOT_IMPORTED = {
-    "ipywidgets": "the widgets of chapters 15 and 19, and tqdm's bar in a notebook",
     "scikit-learn": "the probes of chapters 15 and 19",
     "scikit-image": "its wheel holds the photos; their files are read",
     "tensorboard": "torch.utils.tensorboard writes with it",
@@ -32,6 +31,7 @@ NOT_IMPORTED = {
     "nbval": "pytest --nbval-lax",
     "ruff": "`make lint` runs it",
     "axe-playwright-python": "tests/web/test_accessibility.py asks for its axe.min.js by pytest.importorskip",
+    "jupyterlab": "tests/web/lab.py starts it",
     "playwright": "the fixtures of tests/web ask for it by pytest.importorskip",
 }
 
