@@ -157,12 +157,12 @@ def test_uploads_are_pictures_or_one_line(page):
 
     upload("notes.png", b"no picture at all")
     page.locator("[role=alert]", has_text="not an image").wait_for()
-    noise = np.random.default_rng(0).integers(0, 256, (1400, 2000, 3), np.uint8)
+    noise = np.random.default_rng(0).integers(0, 256, (1400, 2200, 3), np.uint8)
     upload("large.png", file_of(Image.fromarray(noise))[:8_900_000])  # as much as may be sent, and cut short
     page.locator("[role=alert]", has_text="cut short").wait_for()
     upload("mine.png", file_of(Image.new("RGBA", (90, 60), (255, 0, 0, 128))))
     page.locator("select", has=page.locator("option", has_text="mine.png")).wait_for()
-    page.wait_for_function("() => !document.querySelector('[role=alert]')")
+    page.wait_for_function("() => !document.querySelector('.jp-OutputArea [role=alert]')")
     assert page.get_by_label("picture", exact=True).input_value() == "mine.png"
     assert page.locator(".jp-RenderedText[data-mime-type*=stderr]").count() == 0
 
