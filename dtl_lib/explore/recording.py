@@ -44,11 +44,12 @@ class Recording:
     def __init__(self, model: ViT, x: Tensor):
         self.model, self._x = model, x.to(next(model.parameters()).device)
         self._kept: dict[tuple, object] = {}
-        with _evaluating(model), torch.no_grad(), record(model) as self.tape:
+        with _evaluating(model), torch.no_grad(), record(model) as tape:
             logits = model(self._x)
             last = model.plan.blocks - 1
-            self.tape.queries(last)  # with the model as it is now
-            finite = all(self.tape.tokens(block).isfinite().all() for block in range(last + 1))
+            tape.queries(last)  # with the model as it is now
+            finite = all(tape.tokens(block).isfinite().all() for block in range(last + 1))
+        self.tape = tape
         if not finite:
             raise ValueError("the tokens are non-finite: the model's weights are damaged, or the image is")
         self.grid = self.tape.grid

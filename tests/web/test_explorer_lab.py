@@ -170,7 +170,7 @@ def test_uploads_are_pictures_or_one_line(page):
 @pytest.mark.parametrize("theme", ["JupyterLab Dark", "JupyterLab Light"])
 def test_text_can_be_read_in_either_theme(page, theme):
     page.evaluate("name => { jupyterapp.commands.execute('apputils:change-theme', {theme: name}); }", theme)
-    page.locator(f"body[data-jp-theme-name='{theme}']").wait_for()
+    page.locator(f"body[data-jp-theme-name='{theme}']").wait_for(state="attached")
     ratio = """e => {
         const parse = c => { const m = c.match(/[\\d.]+/g).map(Number); return m[3] === 0 ? null : m.slice(0, 3); };
         const light = c => c.map(v => v / 255).map(v => v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4)
