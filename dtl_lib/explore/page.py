@@ -17,8 +17,7 @@ from ..models import ViT
 from ..outputs.looking import TITLES
 from ..tokens import PATCH, PATCHES, READ_BY_HEAD
 from . import browser
-from .recording import Recording, recording
-from .recording import _names as class_labels
+from .recording import Recording, class_labels, recording
 from .state import BY_QUERY, SHOWS
 
 LEVELS = 255

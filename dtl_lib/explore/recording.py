@@ -58,7 +58,7 @@ class Recording:
         self._class, self.answers = None, ()
         if model.config.classes:
             self._class = int(logits[0].argmax())
-            self.answers = tuple(lens.likeliest(logits[0].float(), _names(model), min(TOP, model.config.classes)))
+            self.answers = tuple(lens.likeliest(logits[0].float(), class_labels(model), min(TOP, model.config.classes)))
 
     def row(self, show: str, block: int, head: int | None, of: Token) -> Row:
         """The values of every token in a block and who these are: `(tokens,)`, and where each group stands in it.
@@ -183,7 +183,8 @@ def forget() -> None:
     _recordings.clear()
 
 
-def _names(model: ViT) -> list[str]:
+def class_labels(model: ViT) -> list[str]:
+    """What its classes are called, shortly; their numbers where nobody knows."""
     names = class_names(model)
     trained_on = getattr(model, "card", {}).get("data") or {}
     if names is None and str(trained_on.get("name")).startswith("shapes ") and model.config.classes == 10:
