@@ -5,6 +5,7 @@ from . import ledger as ledger
 from . import outputs as outputs
 from . import probes as probes
 from . import train as train
+from .added import add_registers as add_registers
 from .config import ViTConfig as ViTConfig
 from .config import named as named
 from .explore import Explorer as Explorer
@@ -14,6 +15,7 @@ from .models import ViT as ViT
 from .pretrained import load_pretrained as load_pretrained
 from .registers import RegisterNeuron as RegisterNeuron
 from .registers import find_register_neurons as find_register_neurons
+from .registers import move_to_registers as move_to_registers
 from .registers import test_time_registers as test_time_registers
 from .tape import Tape as Tape
 from .tape import record as record

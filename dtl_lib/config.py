@@ -53,6 +53,8 @@ class ViTConfig:
         rotary_offset: added to a patch's row and column.
         rotary_columns_first: the first channels turn by the column, not by the row.
         rotary_halves: a pair is a channel of the first half and one of the second, not two neighbours.
+        moved: register neurons, (block, neuron, sign): each one's largest activation of an image moves to the tokens
+            of the group `test` (`move_to_registers`); the sign is −1 for one that works with negative activations.
         mean, std, crop, interpolation: the preprocessing the weights expect. Of one channel, grey, the mean and std of
             three become those of their luma.
 
@@ -104,6 +106,7 @@ class ViTConfig:
     rotary_offset: float = 0.0
     rotary_columns_first: bool = False
     rotary_halves: bool = False
+    moved: tuple[tuple[int, ...], ...] = ()
 
     def __post_init__(self):
         size = (self.image_size,) * 2 if is_whole(self.image_size) else self.image_size

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from .checks import shortened
-from .tokens import MAX_BLOCKS, TokenPlan
+from .tokens import MAX_BLOCKS, MOVED_TO, TokenPlan
 
 if TYPE_CHECKING:
     from .config import ViTConfig
@@ -64,6 +64,7 @@ def check(config: "ViTConfig") -> None:
         raise ValueError('class attention updates the class token alone: use pool="cls", or class_blocks=0')
     _check_pool(config)
     _check_rotary(config)
+    _check_moved(config)
     config.grid_of(*config.size)
 
 
@@ -94,3 +95,24 @@ def _check_rotary(config: "ViTConfig") -> None:
         raise ValueError("rotary_reference is (rows, columns), of 1 or more, and goes with axial or mixed ones")
     if config.rotary == "mixed" and (config.rotary_columns_first or config.rotary_halves):
         raise ValueError("mixed frequencies are learned, each pair's row and column: leave the order of channels out")
+
+
+def _check_moved(config: "ViTConfig") -> None:
+    places = [tuple(one[:2]) for one in config.moved]
+    for one in config.moved:
+        if len(one) != 3 or one[2] not in (1, -1):
+            raise ValueError(f"a moved neuron is (block, neuron, sign), with a sign of 1 or -1, not {shortened(one)}")
+        block, neuron, _ = one
+        if not (0 <= block < config.depth and 0 <= neuron < config.hidden) or places.count((block, neuron)) > 1:
+            raise ValueError(
+                f"moved neurons are in blocks 0 … {config.depth - 1} of {config.hidden} neurons each, and each is named "
+                f"once: not {shortened(one)}"
+            )
+    if not config.moved:
+        return
+    group, first = config.plan.group(MOVED_TO), min(block for block, _ in places)
+    if group is None or group.enter > first:
+        raise ValueError(
+            f"neurons from block {first} on move to a group called {MOVED_TO!r}, which the plan does not have by then: "
+            f"keep it, or set moved=()"
+        )

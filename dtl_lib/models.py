@@ -19,6 +19,7 @@ from .layers import (
     interpolate_positions,
     sincos_positions,
 )
+from .moving import movers
 from .tokens import PATCHES, TokenNotThere, TokenPlan
 from .variants import AttentionPool, MeanPool, RotaryBlock, equip, norm_of, rotary_places
 
@@ -113,6 +114,8 @@ class ViT(nn.Module):
             self.tokens[group.name] = nn.init.trunc_normal_(torch.empty(group.tokens, config.dim), std=0.02)
         self.norm_before = norm_of(config, config.dim) if config.norm_before else nn.Identity()
         self.blocks = nn.ModuleList(self._build_block(block) for block in range(self.plan.blocks))
+        for block, mover in movers(config):
+            self.blocks[block].mlp.contract.register_forward_pre_hook(mover)
         self.norm = norm_of(config, config.dim) if config.final_norm else nn.Identity()
         self.pool = AttentionPool(config) if config.pool == "attention" else MeanPool()
         self.classifiers = nn.ModuleDict(

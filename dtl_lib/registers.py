@@ -8,13 +8,15 @@ import torch
 from torch import Tensor, nn
 
 from .checks import whole
+from .config import ViTConfig
 from .hooks import Hook
 from .models import ViT, changes_of
+from .moving import Mover
 from .recordable import unwrapped
 from .tape import record
-from .tokens import PATCHES, Group, TokenPlan
+from .tokens import MOVED_TO, PATCHES, Group, TokenPlan
 
-NAME = "test"  # of the group of tokens that a model gets
+NAME = MOVED_TO  # of the group of tokens that a model gets
 SHARE, MOST = 0.8, 10
 
 
@@ -51,7 +53,7 @@ def find_register_neurons(
     Args:
         model: a `ViT`; `from_timm` makes one of a timm model.
         images: `(batch, channels, height, width)`, normalised as the model expects.
-        long: bool `(batch, rows, columns)`: which patches are long, such as `find_outliers(tape).mask(block)`.
+        long: bool `(batch, rows, columns)`: which patches are long, such as `probes.find_outliers(tape).mask(block)`.
         block: after which they are.
         share: of the distance to explain, above 0 and up to 1.
         most: neurons.
@@ -100,7 +102,7 @@ def neuron_shares(model: ViT, images: Tensor, long: Tensor, block: int) -> list[
     try:
         with torch.inference_mode(), ExitStack() as stack, record(model) as tape:
             for number in range(block + 1):
-                _on_hidden(model, number, lambda x, number=number: hidden.__setitem__(number, x), stack)
+                _on_hidden(model, number, lambda _, given, number=number: hidden.update({number: given[0]}), stack)
             model(images)
             tokens = tape.tokens(block)[:, model.plan.layout(block)[PATCHES]].float()
     finally:
@@ -145,21 +147,14 @@ def test_time_registers(
             the model has tokens called "test".
     """
     vit, _ = unwrapped(model)
-    by_block = _by_block(vit, neurons)
-    first, n = min(by_block), whole("n", n, 1)
-    enter = first if enter is None else whole("enter", enter, 0)
-    if enter > first:
-        raise ValueError(f"enter is {first} at most, the block of the first neuron, not {enter}")
-    if vit.plan.group(NAME):
-        raise ValueError(f'the model has tokens called "{NAME}" already: leave that with block first')
-    groups = (*vit.plan.groups, Group(NAME, n, enter=enter, leave=leave))
-    plan = TokenPlan(vit.plan.depth, groups, vit.plan.class_blocks)
+    by_block, plan = _by_block(vit, neurons), _plan_with_tokens(vit, neurons, n, enter, leave)
     config = replace(vit.config, plan=plan)
     before = {name: getattr(vit, name) for name in ("config", "plan", "changes")}
     weight = vit.patch_embed.project.weight
     with ExitStack() as stack:
         for block, of_block in by_block.items():
-            _on_hidden(vit, block, _Mover(vit, block, of_block), stack)
+            mover = Mover(plan.layout(block), [(one.neuron, int(one.sign)) for one in of_block])
+            _on_hidden(vit, block, mover, stack)
         try:
             vit.config, vit.plan, vit.changes = config, plan, changes_of(plan)
             vit.tokens[NAME] = nn.Parameter(weight.new_zeros(n, vit.config.dim), requires_grad=False)
@@ -173,29 +168,57 @@ def test_time_registers(
 test_time_registers.__test__ = False  # pytest
 
 
-class _Mover:
-    """Moves the neurons' activations to the new tokens, image by image."""
+def move_to_registers(
+    model: nn.Module,
+    neurons: Sequence[RegisterNeuron],
+    n: int = 1,
+    enter: int | None = None,
+    leave: int | None = None,
+) -> ViT:
+    """A new model that is for good what `test_time_registers` makes of one for a while: its configuration says so.
 
-    def __init__(self, model: ViT, block: int, neurons: Sequence[RegisterNeuron]):
-        self.model, self.block = model, block
-        self.numbers = [neuron.neuron for neuron in neurons]
-        self.signs = [neuron.sign for neuron in neurons]
+    It is saved, loaded, recorded and trained like any other.
 
-    def __call__(self, hidden: Tensor) -> Tensor:
-        layout = self.model.plan.layout(self.block)
-        moved, signs = hidden.clone(), hidden.new_tensor(self.signs)
-        moved[..., self.numbers] = 0
-        all_there = hidden.shape[1] > layout[PATCHES].start  # in the last block what the head reads may be all there is
-        if all_there and NAME in layout:  # it may have left
-            there = torch.cat([hidden[:, layout[name], self.numbers] for name in (NAME, PATCHES)], dim=1)
-            moved[:, layout[NAME], self.numbers] = signs * (signs * there).amax(dim=1, keepdim=True)
-        return moved
+    Args:
+        model: a `ViT`, which stays as it is.
+        neurons, n, enter, leave: as in `test_time_registers`.
+
+    Raises:
+        ValueError: as there.
+    """
+    vit, _ = unwrapped(model)
+    plan = _plan_with_tokens(vit, neurons, n, enter, leave)
+    moved = [(one.block, one.neuron, int(one.sign)) for one in neurons]
+    return with_tokens(vit, replace(vit.config, plan=plan, moved=(*vit.config.moved, *moved)))
+
+
+def with_tokens(model: ViT, config: ViTConfig) -> ViT:
+    """A copy of a model with the groups of tokens that another configuration has beside its own, all of them 0."""
+    weight = model.patch_embed.project.weight
+    made = ViT(config).to(weight.device, weight.dtype)
+    new = {name: torch.zeros_like(token) for name, token in made.state_dict().items() if name.startswith("tokens.")}
+    made.load_state_dict({**new, **model.state_dict()})
+    made.trained = model.trained
+    made.card = dict(getattr(model, "card", {}))
+    return made.train(model.training)
+
+
+def _plan_with_tokens(model: ViT, neurons: Sequence[RegisterNeuron], n, enter, leave) -> TokenPlan:
+    """The model's plan with the group that neurons move to; a ValueError where they cannot."""
+    first, n = min(_by_block(model, neurons)), whole("n", n, 1)
+    enter = first if enter is None else whole("enter", enter, 0)
+    if enter > first:
+        raise ValueError(f"enter is {first} at most, the block of the first neuron, not {enter}")
+    if model.plan.group(NAME):
+        raise ValueError(f'the model has tokens called "{NAME}" already: leave that with block first')
+    groups = (*model.plan.groups, Group(NAME, n, enter=enter, leave=leave))
+    return TokenPlan(model.plan.depth, groups, model.plan.class_blocks)
 
 
 def _on_hidden(model: ViT, block: int, call, stack: ExitStack) -> None:
-    """Until the stack closes, `call` gets what the second matrix of a block's MLP reads, and may return another."""
+    """Until the stack closes, `call` goes before the second matrix of a block's MLP, and may give it something else."""
     second = model.blocks[block].mlp.contract
-    handle = second.register_forward_pre_hook(Hook(second, lambda module, given: call(given[0])))
+    handle = second.register_forward_pre_hook(Hook(second, call))
     stack.callback(handle.remove)
 
 

@@ -14,6 +14,7 @@ from .checks import as_whole, check_types, shortened, whole
 PATCHES, PATCH = "patches", "patch"  # all of them; one, with its row and column
 MAX_BLOCKS, MAX_TOKENS = 1_000, 2**16  # a trunk, and a group: beyond what anybody trains
 READ_BY_HEAD = ("cls", "dist")
+MOVED_TO = "test"  # the group that neurons move to, see `ViTConfig.moved`
 
 
 class TokenNotThere(ValueError):

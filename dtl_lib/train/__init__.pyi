@@ -6,4 +6,7 @@ from .evaluation import wilson as wilson
 from .loop import fit as fit
 from .recipe import Recipe as Recipe
 from .recipe import recipes as recipes
+from .registers import RegisterRecipe as RegisterRecipe
+from .registers import clean_states as clean_states
+from .registers import train_registers as train_registers
 from .run import FitResult as FitResult
