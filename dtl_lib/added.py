@@ -50,9 +50,10 @@ def add_registers(
         ValueError: where the model has a group of that name, and for blocks that its plan does not have.
     """
     vit, _ = unwrapped(model)
+    n, at = whole("n", n), whole("at", at, 0)
     if vit.plan.group(name):
         raise ValueError(f"the model has a group called {name!r} already: give the new registers another name")
-    groups = (*vit.plan.groups, Group(name, whole("n", n), whole("at", at, 0), leave))
+    groups = (*vit.plan.groups, Group(name, n, at, leave))
     wider = with_tokens(vit, replace(vit.config, plan=TokenPlan(vit.plan.depth, groups, vit.plan.class_blocks)))
     if images is not None:
         with torch.no_grad():

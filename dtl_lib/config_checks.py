@@ -105,8 +105,8 @@ def _check_moved(config: "ViTConfig") -> None:
         block, neuron, _ = one
         if not (0 <= block < config.depth and 0 <= neuron < config.hidden) or places.count((block, neuron)) > 1:
             raise ValueError(
-                f"moved neurons are in blocks 0 … {config.depth - 1} of {config.hidden} neurons each, and each is named "
-                f"once: not {shortened(one)}"
+                f"moved neurons are in blocks 0 … {config.depth - 1}, {config.hidden} in each, and are named once: not "
+                f"{shortened(one)}"
             )
     if not config.moved:
         return

@@ -1,6 +1,21 @@
 """The commands there are: each is a module with `SUMMARY`, `flags(parser)` and `main(args)`."""
 
-from . import atlas, attention, audit, bench, evaluate, explore, export, plan, predict, probe, train, video, zoo
+from . import (
+    atlas,
+    attention,
+    audit,
+    bench,
+    evaluate,
+    explore,
+    export,
+    plan,
+    predict,
+    probe,
+    registers,
+    train,
+    video,
+    zoo,
+)
 
 COMMANDS = {
     "plan": plan,
@@ -13,6 +28,7 @@ COMMANDS = {
     "export": export,
     "probe": probe,
     "audit": audit,
+    "registers": registers,
     "bench": bench,
     "atlas": atlas,
     "zoo": zoo,

@@ -4,6 +4,7 @@ import math
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cosine_similarity
 
 from ..config import named
 from ..models import ViT
@@ -116,6 +117,40 @@ def check_my_move(my_move) -> None:
     others = [neuron for neuron in range(6) if neuron not in neurons]
     expect_close(answer[..., others], hidden[..., others], "a neuron that is not in `neurons` keeps its activations")
     expect_close(answer, right, "each neuron's largest activation, photo by photo, at the new tokens; 0 elsewhere")
+
+
+@exercise
+def check_my_distance(my_distance) -> None:
+    """Two images of four tokens; one token of the state is long, and one target is longer than the others."""
+    drawn = torch.Generator().manual_seed(21)
+    state, target = (torch.randn(2, 4, 6, generator=drawn) for _ in range(2))
+    state[0, 1] *= 30
+    target[1, 2] *= 3
+    learned = state.clone().requires_grad_(True)
+    answer = my_distance(learned, target.clone())
+    expect(isinstance(answer, Tensor), f"return a tensor, which gradients flow through, not {type(answer).__name__}")
+    expect_shape(answer, (), "one number for all tokens")
+    expect(answer.requires_grad, "no gradient flows to `state`: keep it a tensor, without item() or detach()")
+    answer = answer.detach()
+    cosine = cosine_similarity(state, target, dim=-1)
+    apart, length = (state - target).square().sum(dim=-1), target.square().sum(dim=-1)
+    squared, turned = apart.mean() / length.mean(), (1 - cosine).mean()
+    whole = 1 - cosine_similarity(state.flatten(), target.flatten(), dim=0)
+    mistakes = {
+        "that is 1 − cosine alone: a patch may point the right way and be far too long": turned,
+        "that is the squared distance alone: add 1 − cosine": squared,
+        "the cosine is added, and not 1 − cosine: training would turn the patches away": squared + cosine.mean(),
+        "the squared distance is not divided by the target's squared length": apart.mean() + turned,
+        "the squared distance is divided by the state's length: divide by the target's": (
+            apart.mean() / state.square().sum(dim=-1).mean() + turned
+        ),
+        "each token is divided by its own target: a ratio of two means is asked for": (apart / length).mean() + turned,
+        "a root is taken: both are squared lengths": (apart.sqrt().mean() / length.sqrt().mean() + turned),
+        "the cosine is of the whole batch: one for each token, then their mean": squared + whole,
+        "sums grow with the number of tokens: take the mean of 1 − cosine": squared + (1 - cosine).sum(),
+    }
+    refuse_mistakes(answer, mistakes)
+    expect_close(answer, squared + turned, "mean squared distance / mean squared length + mean of 1 − cosine")
 
 
 @exercise

@@ -153,6 +153,7 @@ def train_registers(
     state: str | Path | None = None,
     resume: bool = False,
     progress: bool = False,
+    about: Mapping | None = None,
 ) -> list[float]:
     """Train the registers of a model, in place, until its patches are what a teacher says; the rest is frozen.
 
@@ -165,6 +166,7 @@ def train_registers(
         state: a file, `.safetensors`, that keeps where the training stands, until it has ended.
         resume: whether to go on from that file.
         progress: whether to show a bar.
+        about: what else has to be the same where a training goes on, as plain values.
 
     Returns:
         The loss of each step.
@@ -177,7 +179,7 @@ def train_registers(
     if len(images) < recipe.batch_size:
         raise ValueError(f"there are {len(images)} images, fewer than the {recipe.batch_size} of a step")
     learning, device = learns(model, groups, recipe.norms), next(model.parameters()).device
-    kept = _Kept(Path(state) if state else None, model, learning, recipe, len(images))
+    kept = _Kept(Path(state) if state else None, model, learning, recipe, {**(about or {}), "images": len(images)})
     with only(model, learning), between_steps(enabled=state is not None) as stop:
         optimizer = _optimizer(learning, recipe)
         losses = kept.load(optimizer) if resume else kept.begin(device)
@@ -222,10 +224,10 @@ def _step(model: ViT, teach: Teacher, x: Tensor, optimizer, recipe: RegisterReci
 class _Kept:
     """Where a training stands, in a file: what learns, the optimizer's averages, and the losses."""
 
-    def __init__(self, path: Path | None, model: ViT, learning: Mapping[str, nn.Parameter], recipe, images: int):
+    def __init__(self, path: Path | None, model: ViT, learning: Mapping[str, nn.Parameter], recipe, about):
         self.path, self.model, self.learning, self.recipe = path, model, learning, recipe
-        frozen = {name: p.detach() for name, p in model.named_parameters() if name not in learning}
-        self.about = {"recipe": asdict(recipe), "learns": sorted(learning), "images": images,
+        frozen = {name: p.detach().cpu() for name, p in model.named_parameters() if name not in learning}
+        self.about = {"recipe": asdict(recipe), "learns": sorted(learning), "about": about,
                       "config": model.config.to_dict(), "frozen": checksum(frozen) if path else ""}  # fmt: skip
 
     def begin(self, device: torch.device) -> list[float]:

@@ -13,7 +13,7 @@ GROUND = {"paths", "host", "checks", "hashing", "atomic", "progress"}
 CORE = {
     "tokens", "config", "config_checks", "architectures", "cost", "layers", "variants", "hooks", "models", "tape",
     "deferred", "recordable", "pretrained", "timm_models", "timm_parts", "timm_layers", "timm_weights", "weights",
-    "checkpoint", "zoo", "folding", "registers", "probes", "figures", "exercises",
+    "checkpoint", "zoo", "folding", "moving", "registers", "added", "probes", "figures", "exercises",
 }  # fmt: skip
 ROOMS = (
     GROUND,

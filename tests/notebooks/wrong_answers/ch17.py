@@ -160,6 +160,66 @@ def moved_in_place(hidden, neurons, new, patches):
     return hidden
 
 
+def _apart(state, target):
+    return (state - target).square().sum(dim=-1), target.square().sum(dim=-1)
+
+
+def _turned(state, target):
+    return 1 - torch.cosine_similarity(state, target, dim=-1)
+
+
+def turned_alone(state, target):
+    return _turned(state, target).mean()
+
+
+def squared_alone(state, target):
+    apart, length = _apart(state, target)
+    return apart.mean() / length.mean()
+
+
+def cosine_added(state, target):
+    return squared_alone(state, target) + 1 - turned_alone(state, target)
+
+
+def not_relative(state, target):
+    return _apart(state, target)[0].mean() + turned_alone(state, target)
+
+
+def of_the_state(state, target):
+    return _apart(state, target)[0].mean() / state.square().sum(dim=-1).mean() + turned_alone(state, target)
+
+
+def token_by_token(state, target):
+    apart, length = _apart(state, target)
+    return (apart / length).mean() + turned_alone(state, target)
+
+
+def roots(state, target):
+    apart, length = _apart(state, target)
+    return apart.sqrt().mean() / length.sqrt().mean() + turned_alone(state, target)
+
+
+def of_the_whole_batch(state, target):
+    return squared_alone(state, target) + 1 - torch.cosine_similarity(state.flatten(), target.flatten(), dim=0)
+
+
+def turns_summed(state, target):
+    return squared_alone(state, target) + _turned(state, target).sum()
+
+
+def for_each_token(state, target):
+    apart, length = _apart(state, target)
+    return apart / length + _turned(state, target)
+
+
+def no_gradient(state, target):
+    return (squared_alone(state, target) + turned_alone(state, target)).detach()
+
+
+def no_tensor(state, target):
+    return (squared_alone(state, target) + turned_alone(state, target)).item()
+
+
 def _alone(move, hidden, rest):
     return torch.cat([move(one[None], *rest) for one in hidden])
 
@@ -433,6 +493,10 @@ WRONG = {
     "check_my_move": [
         unmoved, batch_maximum, first_photo, mean_moved, sum_moved, one_for_both, every_token, patches_alone, copied,
         class_token_kept, only_zero, all_neurons, first_token, moved_in_place,
+    ],
+    "check_my_distance": [
+        turned_alone, squared_alone, cosine_added, not_relative, of_the_state, token_by_token, roots,
+        of_the_whole_batch, turns_summed, for_each_token, no_gradient, no_tensor,
     ],
     "check_same_alone": [to_the_bit, of_the_first, of_two, shapes_alone, means_alone, always_false, a_tensor],
     "check_others": [
