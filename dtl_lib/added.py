@@ -43,8 +43,8 @@ def add_registers(
         images: `(batch, channels, height, width)`, normalised as the model expects; some dozens do.
 
     Returns:
-        The new model. `card["added"]`, where there are images: for each start, `zero` and `mean patch`, the mean over
-        images of the length of the logits' change over that of the logits less their mean, and which was taken.
+        The new model. Where there are images, its `card["added"]` says which start was taken, and how much `zero` and
+        `mean patch` change the logits: the mean over images of `logit_change`.
 
     Raises:
         ValueError: where the model has a group of that name, and for blocks that its plan does not have.

@@ -118,6 +118,22 @@ def measure(
                 yield add(what, made, seed, losses, now)
 
 
+def claim(folder: str | None) -> ledger.Record | None:
+    """The registers paper's claim on norms, for registers alone: reproduced where prediction 1 holds. Added once."""
+    first = next(iter(CONDITIONS))
+    runs = ledger.find(EXPERIMENT, folder, what=first)
+    found = {"long": sum(one.get("long") for one in runs) / len(runs), "seeds": len(runs)}
+    found["long_before"] = ledger.find(EXPERIMENT, folder, what="untouched")[0].get("long")
+    said = "reproduced" if found["long"] < 1 else "null at this scale"
+    what = (
+        f"registers take the high norms from the patches, four trained into a finished model, all else frozen: {said}"
+    )
+    if what in {one.what for one in ledger.read("registers_paper", folder, missing_ok=True)}:
+        return None
+    about = {"n": runs[0].n, "seed": None, "config": runs[0].config, "recipe": runs[0].recipe, "folder": folder}
+    return ledger.add("registers_paper", what, COMMAND, "cpu", found, **about)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """All of it, unless it is there."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -130,6 +146,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for one in measure(model, bundled(model), batches, options.folder):
         shown = ("agreement", "long", "ratio", "change", "int8 image")
         print(f"{one.what}, seed {one.seed}:", *(f"{name} {one.get(name):.3f}" for name in shown), flush=True)
+    if row := claim(options.folder):
+        print(row.what)
 
 
 if __name__ == "__main__":

@@ -76,14 +76,14 @@ def main(args: Namespace) -> None:
     model = model.to(find_device(args.device))
     sample = _sample(images, args.samples).to(next(model.parameters()).device)
     _check_tokens(args, model)
-    block, neurons = _neurons(model, sample, args)
+    block, cut, neurons = _neurons(model, sample, args)
     n = args.n or COUNT[args.way]
     if args.way == "add":
         made = _added(args, model, images, sample, neurons, n, state)
     else:
         made = move_to_registers(model, neurons, n, args.at, args.leave)
     print(f"{made.plan}\n")
-    print("\n".join(_effect(model, made, sample, block)))
+    print("\n".join(_effect(model, made, sample, block, cut)))
     _save(args, output, model, made, neurons)
     state.unlink(missing_ok=True)
     print(f"saved in {output}")
@@ -135,15 +135,17 @@ def _sample(images, count: int) -> Tensor:
 
 def _check_tokens(args: Namespace, model: ViT) -> None:
     """A ValueError for blocks that the plan does not have, before the neurons are looked for."""
-    from ..tokens import Group, TokenPlan
+    from ..tokens import MOVED_TO, Group, TokenPlan
 
+    if model.plan.group(MOVED_TO):
+        raise ValueError(f"{args.model} has test-time registers already: give the model that it was made of")
     if args.way == "add" or args.at is not None:
         group = Group("new", args.n or COUNT[args.way], args.at or 0, args.leave)
         TokenPlan(model.plan.depth, (*model.plan.groups, group), model.plan.class_blocks)
 
 
-def _neurons(model: ViT, images: Tensor, args: Namespace) -> tuple[int, tuple[RegisterNeuron, ...]]:
-    """The block after which outliers are longest beside the others, and the neurons that write them."""
+def _neurons(model: ViT, images: Tensor, args: Namespace) -> tuple[int, float, tuple[RegisterNeuron, ...]]:
+    """The block after which outliers are longest beside the others, the length they begin at, and what writes them."""
     import torch
 
     from ..probes import find_outliers
@@ -166,7 +168,7 @@ def _neurons(model: ViT, images: Tensor, args: Namespace) -> tuple[int, tuple[Re
     for one in neurons:
         where = f"neuron {one.neuron} of block {one.block}"
         print(f"  {where}, {one.share:.0%}: {one.high:.3g} on them, {one.usual:.3g} elsewhere")
-    return block, neurons
+    return block, outliers.modes[block].cut, neurons
 
 
 def _added(args: Namespace, model: ViT, images, sample: Tensor, neurons, n: int, state: Path) -> ViT:
@@ -190,12 +192,11 @@ def _added(args: Namespace, model: ViT, images, sample: Tensor, neurons, n: int,
     return made
 
 
-def _effect(model: ViT, made: ViT, images: Tensor, block: int) -> list[str]:
+def _effect(model: ViT, made: ViT, images: Tensor, block: int, cut: float) -> list[str]:
     """What has changed, on the images on which the neurons were looked for."""
     import torch
 
     from ..added import logit_change
-    from ..probes import find_outliers
     from ..tape import record
     from ..tokens import PATCHES
 
@@ -204,11 +205,11 @@ def _effect(model: ViT, made: ViT, images: Tensor, block: int) -> list[str]:
         with torch.no_grad(), record(one) as tape:
             logits.append(one(images))
         lengths = tape.norms(block)[PATCHES]
-        found.append((int(find_outliers(tape).mask(block).sum()), float(lengths.max() / lengths.median())))
+        found.append((int((lengths > cut).sum()), float(lengths.max() / lengths.median())))
     (many, long), (few, short) = found
     change = float(logit_change(logits[1], logits[0]).mean())
     lines = [
-        f"outliers after block {block}, {len(images)} images: {many:,} before, {few:,} now",
+        f"patches longer than {cut:.3g} after block {block}, {len(images)} images: {many:,} before, {few:,} now",
         f"longest patch over the median: {long:.1f} before, {short:.1f} now",
         f"what the head gives has changed by {change:.2f} of its spread",
     ]

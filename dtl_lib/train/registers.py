@@ -83,7 +83,8 @@ def clean_states(model: ViT, neurons: Sequence[RegisterNeuron]) -> Teacher:
         neurons: of `find_register_neurons`.
 
     Returns:
-        A function of images: by name the tokens after the last block, before the norm, `(batch, tokens, dim)`.
+        A function of images, which gives by name the tokens after the last block and before the norm,
+        `(batch, tokens, dim)`.
     """
     moved = move_to_registers(model, neurons).eval()
 

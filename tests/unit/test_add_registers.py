@@ -38,6 +38,18 @@ def test_every_row_once_and_what_it_says(tmp_path, monkeypatch):
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
+@pytest.mark.parametrize(("long", "said"), [((0.5, 1.0), "reproduced"), ((1.5, 1.0), "null at this scale")])
+def test_the_claim_is_judged_by_the_first_prediction(tmp_path, long, said):
+    for what, seed, value in (
+        ("untouched", 0, 4.0),
+        *((next(iter(experiment.CONDITIONS)), n, x) for n, x in enumerate(long)),
+    ):
+        ledger.add("add_registers", what, "none", "cpu", {"long": value}, n=9, seed=seed, folder=str(tmp_path))
+    row = experiment.claim(str(tmp_path))
+    assert row.what.endswith(said) and row.get("seeds") == 2 and row.get("long") == sum(long) / 2
+    assert experiment.claim(str(tmp_path)) is None, "once"
+
+
 def test_a_teacher_is_asked_once_about_each_image_and_says_the_same():
     asked = []
 

@@ -108,7 +108,7 @@ class TestMove:
         with torch.no_grad(), record(moved) as tape:
             narrow = moved(made)
         with torch.no_grad():
-            assert torch.equal(narrow, moved(made))
+            assert torch.allclose(narrow, moved(made), atol=1e-5)
             patches = moved.features(made).patches
         assert torch.allclose(moved.norm(tape.tokens(3))[:, moved.plan.layout(3)["patches"]], patches, atol=1e-5)
 
@@ -118,15 +118,15 @@ class TestMove:
         path = save_model(tmp_path / "moved.safetensors", moved)
         torch.save(made, tmp_path / "images.pt")
         code = (
-            "import sys, torch; from dtl_lib import load_pretrained; torch.set_num_threads(1); "
+            "import json, torch; from dtl_lib import load_pretrained; torch.set_num_threads(1); "
             f"m = load_pretrained({str(path)!r}); x = torch.load({str(tmp_path / 'images.pt')!r}); "
-            "print(m.config.moved, m(x).double().tolist())"
+            "print(json.dumps([m.config.moved, m(x).tolist()]))"
         )
         shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-        neurons, logits = shown.split(") ", 1) if ")) " not in shown else shown.split(")) ", 1)
-        assert f"({BLOCK}, {WRITER}, 1)" in shown
+        neurons, logits = json.loads(shown)
+        assert neurons == [[BLOCK, WRITER, 1]]
         with torch.no_grad():
-            assert torch.allclose(torch.tensor(json.loads(logits)), moved(made).double(), atol=1e-5)
+            assert torch.allclose(torch.tensor(logits), moved(made), atol=1e-5)
         assert load_model(path).config == moved.config
 
     def test_a_model_without_moved_neurons_is_saved_as_ever_and_an_older_library_refuses_one_with_them(self, tmp_path):
@@ -185,10 +185,10 @@ class TestTrain:
         assert not torch.equal(wider.tokens["reg"][0], wider.tokens["reg"][1]), "equal ones would stay equal"
 
     def test_the_loss_falls_and_the_seed_decides(self):
-        wider, teach, made, recipe = setting(norms=True, steps=40)
+        wider, teach, made, recipe = setting(norms=True, steps=20)
         other, third = copy.deepcopy(wider), copy.deepcopy(wider)
         losses = train_registers(wider, teach, made, recipe)
-        assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
+        assert sum(losses[-3:]) < 0.9 * sum(losses[:3])
         assert losses == train_registers(other, teach, made, recipe)
         assert losses != train_registers(third, teach, made, replace(recipe, seed=1))
 
