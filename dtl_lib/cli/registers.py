@@ -30,11 +30,11 @@ TRAINING = {"norms": False, "steps": None, "epochs": None, "batch_size": None, "
 def flags(parser: Parser) -> None:
     """Which way, which model, which images, and where the result goes."""
     parser.add_argument(
-        "way", choices=WAYS, metavar="WAY", help="; ".join(f"{way}: {text}" for way, text in WAYS.items())
+        "way", nargs="?", choices=WAYS, metavar="WAY", help="; ".join(f"{way}: {text}" for way, text in WAYS.items())
     )
-    parser.add_argument("model", metavar="MODEL", help="a name of timm's, a checkpoint of ours, or zoo/…")
+    parser.add_argument("model", nargs="?", metavar="MODEL", help="a name of timm's, a checkpoint of ours, or zoo/…")
     add_weights(parser, "MODEL")
-    parser.add_argument("--output", required=True, metavar="FILE", help="the checkpoint to write, .safetensors")
+    parser.add_argument("--output", metavar="FILE", help="the checkpoint to write, .safetensors")
     parser.add_argument("--force", action="store_true", help="replace a file that is there")
     text = "a folder of images, without labels (default for test-time: photos that come with the library)"
     parser.add_argument("--data-path", "--images", dest="data_path", metavar="DIR", help=text)
@@ -93,6 +93,8 @@ def _files(args: Namespace) -> tuple[Path, Path]:
     """The checkpoint's file and that of a training's state; a ValueError where they cannot be, before any work."""
     from ..checkpoint import SUFFIX
 
+    if not (args.model and args.output):
+        raise ValueError("say which way, which model and where to: dtl registers test-time MODEL --output FILE")
     output = user_path(args.output)
     if output.suffix != SUFFIX:
         raise ValueError(f"--output is a checkpoint, and ends in {SUFFIX}: call it {output.with_suffix(SUFFIX).name}")

@@ -46,13 +46,12 @@ def longest(model, x) -> float:
 def test_planted_outliers_are_moved_and_the_checkpoint_holds_it(given, tmp_path, capsys):
     model, path, folder = given
     out, x = tmp_path / "moved.safetensors", pixels_of(model, folder)
-    assert longest(model, x) > 10, "the planted outliers are there"
     assert main(["registers", "test-time", path, "--images", folder, "--n", "2", "--output", str(out)]) == 0
     shown = capsys.readouterr().out
     assert f"neuron {WRITER} of block {BLOCK}" in shown and "8 of 128 patches are outliers" in shown
     assert re.search(r"patches longer than .* 8 images: 8 before, 0 now", shown)
     moved = load_pretrained(str(out))
-    assert longest(moved, x) < 3 and moved.plan.group("test") == Group("test", 2, BLOCK)
+    assert longest(moved, x) < 10 < 100 < longest(model, x) and moved.plan.group("test") == Group("test", 2, BLOCK)
     assert moved.card["classes"] == list("abcde") and moved.card["neurons"][0]["neuron"] == WRITER
     assert moved.card["command"].startswith("dtl registers test-time")
     assert main(["predict", f"{folder}/0.png", "--model-path", str(out), "--device", "cpu"]) == 0
