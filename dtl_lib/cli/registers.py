@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 SUMMARY = "Give a trained ViT registers: train them into it, or move what makes patches long to an empty token."
 WAYS = {
-    "add": "train new registers until the patches are clean; every other weight stays as it is",
+    "add": "train new registers until the patches are clean; other weights stay as they are",
     "test-time": "train nothing: the neurons that make patches long write into an empty token instead",
 }
 COUNT = {"add": 4, "test-time": 1}
@@ -110,6 +110,8 @@ def _files(args: Namespace) -> tuple[Path, Path]:
         raise ValueError("say on which images to train: --data-path DIR, a folder of images; labels are not needed")
     if args.steps and args.epochs is not None:
         raise ValueError("--steps and --epochs both say how long to train: give one of them")
+    if args.epochs is not None and not 0 < args.epochs < 10**6:
+        raise ValueError(f"--epochs is a number above 0, not {args.epochs}")
     state = output.with_suffix(f".state{SUFFIX}")
     if args.resume and not state.exists():
         raise ValueError(f"there is no training to go on with at {state}: leave --resume out")
