@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from ... import probes
 from .answers import Answer
 
@@ -20,6 +18,8 @@ KINDS = ("no-op", "broadcast", "content", "ignored")  # as probes.sinks has them
 
 def outliers(model: ViT, batches: Iterable) -> Answer:
     """Of all images together: histograms of lengths by block, where outliers are, and what they do as sinks."""
+    import numpy as np
+
     from ... import figures
 
     found = probes.audit(model, batches, pictures=0, columns=0)
