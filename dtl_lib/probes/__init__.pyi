@@ -5,6 +5,7 @@ from . import discovery as discovery
 from . import distance as distance
 from . import entry as entry
 from . import filters as filters
+from . import knows as knows
 from . import lengths as lengths
 from . import lens as lens
 from . import norms as norms
@@ -45,6 +46,14 @@ from .filters import Components as Components
 from .filters import as_pictures as as_pictures
 from .filters import embedding_filters as embedding_filters
 from .filters import principal_filters as principal_filters
+from .knows import Score as Score
+from .knows import draw_places as draw_places
+from .knows import fit_probe as fit_probe
+from .knows import fold_of as fold_of
+from .knows import one_token as one_token
+from .knows import patch_pixels as patch_pixels
+from .knows import pictures_of as pictures_of
+from .knows import token_probe as token_probe
 from .lengths import RunningLengths as RunningLengths
 from .lens import class_map as class_map
 from .lens import likeliest as likeliest
