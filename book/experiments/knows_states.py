@@ -35,7 +35,7 @@ def further(place: tuple[int, int], rows: int, columns: int) -> tuple[int, int]:
 
 
 def views(model: ViT) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Batches of two windows of each photo, at opposite corners, the photos' numbers, and whether they show an animal."""
+    """Batches of two windows of each photo, at opposite corners; the photos' numbers; whether they show an animal."""
     folder, order = data_folder() / "imagenet", {}
     files = sorted(folder.glob("*/n*/*.JPEG"), key=lambda file: file.name)
     for number, (wnid, _) in _classes(folder).items():
@@ -54,7 +54,9 @@ def views(model: ViT) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
 def _classes(folder: Path) -> dict[int, tuple[str, str]]:
     import json
 
-    return {int(number): tuple(names) for number, names in json.loads((folder / "class_index.json").read_text()).items()}
+    return {
+        int(number): tuple(names) for number, names in json.loads((folder / "class_index.json").read_text()).items()
+    }
 
 
 def enlarged(model: ViT, count: int = 1000) -> Iterator[tuple[Tensor, Tensor]]:

@@ -18,7 +18,7 @@ from .diagrams import draw_attention, draw_block, draw_data_parallel, draw_model
 from .drawing import Drawing
 from .frames import FrameLayout
 from .images import show_images, show_patches
-from .looking import draw_lens, draw_sinks
+from .looking import draw_lens, draw_probe, draw_sinks
 from .maps import show_cosines, show_maps, show_matrix, show_similarity, show_table
 from .modes import show_modes
 from .moved import draw_moved
@@ -47,6 +47,7 @@ __all__ = [
     "draw_lost",
     "draw_model",
     "draw_moved",
+    "draw_probe",
     "draw_routes",
     "draw_sequence",
     "draw_sinks",

@@ -5,13 +5,15 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from .style import MARK, panels, styled
+from .style import MARK, array, panels, styled
 
 MARGIN = 0.12  # of a patch: about the width of the frame's line in the smallest maps
 
 
 @styled
-def show_images(images: Sequence, titles: Sequence[str] | None = None, columns: int = 3, size: float = 1.6) -> Figure:
+def show_images(
+    images: Sequence, titles: Sequence[str] | None = None, columns: int = 3, size: float = 1.6, marked: Sequence = ()
+) -> Figure:
     """Images side by side.
 
     Args:
@@ -19,11 +21,15 @@ def show_images(images: Sequence, titles: Sequence[str] | None = None, columns: 
         titles: one for each image.
         columns: how many images stand in a row, at most.
         size: width of an image in inches.
+        marked: which patches of each image to frame, bool (rows, columns); left out, or shorter, for no frames.
     """
     figure, axes = panels(len(images), columns, size)
     for axis, image, title in zip(axes, images, titles or [""] * len(images)):
         axis.imshow(image, cmap="gray" if image.ndim == 2 else None)
         axis.set_title(title)
+    for axis, image, mask in zip(axes, images, marked):
+        for place in zip(*array(mask).nonzero()):
+            outline(axis, place, image.shape[0] / len(mask))
     return figure
 
 

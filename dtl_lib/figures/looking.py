@@ -66,3 +66,32 @@ def draw_sinks() -> Drawing:
         drawing.text(left + 105, 234, "the same vector" if gives else "next to nothing", size=SMALL)
     drawing.text(220, 92, "attention", size=SMALL)
     return drawing
+
+
+def draw_probe() -> Drawing:
+    """A linear probe on one token: photos are divided into folds, fitted to all but one, and asked of that one."""
+    drawing = Drawing(
+        262,
+        "Five photos in a row, each with three small squares, its tokens. Arrows lead from four of them to a box in "
+        "which a probe is fitted, and from the fifth to a box in which it is asked. No photo has an arrow to both.",
+    )
+    for number in range(5):
+        left, held = 10 + 86 * number, number == 4
+        colour = "#D55E00" if held else "#0072B2"
+        drawing.box(left, 8, 74, 50, dashed=held)
+        drawing.text(left + 37, 22, f"photo {number}", size=SMALL)
+        for token in range(3):
+            drawing.box(left + 10 + 20 * token, 36, 14, 14, colour=colour)
+        drawing.arrow((left + 37, 58), (left + 37 if held else 60 + 60 * number, 106), dashed=held, colour=colour)
+    drawing.box(10, 108, 280, 56)
+    drawing.text(150, 124, "fit: all folds but one")
+    drawing.text(150, 152, "scale each channel, then ridge or logistic", size=SMALL)
+    drawing.box(310, 108, 120, 56)
+    drawing.text(370, 124, "ask: the", size=SMALL)
+    drawing.text(370, 142, "fold left out", size=SMALL)
+    drawing.arrow((290, 136), (310, 136))
+    drawing.arrow((370, 164), (370, 196))
+    drawing.text(370, 208, "answers")
+    drawing.text(220, 236, "Each photo is once in the fold that is left out;", size=SMALL)
+    drawing.text(220, 252, "all of its tokens are on one side.", size=SMALL)
+    return drawing

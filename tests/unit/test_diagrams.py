@@ -31,6 +31,7 @@ DRAWN = {
     "lost": lambda: figures.draw_lost(196, 192),
     "lost of many": lambda: figures.draw_lost(2074, 1024),
     "sinks": figures.draw_sinks,
+    "probe": figures.draw_probe,
     "step": figures.draw_step,
     "routes": lambda: figures.draw_routes(["class token", "patch p", "patch q"], ROUTES),
     "data parallel": figures.draw_data_parallel,

@@ -13,7 +13,6 @@ from tests.unit.loops import PLANS
 from tests.unit.small import SMALL, build, images
 
 
-
 def many(count: int = 120, each: int = 3, dim: int = 12, seed: int = 0):
     """Tokens of which each image has as many, and their images."""
     return noise(count * each, dim, seed=seed), torch.arange(count * each) // each
@@ -53,7 +52,12 @@ def test_an_image_is_never_on_both_sides(monkeypatch):
         assert naive.value > level + 0.3  # what the test would see of a probe that splits tokens
     seen = []
     whole = knows._fit
-    monkeypatch.setattr(knows, "_fit", lambda x, y, groups, seed: seen.append(set(groups.tolist())) or whole(x, y, groups, seed))
+
+    def fit(x, y, groups, seed):
+        seen.append(set(groups.tolist()))
+        return whole(x, y, groups, seed)
+
+    monkeypatch.setattr(knows, "_fit", fit)
     probes.token_probe(x, labels[photos], photos, shuffles=0)
     assert [len(one) for one in seen] == [120] * 5
     assert all(sum(photo not in one for one in seen) == 1 for photo in range(150))
@@ -91,7 +95,8 @@ def test_intervals_are_of_images_and_not_of_tokens():
     x, photos = many(100, 1, 5)
     y = (x[:, 0] + noise(100, seed=6) > 0).long()
     once = probes.token_probe(x, y, photos, shuffles=0)
-    ten = probes.token_probe(x.repeat_interleave(10, 0), y.repeat_interleave(10), photos.repeat_interleave(10), shuffles=0)
+    copies = [one.repeat_interleave(10, dim=0) for one in (x, y, photos)]
+    ten = probes.token_probe(*copies, shuffles=0)
     assert (ten.high - ten.low) == pytest.approx(once.high - once.low, rel=0.25)
 
 

@@ -26,6 +26,7 @@ ROOMS = (
         "stored",
         "stored_class_attention",
         "stored_files",
+        "stored_knows",
         "stored_objects",
         "stored_probes",
         "stored_registers",
