@@ -112,7 +112,12 @@ def compute(name: str = "vit_tiny") -> StoredKnows:
 
 
 def measure(
-    model: ViT, neurons: Sequence[RegisterNeuron], batches: Iterable[Tensor], shown: Tensor, source: dict[str, str]
+    model: ViT,
+    neurons: Sequence[RegisterNeuron],
+    batches: Iterable[Tensor],
+    shown: Tensor,
+    source: dict[str, str],
+    blocks: Sequence = BLOCKS,
 ) -> StoredKnows:
     """What is stored, of any model that has outliers in these images.
 
@@ -122,18 +127,19 @@ def measure(
         batches: images that the probes are fitted to, `(batch, 3, height, width)`.
         shown: those that are rebuilt, of the same size.
         source: what the result says of itself.
+        blocks: after which photos are rebuilt; the last of them for the long patches.
     """
     from . import probes
 
-    rows, count = _Rows(), 0
+    rows, count = _Rows(blocks), 0
     for images in batches:
         _look(model, neurons, images, rows, count)
         count += len(images)
-    tape, moved, long = _look(model, neurons, shown, None, 0)
+    tape, moved, long = _look(model, neurons, shown, _Rows(blocks), 0)
     fitted = {kind: probes.fit_probe(*rows.of(kind)) for kind in rows.found}
-    size, grid, last = model.config.patch_size, tape.grid, BLOCKS[-1]
+    size, grid, last = model.config.patch_size, tape.grid, blocks[-1]
     rebuilt = []
-    for block in BLOCKS:
+    for block in blocks:
         pixels = _predict(fitted[f"normal {block}"], probes.one_token(tape, block)[0])
         if block == last:
             pixels[long.flatten()] = _predict(fitted["long"], probes.one_token(tape, last, where=long)[0])
@@ -150,7 +156,8 @@ def measure(
 class _Rows:
     """Tokens, pixels and images by kind, as they come."""
 
-    def __init__(self):
+    def __init__(self, blocks: Sequence):
+        self.blocks = blocks
         self.found: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = {}
 
     def add(self, kind: str, tape: Tape, block, where: Tensor, images: Tensor, first: int) -> None:
@@ -164,7 +171,7 @@ class _Rows:
         return tuple(torch.cat(parts) for parts in zip(*self.found[kind]))
 
 
-def _look(model: ViT, neurons: Sequence[RegisterNeuron], images: Tensor, rows: _Rows | None, first: int):
+def _look(model: ViT, neurons: Sequence[RegisterNeuron], images: Tensor, rows: _Rows, first: int):
     """Tapes without and with the neurons moved, the long patches, and normal ones to fit to; kept in `rows`."""
     from . import probes
 
@@ -177,11 +184,10 @@ def _look(model: ViT, neurons: Sequence[RegisterNeuron], images: Tensor, rows: _
     long = found.mask(model.plan.depth - 2)
     ever = torch.stack([found.mask(block) for block in range(model.plan.depth)]).any(dim=0)
     drawn = probes.draw_places(~ever, SAMPLE, seed=first)
-    if rows is not None:
-        for block in BLOCKS:
-            rows.add(f"normal {block}", tapes[0], block, drawn, images, first)
-        rows.add("long", tapes[0], BLOCKS[-1], long, images, first)
-        rows.add("twin", tapes[1], BLOCKS[-1], long, images, first)
+    for block in rows.blocks:
+        rows.add(f"normal {block}", tapes[0], block, drawn, images, first)
+    rows.add("long", tapes[0], rows.blocks[-1], long, images, first)
+    rows.add("twin", tapes[1], rows.blocks[-1], long, images, first)
     return *tapes, long
 
 

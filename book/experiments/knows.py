@@ -8,6 +8,7 @@ record that is there is not made again. With `--states DIR` the tokens are kept,
 """
 
 import argparse
+import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from dtl_lib.probes.knows import Score
 
 EXPERIMENT, PAPER, COMMAND = "knows", "registers_paper", "python -m book.experiments.knows"
 LAST = BLOCKS.index(11)
+MANY = 10  # numbers to predict
 OURS = ("shapes_depth6", "shapes_depth6_reg4")
 Rows = dict[str, tuple[Tensor, Tensor, Tensor]]  # kind → (tokens, blocks, dim), targets, images
 
@@ -64,18 +66,21 @@ def image_rows(states: States, question: str) -> Rows:
     return {kind: (tokens, states[question], images) for kind, tokens in states.items() if kind not in given}
 
 
-def asked(rows: Rows, shuffles: int = 1) -> dict[str, list[Score]]:
-    """A probe of each kind after each block."""
+def asked(rows: Rows) -> dict[str, list[Score]]:
+    """A probe of each kind after each block; with shuffled labels too, of many numbers only after block 11."""
     found: dict[str, list[Score]] = {}
     for kind, (tokens, targets, images) in rows.items():
-        found[kind] = [
-            probes.token_probe(tokens[:, block], targets, images, shuffles=shuffles) for block in range(tokens.shape[1])
-        ]
+        often = [targets.ndim == 1 or targets.shape[1] < MANY] * tokens.shape[1]
+        often[LAST - len(BLOCKS)] = True
+        parts = zip(tokens.unbind(dim=1), map(int, often))
+        found[kind] = [probes.token_probe(part, targets, images, shuffles=times) for part, times in parts]
+        print(f"  {kind}", flush=True)
     return found
 
 
 def values_of(scores: Sequence[Score]) -> dict:
-    return {name: [round(getattr(one, name), 5) for one in scores] for name in ("value", "low", "high", "chance")}
+    values = {name: [round(getattr(one, name), 5) for one in scores] for name in ("value", "low", "high", "chance")}
+    return values | {"chance": [one for one in values["chance"] if not math.isnan(one)]}
 
 
 def add(what: str, values: dict, n: int, folder: str | None) -> None:
