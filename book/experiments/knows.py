@@ -15,13 +15,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from book.experiments.knows_states import BLOCKS, States, kept, of_shapes, real
+from book.experiments.knows_states import BLOCKS, OWN, States, kept, of_shapes, real
 from dtl_lib import ledger, probes
 from dtl_lib.probes.entry_rows import Interval
 from dtl_lib.probes.knows import Score
 
 EXPERIMENT, PAPER, COMMAND = "knows", "registers_paper", "python -m book.experiments.knows"
-LAST = BLOCKS.index(11)
+ASKED = ("input", 1, 5, 7, 9, 11)
 MANY = 10  # numbers to predict
 OURS = ("shapes_depth6", "shapes_depth6_reg4")
 Rows = dict[str, tuple[Tensor, Tensor, Tensor]]  # kind → (tokens, blocks, dim), targets, images
@@ -51,27 +51,35 @@ def photo_rows(states: States, question: str) -> Rows:
             "pixels": states["inner pixels" if kind == "inside" else "pixels"][views, places],
             "animal": states["animal"][views],
         }
-        rows[kind] = states[source][views, places], targets[question], states["photo"][views]
+        rows[kind] = some(states[source][views, places]), targets[question], states["photo"][views]
     if question == "animal":
         views, _ = chosen["long"]
         for kind in ("class token", "new token"):
-            rows[kind] = states[kind][views], states["animal"][views], states["photo"][views]
+            rows[kind] = some(states[kind][views]), states["animal"][views], states["photo"][views]
     return rows
+
+
+def some(tokens: Tensor) -> Tensor:
+    """After those of `ASKED` that there are: a new token is there in later blocks alone. Of our own models the last."""
+    if tokens.shape[1] == len(OWN):
+        return tokens[:, -1:]
+    places = [BLOCKS.index(block) - len(BLOCKS) for block in ASKED]
+    return tokens[:, [place for place in places if place >= -tokens.shape[1]]]
 
 
 def image_rows(states: States, question: str) -> Rows:
     """One token of each kind an image."""
     given = ("class", "colour", "middle")
     images = torch.arange(len(states["class"]))
-    return {kind: (tokens, states[question], images) for kind, tokens in states.items() if kind not in given}
+    return {kind: (some(tokens), states[question], images) for kind, tokens in states.items() if kind not in given}
 
 
 def asked(rows: Rows) -> dict[str, list[Score]]:
-    """A probe of each kind after each block; with shuffled labels too, of many numbers only after block 11."""
+    """A probe of each kind after each block; with shuffled labels too, of many numbers only after the last."""
     found: dict[str, list[Score]] = {}
     for kind, (tokens, targets, images) in rows.items():
         often = [targets.ndim == 1 or targets.shape[1] < MANY] * tokens.shape[1]
-        often[LAST - len(BLOCKS)] = True
+        often[-1] = True
         parts = zip(tokens.unbind(dim=1), map(int, often))
         found[kind] = [probes.token_probe(part, targets, images, shuffles=times) for part, times in parts]
         print(f"  {kind}", flush=True)
@@ -122,7 +130,7 @@ def claims(of: dict[str, ledger.Record]) -> dict[str, tuple[int, dict]]:
     """The registers paper's claims by the rules of `book/predictions.md`: n and values by claim."""
 
     def end(what: str) -> tuple[float, float, float]:
-        return tuple(of[what].get(name)[LAST - len(BLOCKS)] for name in ("value", "low", "high"))
+        return tuple(of[what].get(name)[-1] for name in ("value", "low", "high"))
 
     def says(*ends: tuple[float, float, float], wanted: int, part: bool = False) -> str:
         signs = [1 if low > 0 else -1 if high < 0 else 0 for _, low, high in ends]

@@ -16,6 +16,7 @@ from dtl_lib.tokens import PATCHES
 
 VIT = "vit_tiny_patch16_224.augreg_in21k_ft_in1k"
 BLOCKS = ("input", 1, 3, 5, 6, 7, 8, 9, 10, 11, "norm")
+OWN = ("input", 0, 1, 2, 3, 4, 5)  # of our own models
 SIZE, WHOLE, BATCH, ANIMALS, FURTHER = 320, 448, 40, 398, 5
 States = dict[str, Tensor]  # kind → (places or images, blocks, dim)
 
@@ -158,7 +159,7 @@ def of_shapes(name: str, count: int = 2000) -> States:
     middle = torch.stack([mask.nonzero().double().mean(dim=0) for mask in masks]).float()
     with record(model) as tape:
         model(images)
-    states = torch.stack([tape.tokens(block) for block in ("input", *range(model.plan.depth))], dim=2)
+    states = torch.stack([tape.tokens(block) for block in OWN], dim=2)
     layout, size, (rows, columns) = tape.plan.layout(0), tape.patch_size, tape.grid
     patches, which = states[:, layout[PATCHES]], torch.arange(count)
     drawn = torch.randint(rows * columns, (count,), generator=torch.Generator().manual_seed(0))
