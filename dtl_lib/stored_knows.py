@@ -97,7 +97,7 @@ def compute(name: str = "vit_tiny") -> StoredKnows:
         model(bundled)
     block = model.plan.depth - 2
     neurons = find_register_neurons(model, bundled, probes.find_outliers(tape).mask(block), block)[:1]
-    shown = torch.cat([prepare(data.photo(one)) for one in PHOTOS])
+    shown = torch.cat([prepare(data.photo(one)) for one in sorted(ABOUT, key=lambda one: one not in PHOTOS)])
     source = {
         "weights": weights,
         "weights_licence": licence,
@@ -108,7 +108,7 @@ def compute(name: str = "vit_tiny") -> StoredKnows:
         "library": f"dtl_lib {__version__}",
         "command": f"python -m dtl_lib.stored_knows make {name}",
     }
-    return measure(model, neurons, batches, shown, source)
+    return measure(model, neurons, batches, shown, source, keep=len(PHOTOS))
 
 
 def measure(
@@ -118,6 +118,7 @@ def measure(
     shown: Tensor,
     source: dict[str, str],
     blocks: Sequence = BLOCKS,
+    keep: int | None = None,
 ) -> StoredKnows:
     """What is stored, of any model that has outliers in these images.
 
@@ -125,32 +126,38 @@ def measure(
         model: with patches of a size that 2 divides.
         neurons: that make patches long, to be moved.
         batches: images that the probes are fitted to, `(batch, 3, height, width)`.
-        shown: those that are rebuilt, of the same size.
+        shown: those that are rebuilt, of the same size; outliers are looked for in all of them together.
         source: what the result says of itself.
         blocks: after which photos are rebuilt; the last of them for the long patches.
+        keep: how many of those shown are kept, the first ones; all if None.
+
+    Raises:
+        ValueError: where no patch of what is kept is long.
     """
     from . import probes
 
-    rows, count = _Rows(blocks), 0
+    rows, count, keep = _Rows(blocks), 0, len(shown) if keep is None else keep
+    tape, moved, long = _look(model, neurons, shown, _Rows(blocks), 0)
+    long[keep:] = False
+    if not long.any():
+        raise ValueError("no patch of the photos that are shown is long")
     for images in batches:
         _look(model, neurons, images, rows, count)
         count += len(images)
-    tape, moved, long = _look(model, neurons, shown, _Rows(blocks), 0)
     fitted = {kind: probes.fit_probe(*rows.of(kind)) for kind in rows.found}
-    size, grid, last = model.config.patch_size, tape.grid, blocks[-1]
-    rebuilt = []
+    last, rebuilt = blocks[-1], []
+    lengthy = _predict(fitted["long"], probes.one_token(tape, last, where=long)[0])
     for block in blocks:
         pixels = _predict(fitted[f"normal {block}"], probes.one_token(tape, block)[0])
         if block == last:
-            pixels[long.flatten()] = _predict(fitted["long"], probes.one_token(tape, last, where=long)[0])
-        patches = pixels.view(len(shown), *grid, -1)
-        rebuilt.append(_halved(_uint8(probes.pictures_of(patches, size), model)))
+            pixels[long.flatten()] = lengthy
+        whole = probes.pictures_of(pixels.view(len(shown), *tape.grid, -1)[:keep], tape.patch_size)
+        rebuilt.append(_halved(_uint8(whole, model)))
     twins = _predict(fitted["twin"], probes.one_token(moved, last, where=long)[0])
-    true = probes.patch_pixels(shown, size)[long]
-    kinds = [true, _predict(fitted["long"], probes.one_token(tape, last, where=long)[0]), twins]
-    shape = "patches kinds (h w c) -> patches kinds c h w"
-    patches = _uint8(rearrange(torch.stack(kinds, dim=1).float(), shape, h=size, w=size), model)
-    return StoredKnows(_halved(_uint8(shown, model)), torch.stack(rebuilt, dim=1), long, patches, count, source)
+    kinds = torch.stack([probes.patch_pixels(shown, tape.patch_size)[long].float(), lengthy, twins], dim=1)
+    patches = _uint8(rearrange(kinds, "n kinds (h w c) -> n kinds c h w", h=tape.patch_size, w=tape.patch_size), model)
+    photos = _halved(_uint8(shown[:keep], model))
+    return StoredKnows(photos, torch.stack(rebuilt, dim=1), long[:keep], patches, count, source)
 
 
 class _Rows:
