@@ -40,7 +40,7 @@ class StoredKnows:
         photos: as the model gets them, at half the size, uint8 `(photos, height, width, 3)`.
         rebuilt: each patch from its own token, before block 0 and after blocks 5 and 11, `(photos, 3, height, width,
             3)`; after block 11 long tokens by a probe that is fitted to long tokens.
-        long: the patches that are outliers after the last block but one, bool `(photos, rows, columns)`.
+        long: the patches that are outliers after any block, bool `(photos, rows, columns)`.
         patches: each of these, photo by photo and row by row, uint8 `(patches, kinds, 16, 16, 3)`: the true one; from
             its token after block 11; and the same where the neuron that makes it long is moved to a new token.
         n: photos that the probes are fitted to.
@@ -188,9 +188,8 @@ def _look(model: ViT, neurons: Sequence[RegisterNeuron], images: Tensor, rows: _
             model(images)
         tapes.append(tape)
     found = probes.find_outliers(tapes[0])
-    long = found.mask(model.plan.depth - 2)
-    ever = torch.stack([found.mask(block) for block in range(model.plan.depth)]).any(dim=0)
-    drawn = probes.draw_places(~ever, SAMPLE, seed=first)
+    long = torch.stack([found.mask(block) for block in range(model.plan.depth)]).any(dim=0)
+    drawn = probes.draw_places(~long, SAMPLE, seed=first)
     for block in rows.blocks:
         rows.add(f"normal {block}", tapes[0], block, drawn, images, first)
     rows.add("long", tapes[0], rows.blocks[-1], long, images, first)
