@@ -26,7 +26,7 @@ FLOW = {"cls gives": {"cls": [float("nan"), 0.2], "patches": [float("nan"), 0.8]
 
 DRAWN = {
     "images": lambda: figures.show_images([PHOTO, PHOTO[..., 0]], ["colour", "grey"]),
-    "marked images": lambda: figures.show_images([PHOTO, PHOTO], marked=[torch.eye(4) > 0]),
+    "marked images": lambda: figures.show_images([PHOTO, PHOTO], ["with", "without"], marked=[torch.eye(4) > 0]),
     "patches": lambda: figures.show_patches(PHOTO, 16, mark=(1, 2)),
     "maps": lambda: figures.show_maps(MAPS, ["a", "b", "c"], image=PHOTO, mark=(1, 1)),
     "maps, own scale": lambda: figures.show_maps(list(MAPS), shared=False),

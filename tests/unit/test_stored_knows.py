@@ -20,8 +20,7 @@ def test_shapes_and_size():
 def test_a_photo_is_like_what_is_rebuilt_and_less_so_with_each_block():
     result = stored_knows.load()
     apart = (result.rebuilt.float() - result.photos[:, None].float()).square().mean(dim=(0, 2, 3, 4))
-    usual = (result.photos.float() - result.photos.float().mean(dim=(1, 2), keepdim=True)).square().mean()
-    assert (apart < usual).all() and apart[0] == apart.min()
+    assert (apart.diff() > 0).all() and apart[0] < 100
 
 
 def test_a_result_survives_saving(tmp_path):
