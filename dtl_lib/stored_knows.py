@@ -1,7 +1,7 @@
 """Photos rebuilt from single tokens of real weights, stored with the library for readers without the weights.
 
-`python -m dtl_lib.stored_knows make` recomputes them with weights from under DTL_DATA, and probes fitted to the photos of
-`DTL_DATA/imagenet`.
+`python -m dtl_lib.stored_knows make` recomputes them with weights from under DTL_DATA, and probes that are fitted to
+the photos of `DTL_DATA/imagenet`.
 """
 
 import json

@@ -120,6 +120,7 @@ NUMERIC = {
     "dtl_lib.data.loader.indices": indices,
     "dtl_lib.probes.discovery.lost": lost,
     "dtl_lib.probes.distance.mean_attention_distance": distance,
+    "dtl_lib.probes.knows.fold_of": lambda definition: definition(torch.tensor([7, 3, 3, 9, 1, 7, 5]), 3, seed=2),
     "dtl_lib.train.device.precision": precision,
     "dtl_lib.train.loss.distillation_loss": distillation_loss,
     "dtl_lib.train.optim.learning_rate": learning_rate,
