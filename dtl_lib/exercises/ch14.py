@@ -5,7 +5,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..models import ViT
-from . import exercise, expect, expect_close, expect_fresh, expect_number, expect_shape, refuse_mistakes
+from . import (
+    exercise,
+    expect,
+    expect_close,
+    expect_fresh,
+    expect_learns,
+    expect_number,
+    expect_shape,
+    refuse_mistakes,
+)
 
 HILLS = {
     "one hill": ([0, 1, 4, 9, 4, 1, 0, 0], -1),
@@ -13,6 +22,8 @@ HILLS = {
     "three hills": ([1, 9, 4, 3, 6, 2, 1, 5, 0], 3),
     "a hill before the main one": ([0, 4, 1, 9, 3, 0, 0, 0], -1),
     "one hill on each side": ([0, 4, 1, 9, 3, 2, 5, 0], 5),
+    "a flat valley": ([0, 2, 9, 3, 1, 1, 1, 4, 2], 6),
+    "a rise at the very end": ([0, 9, 4, 2, 3], 3),
 }
 
 
@@ -29,6 +40,8 @@ def check_my_valley(my_valley) -> None:
         "three hills": "of two valleys to the right of the main hill, return the first",
         "a hill before the main one": "a hill to the left of the main one does not count: short tokens are no outliers",
         "one hill on each side": "look to the right of the main hill alone",
+        "a flat valley": "where the valley is flat, the place is the last of its floor: from there density rises",
+        "a rise at the very end": "density may rise in the last bin, too",
     }
     for name, (density, right) in HILLS.items():
         found = my_valley(torch.tensor(density, dtype=torch.float64))
@@ -52,7 +65,7 @@ def check_my_direction(my_direction) -> None:
     whole = scale[:, None] * (contract @ (expand * norm))
     left, gain, right = leading(whole)
     found = my_direction(expand, contract, norm, scale)
-    expect(isinstance(found, tuple) and len(found) == 2, "return two: the gain, and the direction, (dim,)")
+    expect(isinstance(found, tuple | list) and len(found) == 2, "return two: the gain, and the direction, (dim,)")
     first, way = found
     expect_shape(way, (8,), "the direction is a vector of the stream, (dim,)")
     expect(abs(float(way.norm()) - 1) < 1e-4, "the direction is a unit vector")
@@ -81,6 +94,9 @@ def check_massive(massive) -> None:
         more = len(found) > len(right)
         expect(not more, f"{found} are too many: {right} hold {share} of the energy already")
         expect(found == right, f"the fewest channels that hold {share} of {energy.tolist()} are {right}, not {found}")
+    exact = massive(torch.tensor([0.125, 0.5, 0.125, 0.25]), 0.75)
+    exact = exact.tolist() if isinstance(exact, Tensor) else list(exact)
+    expect(exact != [1, 3, 0] and exact != [1, 3, 2], "at least this share: channels that hold exactly as much do")
     scaled = massive(7 * energy, 0.8)
     hint = "lengths are not normalised: hold against a share of all the energy, not against a number"
     expect((scaled.tolist() if isinstance(scaled, Tensor) else list(scaled)) == [1, 3], hint)
@@ -101,6 +117,10 @@ def check_told(told) -> None:
             expect(abs(found - wrong) > 1e-6 or abs(wrong - right) < 1e-6, hint)
         expect_number(found, right, f"of the 17 long tokens, {right:.2f} have a likeliest other token that is long")
 
+    apart = torch.tensor([[1.0, 0.0], [-0.6, 0.5], [-0.4, -0.5]])  # every cosine is below 0
+    found = float(told(apart, torch.tensor([True, False, False])))
+    expect(found == 0, "each token is most like itself, also where all cosines are below 0: leave it out")
+
 
 def _told_wrongly(before: Tensor, long: Tensor) -> dict[str, float]:
     """Hint → what that mistake gives; of no mistake under the empty hint."""
@@ -113,6 +133,7 @@ def _told_wrongly(before: Tensor, long: Tensor) -> dict[str, float]:
 
     plain, everyone = F.normalize(before, dim=-1), torch.ones_like(long)
     return {
+        "likeness is a cosine and not a distance": share(-torch.cdist(before, before) - itself),
         "": share(unit @ unit.T - itself),
         "each token is most like itself: leave it out": share(unit @ unit.T),
         "ask the long tokens alone: most tokens are short, and so are those like them": share(
@@ -167,8 +188,9 @@ def check_spare(spare) -> None:
     scores = q @ k.transpose(-2, -1) / 4
     room = F.pad(scores, (1, 0)).softmax(dim=-1)[..., 1:]
     for number, block in enumerate(model.blocks):
-        with torch.no_grad():
-            found = block.attention.core(q, k, v)
+        asked = {name: x.clone().requires_grad_() for name, x in (("q", q), ("k", k), ("v", v))}
+        learning = block.attention.core(*asked.values())
+        found = learning.detach()
         expect_shape(found, v.shape, "the core's output has as many tokens as there are queries")
         where = f"block {number}: "
         mistakes = {
@@ -177,4 +199,5 @@ def check_spare(spare) -> None:
         }
         refuse_mistakes(found, mistakes)
         expect_close(found, room @ v, where + "not attention with one more key and value, both zero", 1e-4)
+        expect_learns(learning, asked)
     expect_fresh(spare)

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from .images import outline, write_below
 from .overlay import PIXELS, enlarged, overlay
-from .style import ABSENT, INK, MAP, MARK, SIGNED, array, panels, styled
+from .style import ABSENT, INK, MAP, MARK, SIGNED, SIZE, WIDTH, array, panels, styled
 from .tables import typeset
 
 
@@ -143,6 +143,7 @@ def show_table(
     size: float = 1.15,
     notes: Sequence[str] = (),
     high: float | None = None,
+    width: float = WIDTH,
 ) -> Figure:
     """Images and maps in a table; each map from 0 to `high` or to its own maximum, non-finite values in grey.
 
@@ -155,15 +156,16 @@ def show_table(
         size: inches an item.
         notes: one an item, written under it; empty for none.
         high: where the one scale of all maps ends; None gives each its own.
+        width: inches at most; the titles' size follows it, since a telephone shows any figure as wide as itself.
     """
-    figure, axes = panels(len(items), columns, size, height=size * (1.25 if notes else 1))
+    figure, axes = panels(len(items), columns, size, height=size * (1.25 if notes else 1), width=width)
     colours = colormaps[MAP].with_extremes(bad=ABSENT)
     for axis, item in zip(axes, map(array, items)):
         axis.imshow(item) if item.ndim == 3 else axis.imshow(item, vmin=0, vmax=high, cmap=colours)
         if mark is not None and item.ndim == 2:
             outline(axis, mark)
     for axis, title in zip(axes, titles):
-        axis.set_title(title)
+        axis.set_title(title, fontsize=SIZE * width / WIDTH)
     for axis, note in zip(axes, notes):
         write_below(axis, note)
     for axis, name in zip(axes[::columns], rows):

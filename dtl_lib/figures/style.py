@@ -63,11 +63,13 @@ def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
     return drawing
 
 
-def panels(count: int, columns: int | None = None, size: float = 2.2, height: float | None = None):
+def panels(
+    count: int, columns: int | None = None, size: float = 2.2, height: float | None = None, width: float = WIDTH
+):
     """A figure of `count` panels without axes, and the panels."""
     columns = min(count, columns or 3)
     rows = -(-count // columns)
-    scale = min(1.0, WIDTH / (size * columns))
+    scale = min(1.0, width / (size * columns))
     tall = (height or size * 1.1) * scale * rows
     figure, axes = plt.subplots(rows, columns, figsize=(size * scale * columns, tall), squeeze=False)
     for axis in axes.flat:

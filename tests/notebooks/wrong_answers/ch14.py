@@ -45,6 +45,18 @@ def the_end(density):
     return len(density) - 1 if found < 0 else found
 
 
+def the_start_of_the_floor(density):
+    found = the_last_valley(density[: int(density.argmax()) + 6])
+    while found > 0 and density[found - 1] == density[found]:
+        found -= 1
+    return found
+
+
+def not_the_last_bin(density):
+    top = int(density.argmax())
+    return next((i for i in range(top, len(density) - 2) if density[i + 1] > density[i]), -1)
+
+
 def direction(side="left", scaled=True, normed=True, rows=False):
     """A leading direction with one mistake."""
 
@@ -86,6 +98,11 @@ def one_too_many(energy, share):
     return energy.argsort(descending=True)[: len(right_channels(energy, share)) + 1].tolist()
 
 
+def more_than_the_share(energy, share):
+    held = energy.sort(descending=True)
+    return held.indices[: int((held.values.cumsum(0) <= share * energy.sum()).sum()) + 1].tolist()
+
+
 def above_the_share(energy, share):
     return (energy > share).nonzero().flatten().tolist()
 
@@ -115,6 +132,16 @@ def told(itself=False, everyone=False, others=False, left_over=False, centred=Tr
     return wrong
 
 
+def by_distance(before, long):
+    near = torch.cdist(before, before).fill_diagonal_(torch.inf).argmin(dim=-1)
+    return long[near][long].double().mean()
+
+
+def itself_as_zero(before, long):
+    unit = F.normalize(before - before.mean(dim=0), dim=-1)
+    return long[(unit @ unit.T).fill_diagonal_(0)[long].argmax(dim=-1)].double().mean()
+
+
 def adds(shares=True, even=False, by_token=False, turned=False, mixed=False, project=True):
     """What a token adds, with one mistake."""
 
@@ -142,6 +169,11 @@ class Core(nn.Module):
         return F.scaled_dot_product_attention(q, k, v)
 
 
+class Detached(Core):
+    def forward(self, q, k, v):
+        return super().forward(q.detach(), k, v)
+
+
 class Cut(nn.Module):
     def forward(self, q, k, v):
         return F.scaled_dot_product_attention(q, k, torch.zeros_like(v))
@@ -166,7 +198,8 @@ def a_core():
 
 
 WRONG = {
-    "check_my_valley": [the_last_valley, any_side, the_smallest, the_next_top, the_density, the_end],
+    "check_my_valley": [the_last_valley, any_side, the_smallest, the_next_top, the_density, the_end]
+    + [the_start_of_the_floor, not_the_last_bin],
     "check_my_direction": [
         direction(side="right"),
         direction(scaled=False),
@@ -175,7 +208,8 @@ WRONG = {
         long_vector,
         second_gain,
     ],
-    "check_massive": [in_channel_order, one_too_few, one_too_many, above_the_share, not_a_share, their_energy],
+    "check_massive": [in_channel_order, one_too_few, one_too_many, above_the_share, not_a_share, their_energy]
+    + [more_than_the_share],
     "check_told": [
         told(itself=True),
         told(everyone=True),
@@ -183,6 +217,8 @@ WRONG = {
         told(left_over=True),
         told(centred=False),
         told(cosine=False),
+        by_distance,
+        itself_as_zero,
     ],
     "check_adds": [
         adds(shares=False),
@@ -197,6 +233,7 @@ WRONG = {
         spare(lambda: Core(value=1.0)),
         spare(lambda: Core(key=1.0)),
         spare(Cut),
+        spare(Detached),
         spare(Core, blocks=2),
         spare(Core, mlp_ratio=2.0),
         a_core,

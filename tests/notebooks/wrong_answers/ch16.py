@@ -45,6 +45,23 @@ def by_border(maps):
     return -maps * maps[:, border].mean(dim=1).sign()[:, None, None]
 
 
+def by_largest(maps):
+    flat = maps.flatten(1)
+    return maps * flat.gather(1, flat.abs().argmax(dim=1, keepdim=True)).sign()[..., None]
+
+
+def by_count(maps):
+    return -maps * maps.sign().sum(dim=(1, 2), keepdim=True).sign()
+
+
+def by_median(maps):
+    return -maps * maps.flatten(1).median(dim=1).values.sign()[:, None, None]
+
+
+def fifth_power(maps):
+    return maps * maps.pow(5).mean(dim=(1, 2), keepdim=True).sign()
+
+
 def own_images(boxes, true):
     return probes.corloc(boxes, true).double().mean()
 
@@ -62,6 +79,18 @@ def too_short(keys):
     return torch.ones(keys.shape[1])
 
 
+def a_constant(keys):
+    return torch.cat([torch.full((1,), 1e4), torch.zeros(keys.shape[1] - 1)])
+
+
+def by_mean_length(keys):
+    return 4 * keys.norm(dim=1).mean() * torch.eye(keys.shape[1])[0]
+
+
+def by_largest_entry(keys):
+    return 4 * keys.max() * torch.eye(keys.shape[1])[0]
+
+
 def the_mean(keys):
     return -keys.mean(dim=0)
 
@@ -70,7 +99,7 @@ def a_matrix(keys):
     return 100 * keys.abs().max() * torch.ones_like(keys)
 
 
-def blocks(of="token", bias="centre", patch=4, last=False, overlap=False):
+def blocks(of="token", bias="centre", patch=None, last=False, overlap=False):
     def wrong(model, images, true):
         with torch.no_grad(), record(model) as tape:
             model(images)
@@ -78,7 +107,7 @@ def blocks(of="token", bias="centre", patch=4, last=False, overlap=False):
         for block in range(model.plan.depth):
             block = model.plan.depth - 1 if last else block
             patches = probes.features(model, tape, block, of, bias)["patches"]
-            boxes = patch * probes.lost(patches).boxes
+            boxes = (patch or tape.patch_size) * probes.lost(patches).boxes
             score = probes.box_iou if overlap else probes.corloc
             found.append(score(boxes, true).double().mean())
         return found
@@ -96,12 +125,16 @@ WRONG = {
         scores(direction_only=True),
         last_component,
     ],
-    "check_my_lost": [lost_with(how) for how in STEPS.values()],
+    "check_my_lost": [*(lost_with(how) for how in STEPS.values()), lambda x, k: _lost(x, 6)],
     "check_longer_tail": [
         without_a_sign,
         lambda maps: by_tail(maps, sign=-1.0),
         lambda maps: by_tail(maps, one=True),
         by_border,
+        by_largest,
+        by_count,
+        by_median,
+        fifth_power,
     ],
     "check_elsewhere": [
         own_images,
@@ -110,9 +143,10 @@ WRONG = {
         lambda boxes, true: shifted(boxes, true, range(1, 7), probes.box_iou),
         lambda boxes, true: shifted(boxes, true, range(1, 7), total=True),
     ],
-    "check_blinding": [nothing, too_short, the_mean, a_matrix],
+    "check_blinding": [nothing, too_short, a_constant, by_mean_length, by_largest_entry, the_mean, a_matrix],
     "check_by_block": [
         blocks(patch=1),
+        blocks(patch=4),
         blocks(bias="keep"),
         blocks(of="k", bias="keep"),
         blocks(last=True),
