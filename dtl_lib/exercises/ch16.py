@@ -187,7 +187,7 @@ def check_elsewhere(elsewhere) -> None:
 
 @exercise
 def check_blinding(blinding) -> None:
-    """Keys of several shapes and lengths, one of them far longer than the others, whose mean is 0."""
+    """Keys of several lengths whose mean is 0; in three sets of four, one key is far longer than the others."""
     for seed, scale, dim in ((0, 1.0, 8), (1, 300.0, 5), (2, 1e-3, 3), (3, 1e12, 4)):
         keys = scale * _random(20, dim, seed=seed)
         keys[7] *= 1 if seed == 1 else -20 * keys[7].sign()
