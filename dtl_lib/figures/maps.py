@@ -156,7 +156,8 @@ def show_table(
         size: inches an item.
         notes: one an item, written under it; empty for none.
         high: where the one scale of all maps ends; None gives each its own.
-        width: inches at most; the titles' size follows it, since a telephone shows any figure as wide as itself.
+        width: inches at most; the size of titles and names follows it, since a telephone shows any figure as wide as
+            itself.
     """
     figure, axes = panels(len(items), columns, size, height=size * (1.25 if notes else 1), width=width)
     colours = colormaps[MAP].with_extremes(bad=ABSENT)
@@ -169,7 +170,7 @@ def show_table(
     for axis, note in zip(axes, notes):
         write_below(axis, note)
     for axis, name in zip(axes[::columns], rows):
-        axis.text(-0.08, 0.5, name, transform=axis.transAxes, ha="right", va="center")
+        axis.text(-0.08, 0.5, name, transform=axis.transAxes, ha="right", va="center", fontsize=SIZE * width / WIDTH)
     return figure
 
 

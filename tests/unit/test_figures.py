@@ -268,6 +268,14 @@ def test_the_roof_is_the_lower_of_two_limits_and_dots_lie_where_they_are():
     assert low < 0.1 and 50 < high
 
 
+def test_words_of_a_wider_table_grow_with_it():
+    drawn = [figures.show_table(list(MAPS), ["a"], 3, ["b"] * 3, size=3, width=width) for width in (5.0, 7.0)]
+    assert [one.get_figwidth() for one in drawn] == pytest.approx([5, 7])
+    for words in (lambda axis: axis.title, lambda axis: axis.texts[0]):
+        narrow, wide = (words(one.axes[0]).get_fontsize() for one in drawn)
+        assert wide == pytest.approx(7 / 5 * narrow)
+
+
 def test_between_filters_there_is_nothing_so_that_the_page_shows():
     figure = figures.show_filters({"two": np.full((2, 8, 8, 3), 0.5)}, columns=2)
     drawn = figure.axes[0].images[0].get_array()
