@@ -4,6 +4,7 @@ from . import auditing as auditing
 from . import discovery as discovery
 from . import distance as distance
 from . import entry as entry
+from . import faithful as faithful
 from . import filters as filters
 from . import knows as knows
 from . import lengths as lengths
@@ -15,6 +16,7 @@ from . import pca as pca
 from . import positions as positions
 from . import qkv as qkv
 from . import ranks as ranks
+from . import replacing as replacing
 from . import rollouts as rollouts
 from . import running as running
 from . import running_outliers as running_outliers
@@ -42,6 +44,8 @@ from .distance import measure_distance as measure_distance
 from .entry import EntryResult as EntryResult
 from .entry import EntryRow as EntryRow
 from .entry import measure_entry as measure_entry
+from .faithful import Curves as Curves
+from .faithful import insertion_deletion as insertion_deletion
 from .filters import Components as Components
 from .filters import as_pictures as as_pictures
 from .filters import embedding_filters as embedding_filters
@@ -77,6 +81,11 @@ from .positions import rotary_similarity as rotary_similarity
 from .qkv import features as features
 from .ranks import RunningScatter as RunningScatter
 from .ranks import effective_rank as effective_rank
+from .replacing import changed_input as changed_input
+from .replacing import patch_state as patch_state
+from .replacing import replace as replace
+from .replacing import replace_tokens as replace_tokens
+from .replacing import states_at as states_at
 from .rollouts import gradient_rollout as gradient_rollout
 from .rollouts import relevance as relevance
 from .rollouts import rollout as rollout
