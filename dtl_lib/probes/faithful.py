@@ -30,17 +30,17 @@ class Curves:
 
     @property
     def deletion_area(self) -> Tensor:
-        """Area under each curve of deletion, `(…, batch)`: the mean probability. Small under a true map."""
+        """Area under each curve of deletion, `(…, batch)`, which is the mean probability; small under a true map."""
         return torch.trapezoid(self.deletion, self.shares)
 
     @property
     def insertion_area(self) -> Tensor:
-        """Area under each curve of insertion, `(…, batch)`. Large under a true map."""
+        """Area under each curve of insertion, `(…, batch)`; large under a true map."""
         return torch.trapezoid(self.insertion, self.shares)
 
     @property
     def gap(self) -> Tensor:
-        """Insertion less deletion, `(…, batch)`: 0 on average over random rankings, whatever replaces the patches.
+        """Insertion less deletion, `(…, batch)`, which is 0 on average over random rankings, whatever replaces patches.
 
         Reversed, a ranking gives back first what it took first, and the two curves change places: the gap is −1 times
         what it was. So a random ranking's gap is as likely to be above 0 as below.
@@ -73,8 +73,8 @@ def insertion_deletion(
     Args:
         model: images → logits `(batch, classes)`; a `ViT`, timm's or any other.
         images: `(batch, channels, height, width)`, normalised as the model expects.
-        ranking: a map, `(batch, rows, columns)`: the largest value goes first, and comes back first. Equal values are in
-            random order. Several maps of the same images, `(maps, batch, rows, columns)`, share what they can.
+        ranking: a map, `(batch, rows, columns)`: the largest value goes first, and comes back first. Equal values are
+            in random order. Several maps of the same images, `(maps, batch, rows, columns)`, share what they can.
         target: the class of each image, `(batch,)`; the model's own where None.
         by: one of `REPLACEMENTS`; `zero` is 0 in what the model reads, after normalisation.
         reference: other images, `(images, channels, height, width)`; `zero` needs none.

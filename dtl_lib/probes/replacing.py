@@ -25,8 +25,8 @@ def replace(values: Tensor, which: Tensor, by: str, reference: Tensor | None = N
     """Values with some places replaced: by 0, or by what other images have at the same place.
 
     `mean` is the reference's mean, `noise` a normal draw with its mean and standard deviation in each channel, and
-    `shuffle` the values of one of its images, the same for all places. What is drawn depends on the seed and the image's
-    number alone, so one place gets the same value whichever others are replaced.
+    `shuffle` the values of one of its images, the same for all places. What is drawn depends on the seed and the
+    image's number alone, so one place gets the same value whichever others are replaced.
 
         >>> import torch
         >>> from dtl_lib import probes
@@ -162,7 +162,7 @@ def patch_state(model: nn.Module, source: Tensor, target: Tensor, token: Which, 
 
     Args:
         model: a `ViT`.
-        source, target: `(batch, channels, height, width)`, of one shape: image i of the one goes into image i of the other.
+        source, target: `(batch, channels, height, width)`, of one shape, one source for each target.
         token: as `which` in `replace_tokens`.
         block: 0 … blocks − 1.
 
@@ -185,7 +185,8 @@ def places_of(model: ViT, images: Tensor, which: Which, block: int) -> Tensor:
         model, images, which, block: as in `replace_tokens`.
 
     Raises:
-        TokenNotThere, ValueError: as there.
+        TokenNotThere: as there.
+        ValueError: as there.
     """
     layout, (rows, columns) = model.plan.layout(block), model.config.grid_of(*images.shape[-2:])
     first = layout[PATCHES].start or 0

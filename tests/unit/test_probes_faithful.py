@@ -40,11 +40,14 @@ def by_loops(model, x, ranking, target, by, others, steps, seed):
         for r in range(rows):
             for c in range(columns):
                 there = cut(others, r, c)
-                new = {"zero": lambda: 0, "mean": lambda there=there: there.mean(dim=0),
-                       "noise": lambda there=there, k=r * columns + c: there.mean(dim=0)
-                       + there.std(dim=0, correction=0) * normal[k].view(there.shape[1:]),
-                       "shuffle": lambda there=there: there[donor]}  # fmt: skip
-                cut(gone, r, c)[:] = new[by]()
+                new = {
+                    "zero": torch.zeros_like(there[0]),
+                    "mean": there.mean(dim=0),
+                    "noise": there.mean(dim=0)
+                    + there.std(dim=0, correction=0) * normal[r * columns + c].view(there.shape[1:]),
+                    "shuffle": there[donor or 0],
+                }
+                cut(gone, r, c)[:] = new[by]
         places = sorted(((r, c) for r in range(rows) for c in range(columns)), key=lambda p: -float(ranking[i][p]))
         curves = [], []
         for step in range(steps + 1):

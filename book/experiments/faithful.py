@@ -1,0 +1,328 @@
+"""Is a clean map a true map? Patches go in its order, tokens are replaced, and one is put into another image.
+
+    python -m book.experiments.faithful --photos DIR
+
+Models: ViT-Ti/16 on 40 of 200 ImageNet photos, with the other 160 for reference, and two small ones on `shapes`. The
+saliency-tuned ViT-S/14 has no classifier and is left out. What has a record is not measured again. What was expected is
+in `book/predictions.md`, committed before the first run.
+"""
+
+import argparse
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import combinations
+
+import torch
+from torch import Tensor
+
+from book.experiments.entry import VIT, photos
+from book.experiments.test_time import bundled
+from dtl_lib import data, ledger
+from dtl_lib.host import data_folder
+from dtl_lib.models import ViT
+from dtl_lib.pretrained import load_pretrained
+from dtl_lib.probes import insertion_deletion, iou, patch_state, pointing_game, replace_tokens, states_at, untrained
+from dtl_lib.probes.replacing import REPLACEMENTS
+from dtl_lib.registers import NAME, RegisterNeuron, test_time_registers
+from dtl_lib.stored_faithful import LAST, TEST_TIME, long_patches, maps_of, neurons_of
+
+EXPERIMENT, COMMAND = "faithful", "python -m book.experiments.faithful"
+STEPS, DRAWS, RESAMPLED, BATCH = 5, 2, 2000, 8
+ZOO = ("shapes_depth6", "shapes_depth6_reg4")
+REPLACED = {"ViT-Ti/16": (8, 11), "shapes_depth6": (2, 5), "shapes_depth6_reg4": (2, 5)}  # at which blocks
+SWAPPED = {"ViT-Ti/16": (1, 4, 6, 8, 9, 10, 11)}
+CENTRE, RANDOM = "a blob in the centre", "random rankings"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model, and the images on which it is asked.
+
+    Attributes:
+        name: in the records.
+        model: with a class token.
+        images: `(batch, channels, height, width)`.
+        reference: other images, in whose place what is replaced gets its values.
+        neurons: register neurons, where patches are long.
+        masks: of the true objects, bool `(batch, height, width)`, where there are any.
+    """
+
+    name: str
+    model: ViT
+    images: Tensor
+    reference: Tensor
+    neurons: tuple[RegisterNeuron, ...] = ()
+    masks: Tensor | None = None
+
+    def batches(self) -> Iterator[tuple[int, Tensor]]:
+        """Where each begins, and its images."""
+        for start in range(0, len(self.images), BATCH):
+            yield start, self.images[start : start + BATCH]
+
+
+def resampled(n: int) -> Tensor:
+    """Which images each resample of the bootstrap has, the same for everything that is compared."""
+    return torch.randint(n, (RESAMPLED, n), generator=torch.Generator().manual_seed(0))
+
+
+def interval(name: str, values: Tensor) -> dict[str, float]:
+    """The mean over images with its 95 % interval, by the bootstrap's percentiles."""
+    means = values.double()[resampled(len(values))].mean(dim=1)
+    low, high = means.quantile(torch.tensor([0.025, 0.975]).double()).tolist()
+    return {name: float(values.double().mean()), f"{name}_low": low, f"{name}_high": high}
+
+
+def rounded(values: Tensor, digits: int = 4) -> list:
+    """For a record."""
+    return [round(value, digits) for value in values.double().tolist()]
+
+
+def blob(rows: int, columns: int) -> Tensor:
+    """A round hill in the middle, `(rows, columns)`."""
+    down, across = (torch.linspace(-1, 1, size) for size in (rows, columns))
+    return torch.exp(-2 * (down[:, None] ** 2 + across**2))
+
+
+def all_maps(subject: Subject) -> dict[str, Tensor]:
+    """The maps of the model, of one with re-drawn weights, a fixed one, and random ones, by name."""
+    fresh, found = untrained(subject.model), {}
+    for start, images in subject.batches():
+        with torch.no_grad():
+            target = subject.model(images).argmax(dim=1)
+        maps = maps_of(subject.model, images, target, subject.neurons)
+        maps.pop(TEST_TIME[1], None)
+        maps |= {f"{name}, re-drawn weights": one for name, one in maps_of(fresh, images, target).items()}
+        shape = maps[LAST].shape
+        maps[CENTRE] = blob(*shape[1:]).expand(shape)
+        for draw in range(DRAWS):
+            drawn = torch.Generator().manual_seed(1000 * draw + start)
+            maps[f"{RANDOM} {draw}"] = torch.rand(shape, generator=drawn)
+        for name, one in maps.items():
+            found.setdefault(name, []).append(one.detach())
+    return {name: torch.cat(parts) for name, parts in found.items()}
+
+
+def curves(subject: Subject, maps: dict[str, Tensor], by: str) -> dict[str, dict]:
+    """By map: the gap of each image, and the mean curves."""
+    stacked, parts = torch.stack([*maps.values()]), []
+    for start, images in subject.batches():
+        chosen = stacked[:, start : start + len(images)]
+        parts.append(insertion_deletion(subject.model, images, chosen, None, by, subject.reference, STEPS, start))
+    gap, deletion, insertion = (
+        torch.cat([getattr(one, name) for one in parts], dim=1) for name in ("gap", "deletion", "insertion")
+    )
+    return {
+        name: {"gaps": gap[i], "deletion": deletion[i].mean(dim=0), "insertion": insertion[i].mean(dim=0)}
+        for i, name in enumerate(maps)
+    }
+
+
+def random_means(gaps: Tensor) -> Tensor:
+    """Mean gaps of many random maps: each takes for each image one of its rankings, as it is or reversed.
+
+    Args:
+        gaps: of random rankings, `(draws, images)`.
+    """
+    drawn, (draws, images) = torch.Generator().manual_seed(0), gaps.shape
+    which = torch.randint(draws, (RESAMPLED, images), generator=drawn)
+    sign = 2 * torch.randint(2, (RESAMPLED, images), generator=drawn) - 1
+    return (sign * gaps[which, torch.arange(images)]).mean(dim=1)
+
+
+def league(found: dict[str, dict]) -> Iterator[tuple[str, dict]]:
+    """Rows of one model and one replacement: each map, its gap and how far it is from the plain one; random maps."""
+    own = found[LAST]["gaps"]
+    for name, one in found.items():
+        if not name.startswith(RANDOM):
+            yield (
+                name,
+                {
+                    **interval("gap", one["gaps"]),
+                    **interval("less_last", one["gaps"] - own),
+                    **{curve: rounded(one[curve]) for curve in ("deletion", "insertion")},
+                    "gaps": rounded(one["gaps"]),
+                },
+            )
+    gaps = torch.stack([one["gaps"] for name, one in found.items() if name.startswith(RANDOM)])
+    means = random_means(gaps.double())
+    low, high = means.quantile(torch.tensor([0.025, 0.975]).double()).tolist()
+    yield RANDOM, {"gap_low": low, "gap_high": high, "spread": float(means.std()), "gaps": rounded(gaps.flatten())}
+
+
+def tau(one: Tensor, other: Tensor) -> float:
+    """Kendall's tau-b of two lists of scores."""
+    from scipy.stats import kendalltau
+
+    return float(kendalltau(one.numpy(), other.numpy()).statistic)
+
+
+def agreement(one: Tensor, other: Tensor) -> dict[str, float]:
+    """Whether two replacements put the methods into the same order; gaps are `(methods, images)`."""
+    chosen = resampled(one.shape[1])[:500]
+    taus = torch.tensor([tau(one[:, rows].mean(dim=1), other[:, rows].mean(dim=1)) for rows in chosen])
+    low, high = taus.quantile(torch.tensor([0.025, 0.975])).tolist()
+    return {"tau": tau(one.mean(dim=1), other.mean(dim=1)), "tau_low": low, "tau_high": high}
+
+
+def groups(subject: Subject) -> dict[str, Tensor | str]:
+    """Which tokens are replaced together: masks of patches `(images, rows, columns)`, or the name of a group."""
+    found: dict[str, Tensor | str] = {}
+    maps, long = [], []
+    for _, images in subject.batches():
+        maps.append(maps_of(subject.model, images)[LAST])
+        long.append(long_patches(subject.model, images))
+    ranking, long = torch.cat(maps), torch.cat(long)
+    if subject.neurons:
+        found["the long patches"] = long
+    drawn = torch.rand(ranking.shape, generator=torch.Generator().manual_seed(0))
+    for count in (4, ranking[0].numel() // 10):
+        for name, values in (("top", ranking), ("random", drawn)):
+            values = values.masked_fill(long, -1) if subject.neurons else values
+            least = values.flatten(1).topk(count, dim=1).values[:, -1]
+            found[f"{count} {name}"] = values >= least[:, None, None]
+    if subject.model.plan.group("reg"):
+        found["registers"] = "reg"
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """A model's tokens, asked with replacements.
+
+    Attributes:
+        subject: the model and its images.
+        before: the intact images' probabilities.
+    """
+
+    subject: Subject
+    before: Tensor
+
+    @classmethod
+    def of(cls, subject: Subject) -> "Asked":
+        """With the probabilities of now."""
+        with torch.no_grad():
+            return cls(subject, torch.cat([subject.model(part).softmax(dim=-1) for _, part in subject.batches()]))
+
+    @cache  # noqa: B019  # as long as the experiment
+    def usual(self, block: int) -> Tensor:
+        """What enters a block in the reference."""
+        parts = self.subject.reference.split(BATCH)
+        return torch.cat([states_at(self.subject.model, part, block) for part in parts])
+
+    def replaced(self, which: Tensor | str, block: int, by: str) -> dict:
+        """What is left of the class's probability, and of the class."""
+        parts, own = [], self.before.argmax(dim=1)
+        for start, images in self.subject.batches():
+            mask = which if isinstance(which, str) else which[start : start + len(images)]
+            parts.append(replace_tokens(self.subject.model, images, mask, block, by, self.usual(block), start))
+        after = torch.cat(parts).softmax(dim=-1)
+        change = (after - self.before).gather(1, own[:, None])[:, 0]
+        same = (after.argmax(dim=1) == own).double()
+        return {**interval("change", change), **interval("kept", same), "changes": rounded(change)}
+
+    def swapped(self, token: Tensor | str, block: int) -> dict:
+        """The classes' probabilities where a token is that of the next image of another class."""
+        subject, own, n = self.subject, self.before.argmax(dim=1), len(self.before)
+        others = [[j % n for j in range(i + 1, i + n) if own[j % n] != own[i]] or [(i + 1) % n] for i in range(n)]
+        donor, parts = torch.tensor([numbers[0] for numbers in others]), []
+        for start, images in subject.batches():
+            there = token[start : start + len(images)] if isinstance(token, Tensor) else token
+            source = subject.images[donor[start : start + len(images)]]
+            parts.append(patch_state(subject.model, source, images, there, block))
+        after = torch.cat(parts).softmax(dim=-1)
+        theirs, mine = (after.gather(1, of[:, None])[:, 0] for of in (own[donor], own))
+        found = after.argmax(dim=1)
+        shares = {"follows": (found == own[donor]).double(), "stays": (found == own).double()}
+        named = {"source": theirs, "target": mine} | shares
+        return {key: value for name, values in named.items() for key, value in interval(name, values).items()}
+
+
+@torch.no_grad()
+def measure(subject: Subject, folder: str | None) -> Iterator[ledger.Record]:
+    """Every row of a model that has no record, one by one."""
+    done = {one.what for one in ledger.read(EXPERIMENT, folder, missing_ok=True)}
+    n, name, config = len(subject.images), subject.name, subject.model.config.to_dict()
+
+    def add(what: str, values: dict) -> ledger.Record:
+        return ledger.add(EXPERIMENT, what, COMMAND, "cpu", values, n=n, seed=0, config=config, folder=folder)
+
+    maps, sets, asked = all_maps(subject), groups(subject), Asked.of(subject)
+    tokens = {"class token": "cls"} | {what: sets[what] for what in ("the long patches", "registers") if what in sets}
+    tokens["4 random patches"] = sets["4 random"]
+    for block in SWAPPED.get(name, range(1, subject.model.plan.blocks)):
+        for token, which in tokens.items():
+            if (what := f"{name}: {token} of another image at block {block}") not in done:
+                yield add(what, asked.swapped(which, block))
+    for block in REPLACED.get(name, (1, subject.model.plan.blocks - 1)):
+        for group, which in sets.items():
+            for by in REPLACEMENTS:
+                if (what := f"{name}: {group}, block {block}, {by}") not in done:
+                    yield add(what, asked.replaced(which, block, by))
+    if subject.masks is not None:
+        for one, found in maps.items():
+            if (what := f"{name}: {one}, on the object") not in done:
+                scores = {"pointing": pointing_game(found, subject.masks), "iou": iou(found, subject.masks)}
+                yield add(what, {k: v for title, each in scores.items() for k, v in interval(title, each).items()})
+    for by in REPLACEMENTS:
+        if f"{name}: {RANDOM}, {by}" not in done:
+            for one, values in league(curves(subject, maps, by)):
+                if (what := f"{name}: {one}, {by}") not in done:
+                    yield add(what, values)
+    methods = [one for one in maps if "re-drawn" not in one and one != CENTRE and not one.startswith(RANDOM)]
+    rows = {one.what: one for one in ledger.read(EXPERIMENT, folder)}
+    gaps = {by: torch.tensor([rows[f"{name}: {one}, {by}"].get("gaps") for one in methods]) for by in REPLACEMENTS}
+    for one, other in combinations(REPLACEMENTS, 2):
+        if (what := f"{name}: agreement of {one} and {other}") not in done:
+            yield add(what, agreement(gaps[one].double(), gaps[other].double()))
+
+
+@torch.no_grad()
+def token_of_the_moved(subject: Subject, folder: str | None) -> Iterator[ledger.Record]:
+    """The token to which one neuron has moved, replaced in the model that has it."""
+    done = {one.what for one in ledger.read(EXPERIMENT, folder, missing_ok=True)}
+    about = {"n": len(subject.images), "seed": 0, "config": subject.model.config.to_dict(), "folder": folder}
+    with test_time_registers(subject.model, subject.neurons[:1]):
+        asked = Asked.of(subject)
+        for block in REPLACED.get(subject.name, (subject.model.plan.blocks - 1,)):
+            for by in REPLACEMENTS:
+                if (what := f"{subject.name}: test-time register, block {block}, {by}") not in done:
+                    yield ledger.add(EXPERIMENT, what, COMMAND, "cpu", asked.replaced(NAME, block, by), **about)
+
+
+def of_photos(folder: str, n: int = 40) -> Subject:
+    """ViT-Ti/16 and the photos."""
+    model = load_pretrained(VIT).eval()
+    every = torch.cat([images for images, _ in photos(folder, model, None)])
+    asked = torch.zeros(len(every), dtype=torch.bool)
+    asked[torch.linspace(0, len(every) - 1, n).round().long()] = True
+    return Subject("ViT-Ti/16", model, every[asked], every[~asked], neurons_of(model, bundled(model)))
+
+
+def of_shapes(name: str, n: int = 100) -> Subject:
+    """A small model and test images of `shapes`; the 200 after them for reference."""
+    test = data.load("shapes").test
+    images, reference = (test.batch(range(*ends))[0] for ends in ((0, n), (n, n + 200)))
+    masks = test.masks(torch.arange(n)) > 0.5
+    return Subject(name, load_pretrained(f"zoo/{name}").eval(), images, reference, (), masks)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """All of it, unless it is there."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--photos", metavar="DIR", help="the folder of the photos (default: imagenet under DTL_DATA)")
+    parser.add_argument("--folder", help="where the records go; the library's ledger where left out")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    subject = of_photos(options.photos or str(data_folder() / "imagenet"))
+    for one in measure(subject, options.folder):
+        print(one.what, flush=True)
+    for one in token_of_the_moved(subject, options.folder):
+        print(one.what, flush=True)
+    for name in ZOO:
+        for one in measure(of_shapes(name), options.folder):
+            print(one.what, flush=True)
+
+
+if __name__ == "__main__":
+    main()
