@@ -28,6 +28,7 @@ from .routes import draw_routes
 from .style import COLOURS, styled, token_colours
 from .surface import show_atlas, show_pareto, show_surface
 from .tables import Table, table
+from .taken import draw_deletion
 from .teaching import draw_distillation
 from .timeline import show_timeline
 from .weights import show_filters, show_positions
@@ -42,6 +43,7 @@ __all__ = [
     "draw_block",
     "draw_curves",
     "draw_data_parallel",
+    "draw_deletion",
     "draw_distillation",
     "draw_lens",
     "draw_lost",

@@ -46,6 +46,8 @@ from .entry import EntryRow as EntryRow
 from .entry import measure_entry as measure_entry
 from .faithful import Curves as Curves
 from .faithful import insertion_deletion as insertion_deletion
+from .faithful import order as order
+from .faithful import replace_patches as replace_patches
 from .filters import Components as Components
 from .filters import as_pictures as as_pictures
 from .filters import embedding_filters as embedding_filters

@@ -8,7 +8,7 @@ rises early. What stands in a patch's place changes both curves, so there are fo
 from dataclasses import dataclass
 
 import torch
-from einops import rearrange
+from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from ..checks import whole
@@ -89,17 +89,17 @@ def insertion_deletion(
     _check(images, maps, ranking)
     rows, columns = maps.shape[-2:]
     steps = whole("steps", steps, 1, rows * columns)
-    pixels = _patches(images, rows, columns)
-    others = None if reference is None else _patches(reference, rows, columns)
+    everything = torch.ones(maps.shape[1:], dtype=torch.bool, device=images.device)
+    replaced = replace_patches(images, everything, by, reference, seed)
     intact = _probabilities(model, images)
     target = intact.argmax(dim=1) if target is None else target
 
     def probability(gone: Tensor) -> Tensor:
-        changed = _image(replace(pixels, gone, by, others, seed), images, rows, columns)
+        changed = torch.where(_pixels(gone.unflatten(1, (rows, columns)), images), replaced, images)
         return _probabilities(model, changed).gather(1, target[:, None])[:, 0]
 
     whole_image = intact.gather(1, target[:, None])[:, 0]
-    nothing = probability(torch.ones(pixels.shape[:2], dtype=torch.bool, device=images.device))
+    nothing = probability(everything.flatten(1))
     counts = [round(rows * columns * step / steps) for step in range(1, steps)]
     deletion, insertion = [], []
     for one in maps:
@@ -109,6 +109,27 @@ def insertion_deletion(
     stacked = [torch.stack([torch.stack(one, dim=-1) for one in each]) for each in (deletion, insertion)]
     shares = torch.tensor([0, *counts, rows * columns], device=images.device) / (rows * columns)
     return Curves(shares, *(each if ranking.ndim == 4 else each[0] for each in stacked))
+
+
+def replace_patches(images: Tensor, which: Tensor, by: str, reference: Tensor | None = None, seed: int = 0) -> Tensor:
+    """Images some of whose patches are replaced, as `replace` does it with pixels: `(batch, channels, height, width)`.
+
+    Args:
+        images: of that shape.
+        which: bool `(batch, rows, columns)`.
+        by, seed: as in `replace`; `zero` is 0 in what the model reads, after normalisation.
+        reference: other images, `(images, channels, height, width)`; `zero` needs none.
+
+    Raises:
+        ValueError: for patches that do not make the image, and as in `replace`.
+    """
+    _check(images, which[None], which)
+    rows, columns = which.shape[-2:]
+    cut = lambda x: rearrange(x, "b c (r h) (k w) -> b (r k) (c h w)", r=rows, k=columns)  # noqa: E731
+    others = None if reference is None else cut(reference)
+    changed = replace(cut(images), which.flatten(1), by, others, seed)
+    sizes = {"r": rows, "k": columns, "c": images.shape[1], "h": images.shape[2] // rows}
+    return rearrange(changed, "b (r k) (c h w) -> b c (r h) (k w)", **sizes)
 
 
 def order(ranking: Tensor, seed: int = 0) -> Tensor:
@@ -139,13 +160,10 @@ def _check(images: Tensor, maps: Tensor, ranking: Tensor) -> None:
         raise ValueError("a ranking has non-finite values")
 
 
-def _patches(images: Tensor, rows: int, columns: int) -> Tensor:
-    return rearrange(images, "b c (rows h) (columns w) -> b (rows columns) (c h w)", rows=rows, columns=columns)
-
-
-def _image(patches: Tensor, like: Tensor, rows: int, columns: int) -> Tensor:
-    pattern = "b (rows columns) (c h w) -> b c (rows h) (columns w)"
-    return rearrange(patches, pattern, rows=rows, columns=columns, c=like.shape[1], h=like.shape[2] // rows)
+def _pixels(patches: Tensor, images: Tensor) -> Tensor:
+    """A mask of patches as one of pixels, `(batch, 1, height, width)`."""
+    size = images.shape[2] // patches.shape[1]
+    return repeat(patches, "b r k -> b 1 (r h) (k w)", h=size, w=size)
 
 
 def _probabilities(model: nn.Module, images: Tensor) -> Tensor:

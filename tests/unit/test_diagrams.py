@@ -36,6 +36,7 @@ DRAWN = {
     "routes": lambda: figures.draw_routes(["class token", "patch p", "patch q"], ROUTES),
     "data parallel": figures.draw_data_parallel,
     "distillation": figures.draw_distillation,
+    "deletion": lambda: figures.draw_deletion([4, 0, 2, 5, 1, 3]),
     "moved": lambda: figures.draw_moved([0, 177, 2]),
     "curves": lambda: figures.draw_curves({"a": ([0, 1], [3, 400]), "b": ([1], [5])}, "x", SEEN, CURVES, log=True),
     "shares": lambda: figures.draw_curves(

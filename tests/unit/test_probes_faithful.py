@@ -85,6 +85,14 @@ def test_curves_are_those_of_loops_on_an_oblong_image(by):
     assert not torch.allclose(other.deletion, found.deletion, atol=1e-3)
 
 
+def test_replaced_patches_are_where_the_mask_says():
+    x = images(SMALL, 2)
+    which = torch.tensor([[[1, 0, 0], [0, 0, 1]], [[0, 0, 0], [0, 1, 0]]]).bool()
+    found = probes.replace_patches(x, which, "zero")
+    assert (found[0, :, :4, :4] == 0).all() and (found[0, :, 4:, 8:] == 0).all() and (found[1, :, 4:, 4:8] == 0).all()
+    assert (found == 0).sum() == 3 * 3 * 16 and torch.equal(found[0, :, :4, 4:], x[0, :, :4, 4:])
+
+
 def test_a_ranking_reversed_has_the_gap_reversed():
     model, x, ranking = build(SMALL), images(SMALL, 3), noise(3, 2, 3, seed=2)
     one, other = (probes.insertion_deletion(model, x, each, steps=6).gap for each in (ranking, -ranking))

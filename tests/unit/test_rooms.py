@@ -25,6 +25,7 @@ ROOMS = (
     {
         "stored",
         "stored_class_attention",
+        "stored_faithful",
         "stored_files",
         "stored_knows",
         "stored_objects",

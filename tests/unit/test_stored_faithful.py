@@ -24,7 +24,7 @@ def test_shapes_and_the_other_stored_maps():
     result, routes = stored_faithful.load(), stored.load_routes("vit_tiny_coffee")
     count = len(result.names)
     assert result.maps.shape == (count, 14, 14) and result.deletion.shape == result.insertion.shape == (4, count, 15)
-    assert result.random.shape == (4, 20) and result.swapped.shape == (2, 12, 2)
+    assert result.random.shape == (4, 8) and result.swapped.shape == (2, 12, 2)
     for name, other in (("last block", routes.last_block), ("relevance", routes.relevance[0])):
         torch.testing.assert_close(result.maps[result.names.index(name)], other, rtol=0.02, atol=0.02)
     assert torch.allclose(result.deletion[..., 0], result.insertion[..., -1])
