@@ -241,8 +241,10 @@ class Asked:
 @torch.no_grad()
 def measure(subject: Subject, folder: str | None) -> Iterator[ledger.Record]:
     """Every row of a model that has no record, one by one."""
-    done = {one.what for one in ledger.read(EXPERIMENT, folder, missing_ok=True)}
     n, name, config = len(subject.images), subject.name, subject.model.config.to_dict()
+
+    def is_there(what: str) -> bool:  # asked each time: another process may add rows meanwhile
+        return any(one.what == what for one in ledger.read(EXPERIMENT, folder, missing_ok=True))
 
     def add(what: str, values: dict) -> ledger.Record:
         return ledger.add(EXPERIMENT, what, COMMAND, "cpu", values, n=n, seed=0, config=config, folder=folder)
@@ -252,28 +254,28 @@ def measure(subject: Subject, folder: str | None) -> Iterator[ledger.Record]:
     tokens["4 random patches"] = sets["4 random"]
     for block in SWAPPED.get(name, range(1, subject.model.plan.blocks)):
         for token, which in tokens.items():
-            if (what := f"{name}: {token} of another image at block {block}") not in done:
+            if not is_there(what := f"{name}: {token} of another image at block {block}"):
                 yield add(what, asked.swapped(which, block))
     for block in REPLACED.get(name, (1, subject.model.plan.blocks - 1)):
         for group, which in sets.items():
             for by in REPLACEMENTS:
-                if (what := f"{name}: {group}, block {block}, {by}") not in done:
+                if not is_there(what := f"{name}: {group}, block {block}, {by}"):
                     yield add(what, asked.replaced(which, block, by))
     if subject.masks is not None:
         for one, found in maps.items():
-            if (what := f"{name}: {one}, on the object") not in done:
+            if not is_there(what := f"{name}: {one}, on the object"):
                 scores = {"pointing": pointing_game(found, subject.masks), "iou": iou(found, subject.masks)}
                 yield add(what, {k: v for title, each in scores.items() for k, v in interval(title, each).items()})
     for by in REPLACEMENTS:
-        if f"{name}: {RANDOM}, {by}" not in done:
+        if not is_there(f"{name}: {RANDOM}, {by}"):
             for one, values in league(curves(subject, maps, by)):
-                if (what := f"{name}: {one}, {by}") not in done:
+                if not is_there(what := f"{name}: {one}, {by}"):
                     yield add(what, values)
     methods = [one for one in maps if "re-drawn" not in one and one != CENTRE and not one.startswith(RANDOM)]
     rows = {one.what: one for one in ledger.read(EXPERIMENT, folder)}
     gaps = {by: torch.tensor([rows[f"{name}: {one}, {by}"].get("gaps") for one in methods]) for by in REPLACEMENTS}
     for one, other in combinations(REPLACEMENTS, 2):
-        if (what := f"{name}: agreement of {one} and {other}") not in done:
+        if not is_there(what := f"{name}: agreement of {one} and {other}"):
             yield add(what, agreement(gaps[one].double(), gaps[other].double()))
 
 

@@ -141,7 +141,8 @@ def order(ranking: Tensor, seed: int = 0) -> Tensor:
     """
     places = []
     for number, one in enumerate(ranking.flatten(1)):
-        mixed = torch.randperm(len(one), generator=torch.Generator().manual_seed(seed + number)).to(one.device)
+        drawn = torch.Generator().manual_seed(seed + number)
+        mixed = torch.randperm(len(one), generator=drawn).to(one.device)
         first_to_last = mixed[one[mixed].argsort(descending=True, stable=True)]
         places.append(first_to_last.argsort())
     return torch.stack(places)

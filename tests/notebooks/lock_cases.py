@@ -103,6 +103,12 @@ def lost(definition):
     return torch.cat([part.flatten().double() for one in found for part in (one.boxes, one.seeds, one.degrees)])
 
 
+def order(definition):
+    """Maps with equal values and without, with two seeds."""
+    maps = torch.randint(0, 3, (3, 4, 5)).float(), torch.randn(2, 3, 3)
+    return torch.cat([definition(one, seed).flatten() for one in maps for seed in (0, 5)]).double()
+
+
 NUMERIC = {
     "dtl_lib.layers.PatchEmbed": lambda definition: perturbed(definition(4, 8))(torch.randn(2, 3, 8, 12)),
     "dtl_lib.layers.interpolate_positions": lambda definition: definition(torch.randn(4, 4, 8), (3, 6)),
@@ -121,6 +127,7 @@ NUMERIC = {
     "dtl_lib.probes.discovery.lost": lost,
     "dtl_lib.probes.distance.mean_attention_distance": distance,
     "dtl_lib.probes.knows.fold_of": lambda definition: definition(torch.tensor([7, 3, 3, 9, 1, 7, 5]), 3, seed=2),
+    "dtl_lib.probes.faithful.order": order,
     "dtl_lib.train.device.precision": precision,
     "dtl_lib.train.loss.distillation_loss": distillation_loss,
     "dtl_lib.train.optim.learning_rate": learning_rate,
