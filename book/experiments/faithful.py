@@ -9,73 +9,28 @@ in `book/predictions.md`, committed before the first run.
 
 import argparse
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import cache
 from itertools import combinations
 
 import torch
 from torch import Tensor
 
+from book.experiments.asked import RESAMPLED, Asked, Subject, interval, resampled, rounded
 from book.experiments.entry import VIT, photos
 from book.experiments.test_time import bundled
 from dtl_lib import data, ledger
 from dtl_lib.host import data_folder
-from dtl_lib.models import ViT
 from dtl_lib.pretrained import load_pretrained
-from dtl_lib.probes import insertion_deletion, iou, patch_state, pointing_game, replace_tokens, states_at, untrained
+from dtl_lib.probes import insertion_deletion, iou, pointing_game, untrained
 from dtl_lib.probes.replacing import REPLACEMENTS
-from dtl_lib.registers import NAME, RegisterNeuron, test_time_registers
+from dtl_lib.registers import NAME, test_time_registers
 from dtl_lib.stored_faithful import LAST, TEST_TIME, long_patches, maps_of, neurons_of
 
 EXPERIMENT, COMMAND = "faithful", "python -m book.experiments.faithful"
-STEPS, DRAWS, RESAMPLED, BATCH = 5, 2, 2000, 8
+STEPS, DRAWS = 5, 2
 ZOO = ("shapes_depth6", "shapes_depth6_reg4")
 REPLACED = {"ViT-Ti/16": (8, 11), "shapes_depth6": (2, 5), "shapes_depth6_reg4": (2, 5)}  # at which blocks
 SWAPPED = {"ViT-Ti/16": (1, 4, 6, 8, 9, 10, 11)}
 CENTRE, RANDOM = "a blob in the centre", "random rankings"
-
-
-@dataclass(frozen=True)
-class Subject:
-    """A model, and the images on which it is asked.
-
-    Attributes:
-        name: in the records.
-        model: with a class token.
-        images: `(batch, channels, height, width)`.
-        reference: other images, in whose place what is replaced gets its values.
-        neurons: register neurons, where patches are long.
-        masks: of the true objects, bool `(batch, height, width)`, where there are any.
-    """
-
-    name: str
-    model: ViT
-    images: Tensor
-    reference: Tensor
-    neurons: tuple[RegisterNeuron, ...] = ()
-    masks: Tensor | None = None
-
-    def batches(self) -> Iterator[tuple[int, Tensor]]:
-        """Where each begins, and its images."""
-        for start in range(0, len(self.images), BATCH):
-            yield start, self.images[start : start + BATCH]
-
-
-def resampled(n: int) -> Tensor:
-    """Which images each resample of the bootstrap has, the same for everything that is compared."""
-    return torch.randint(n, (RESAMPLED, n), generator=torch.Generator().manual_seed(0))
-
-
-def interval(name: str, values: Tensor) -> dict[str, float]:
-    """The mean over images with its 95 % interval, by the bootstrap's percentiles."""
-    means = values.double()[resampled(len(values))].mean(dim=1)
-    low, high = means.quantile(torch.tensor([0.025, 0.975]).double()).tolist()
-    return {name: float(values.double().mean()), f"{name}_low": low, f"{name}_high": high}
-
-
-def rounded(values: Tensor, digits: int = 4) -> list:
-    """For a record."""
-    return [round(value, digits) for value in values.double().tolist()]
 
 
 def blob(rows: int, columns: int) -> Tensor:
@@ -184,58 +139,6 @@ def groups(subject: Subject) -> dict[str, Tensor | str]:
     if subject.model.plan.group("reg"):
         found["registers"] = "reg"
     return found
-
-
-@dataclass(frozen=True, eq=False)
-class Asked:
-    """A model's tokens, asked with replacements.
-
-    Attributes:
-        subject: the model and its images.
-        before: the intact images' probabilities.
-    """
-
-    subject: Subject
-    before: Tensor
-
-    @classmethod
-    def of(cls, subject: Subject) -> "Asked":
-        """With the probabilities of now."""
-        with torch.no_grad():
-            return cls(subject, torch.cat([subject.model(part).softmax(dim=-1) for _, part in subject.batches()]))
-
-    @cache  # noqa: B019  # as long as the experiment
-    def usual(self, block: int) -> Tensor:
-        """What enters a block in the reference."""
-        parts = self.subject.reference.split(BATCH)
-        return torch.cat([states_at(self.subject.model, part, block) for part in parts])
-
-    def replaced(self, which: Tensor | str, block: int, by: str) -> dict:
-        """What is left of the class's probability, and of the class."""
-        parts, own = [], self.before.argmax(dim=1)
-        for start, images in self.subject.batches():
-            mask = which if isinstance(which, str) else which[start : start + len(images)]
-            parts.append(replace_tokens(self.subject.model, images, mask, block, by, self.usual(block), start))
-        after = torch.cat(parts).softmax(dim=-1)
-        change = (after - self.before).gather(1, own[:, None])[:, 0]
-        same = (after.argmax(dim=1) == own).double()
-        return {**interval("change", change), **interval("kept", same), "changes": rounded(change)}
-
-    def swapped(self, token: Tensor | str, block: int) -> dict:
-        """The classes' probabilities where a token is that of the next image of another class."""
-        subject, own, n = self.subject, self.before.argmax(dim=1), len(self.before)
-        others = [[j % n for j in range(i + 1, i + n) if own[j % n] != own[i]] or [(i + 1) % n] for i in range(n)]
-        donor, parts = torch.tensor([numbers[0] for numbers in others]), []
-        for start, images in subject.batches():
-            there = token[start : start + len(images)] if isinstance(token, Tensor) else token
-            source = subject.images[donor[start : start + len(images)]]
-            parts.append(patch_state(subject.model, source, images, there, block))
-        after = torch.cat(parts).softmax(dim=-1)
-        theirs, mine = (after.gather(1, of[:, None])[:, 0] for of in (own[donor], own))
-        found = after.argmax(dim=1)
-        shares = {"follows": (found == own[donor]).double(), "stays": (found == own).double()}
-        named = {"source": theirs, "target": mine} | shares
-        return {key: value for name, values in named.items() for key, value in interval(name, values).items()}
 
 
 @torch.no_grad()

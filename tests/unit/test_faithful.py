@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from book.experiments import asked
 from book.experiments import faithful as experiment
 from dtl_lib import ledger
 from dtl_lib.probes.replacing import REPLACEMENTS
@@ -19,7 +20,7 @@ def subject():
 
 
 def test_every_row_once_and_resumed(subject, tmp_path, monkeypatch):
-    monkeypatch.setattr(experiment, "RESAMPLED", 50)
+    monkeypatch.setattr(asked, "RESAMPLED", 50)
     folder = str(tmp_path)
     rows = [*experiment.measure(subject, folder), *experiment.token_of_the_moved(subject, folder)]
     assert not [*experiment.measure(subject, folder), *experiment.token_of_the_moved(subject, folder)]
@@ -75,11 +76,11 @@ def test_maps_of_the_known_model(subject):
 
 
 def test_a_swapped_token_is_of_an_image_of_another_class():
-    asked = experiment.Asked.of(experiment.of_shapes("shapes_depth6", 12))
+    model = experiment.Asked.of(experiment.of_shapes("shapes_depth6", 12))
     everything = torch.ones(12, 8, 8, dtype=torch.bool)
-    whole = asked.swapped(everything, 0)
+    whole = model.swapped(everything, 0)
     assert whole["follows"] == 1 and whole["stays"] == 0
-    at_entry = asked.swapped("cls", 0)  # it is learned, the same in every image
+    at_entry = model.swapped("cls", 0)  # it is learned, the same in every image
     assert at_entry["follows"] == 0 and at_entry["stays"] == 1
-    last = asked.swapped("cls", 5)
+    last = model.swapped("cls", 5)
     assert last["source"] > at_entry["source"]
