@@ -114,8 +114,10 @@ def test_sentence_says_what_the_maps_show(page, result):
     left, right = (float(result.class_maps[0, state, 10][CORNERS].sum()) for state in landing.STATES)
     for said in ("stares at the corners", percent(left), percent(right), percent(float(result.token_share[0, 2, 10]))):
         assert said in text()
+    page.locator(".landing input").fill("0")
+    assert f"looks inward: {percent(1 - float(result.class_maps[0, 0, 0].sum()))}" in text()
     page.locator(".landing input").fill("3")
-    assert "finds the eye on the left" in text() and "stares" not in text()
+    assert "finds the eye on the left" in text() and "stares" not in text() and "inward" not in text()
     assert percent(float(result.class_maps[0, 0, 3][CORNERS].sum())) in text()
 
 

@@ -6,6 +6,7 @@ const SIDE = 14, BLOCKS = 12;
 const PATCHES = SIDE * SIDE;
 const CORNERS = [0, SIDE - 1, PATCHES - SIDE, PATCHES - 1];
 const STARES = 0.1;  // of all attention: 4 of 196 patches have a fiftieth of it where all get the same
+const INWARD = 0.5;  // of all attention, from the class token to itself
 const VIRIDIS = [[68, 1, 84], [72, 40, 120], [62, 74, 137], [49, 104, 142], [38, 130, 142], [31, 158, 137], [53, 183, 121],
   [109, 205, 89], [180, 222, 44], [253, 231, 37]];
 // Rows and columns, inclusive, of what a reader recognises in each photo.
@@ -56,9 +57,10 @@ function sentence(photo, plain, spare, token) {
       `write to a spare, empty token beside the picture instead, and ${percent(token)} of the attention goes there. ` +
       "Such a token is called a register."];
   }
-  const found = part(photo, plain.indexOf(Math.max(...plain)));
-  return [found ? `It finds ${found}.` : "It looks around the picture.",
-    `The four corners get ${percent(before)} of its attention, and both networks still look alike: ` +
+  const found = part(photo, plain.indexOf(Math.max(...plain))), inward = 1 - sum(plain);
+  return [inward >= INWARD ? `It looks inward: ${percent(inward)} of its attention stays with the token it answers from.`
+    : found ? `It finds ${found}.` : "It looks around the picture.",
+    `The four corners get ${percent(before)} of its attention, and both pictures still look alike: ` +
     `the spare token gets ${percent(token)}.`];
 }
 

@@ -2,6 +2,8 @@
 
 import torch
 
+ENDS = torch.tensor([0.025, 0.975], dtype=torch.float64)
+
 
 def by_token(images, folds):
     return torch.arange(len(images)) % folds
@@ -9,6 +11,14 @@ def by_token(images, folds):
 
 def by_number(images, folds):
     return images % folds
+
+
+def divided(images, folds):
+    return images // 12 % folds
+
+
+def by_range(images, folds):
+    return (images - images.min()) * folds // (images.max() - images.min() + 1)
 
 
 def in_blocks(images, folds):
@@ -104,6 +114,28 @@ def share(low=0.025, weighted=True, fixed=False, swapped=False, tokens=False, mi
     return wrong
 
 
+def in_order(right, images, counts):
+    of = torch.bincount(images)
+    hits = torch.stack([part.sum() for part in right.double().split(of.tolist())])
+    return tuple((counts.double() @ hits / (counts.double() @ of.double())).quantile(ENDS))
+
+
+def one_token_each(right, images, counts):
+    of, some = torch.bincount(images).double(), torch.zeros(counts.shape[1]).double()
+    some[images] = right.double()
+    return tuple((counts.double() @ (of * some) / (counts.double() @ of)).quantile(ENDS))
+
+
+def drawn_or_not(right, images, counts):
+    return share()(right, images, counts.clamp(max=1))
+
+
+def by_deviation(right, images, counts):
+    counts, of = counts.double(), torch.bincount(images).double()
+    shares = counts @ torch.bincount(images, right.double()) / (counts @ of)
+    return shares.mean() - 1.96 * shares.std(), shares.mean() + 1.96 * shares.std()
+
+
 def keep_all(long, never):
     return long, never
 
@@ -160,7 +192,17 @@ def unrounded(tokens):
 
 
 WRONG = {
-    "check_my_folds": [by_token, by_number, in_blocks, one_fold, which_image, as_floats, one_an_image],
+    "check_my_folds": [
+        by_token,
+        by_number,
+        divided,
+        by_range,
+        in_blocks,
+        one_fold,
+        which_image,
+        as_floats,
+        one_an_image,
+    ],
     "check_my_probe": [
         probe(own=True),
         probe(usual=False),
@@ -180,6 +222,10 @@ WRONG = {
         share(swapped=True),
         share(tokens=True),
         share(middle=True),
+        in_order,
+        one_token_each,
+        drawn_or_not,
+        by_deviation,
     ],
     "check_matched": [keep_all, in_all, the_latest, one_too_many, the_first_rows, as_numbers, only_long],
     "check_rounded": [
