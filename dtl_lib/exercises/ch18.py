@@ -34,6 +34,7 @@ def check_my_replace(my_replace) -> None:
     refuse_mistakes(found["mean"], wrong)
     expect_close(found["mean"][which], mean.expand_as(values)[which], "mean: of the others, at the same place")
     _check_shuffle(found["shuffle"], values, which, others)
+    _check_donors(my_replace)
     _check_noise(my_replace)
 
 
@@ -49,6 +50,14 @@ def _check_shuffle(found: Tensor, values: Tensor, which: Tensor, others: Tensor)
     expect(len(set(donors[0])) == 1, "shuffle: an image's patches come from several others: take one other image")
 
 
+def _check_donors(my_replace) -> None:
+    others = torch.arange(4.0).view(4, 1, 1)
+    donors = my_replace(torch.full((300, 1, 1), -1.0), torch.ones(300, 1, dtype=torch.bool), others, "shuffle").flatten()
+    expect(bool((donors != donors[0]).any()), "shuffle: every image gets the same other image: draw one for each")
+    in_turn = bool((donors[4:] == donors[:-4]).all())
+    expect(len(donors.unique()) == 4 and not in_turn, "shuffle: draw any of the others, each image anew")
+
+
 def _check_noise(my_replace) -> None:
     drawn = torch.Generator().manual_seed(1)
     spread = torch.tensor([0.5, 3.0])[:, None]
@@ -61,6 +70,10 @@ def _check_noise(my_replace) -> None:
     expect(bool((far < 5).all()), "noise: its mean is that of the others at the same place")
     ratio = found.std(dim=0) / width
     expect(bool(((ratio > 0.8) & (ratio < 1.25)).all()), "noise: its standard deviation is that of the others there")
+    others = torch.randn(50, 2, 3, generator=drawn)
+    found = my_replace(torch.zeros(400, 2, 3), which, others, "noise")
+    alike = float(found.flatten(1).T.corrcoef().fill_diagonal_(0).abs().max())
+    expect(alike < 0.4, "noise: values of an image go together: draw each value of each patch by itself")
 
 
 @exercise
@@ -109,6 +122,11 @@ def check_my_deletion(my_deletion) -> None:
     expect_shape(answer, (2, 4), "one curve an image: (batch, steps + 1)")
     refuse_mistakes(answer, mistakes)
     expect_close(answer, right, "after step k the first k / steps of the patches are `new`, and all others are intact")
+    for steps in (2, 6):
+        answer = my_deletion(probability, patches.clone(), new.clone(), ranking.clone(), steps)
+        expect_shape(answer, (2, steps + 1), f"with {steps} steps there are {steps + 1} points")
+        counts = range(0, 7, 6 // steps)
+        expect_close(answer, curve(place, counts), f"with {steps} steps, {6 // steps} of six patches go in each")
 
 
 @exercise
@@ -141,7 +159,7 @@ def check_my_interval(my_interval) -> None:
     """Four rankings of each of 200 images, not centred on 0, and of one image."""
     drawn = torch.Generator().manual_seed(5)
     gaps = 0.4 * torch.randn(4, 200, generator=drawn) + 0.1
-    answer = my_interval(gaps.clone(), 2000, 0)
+    answer = my_interval(gaps.clone(), 10_000, 0)
     expect(isinstance(answer, tuple | list) and len(answer) == 2, "return two numbers: low and high")
     low, high = (float(end) for end in answer)
     expect(low < high, "the smaller one first")
@@ -151,16 +169,18 @@ def check_my_interval(my_interval) -> None:
     centre = abs(low + high) / 2 / (spread / 200**0.5)
     expect(centre < 0.5, "it is not around 0: half of the rankings are taken reversed, with the gap's sign changed")
     expect(width > 0.6, "it is too narrow: each map takes one ranking for each image, not the mean of all of them")
-    expect(0.85 < width < 1.15, "it should hold the middle 95 % of the means")
-    same = tuple(map(float, my_interval(gaps.clone(), 2000, 0)))
+    expect(0.93 < width < 1.07, "it should hold the middle 95 % of the means")
+    same = tuple(map(float, my_interval(gaps.clone(), 10_000, 0)))
     expect(same == (low, high), "the same seed gives the same interval")
-    other = tuple(map(float, my_interval(gaps.clone(), 2000, 1)))
+    other = tuple(map(float, my_interval(gaps.clone(), 10_000, 1)))
     expect(other != (low, high), "another seed gives other draws")
+    first, last = map(float, my_interval(gaps.clone(), 1, 0))
+    expect(abs(last - first) < 1e-6, "one random map has one mean gap, and no interval: make as many as `maps` says")
 
 
 @exercise
 def check_my_tau(my_tau) -> None:
-    """Every order of four scores against one, and scores of another scale."""
+    """Every order of four scores against one, scores of another scale; then five and three methods."""
     one = [0.3, 0.1, 0.9, 0.4]
     for other in itertools.permutations((1.0, 5.0, 20.0, 21.0)):
         pairs = list(itertools.combinations(range(4), 2))
@@ -179,6 +199,9 @@ def check_my_tau(my_tau) -> None:
             clear = abs(expected - mistake) > 1e-6
             expect(not (close and clear), hint)
         expect_number(value, expected, "pairs in the same order less pairs in the other, over all pairs")
+    for other, expected in (([5.0, 4.0, 1.0, 2.0, 3.0], -0.4), ([2.0, 3.0, 1.0], -1 / 3)):
+        value = float(my_tau(torch.arange(len(other)).double(), torch.tensor(other).double()))
+        expect_number(value, expected, f"of {len(other)} methods there are {len(other) * (len(other) - 1) // 2} pairs")
 
 
 @exercise
@@ -255,6 +278,8 @@ def check_with_holes(with_holes) -> None:
     expect(not paired, "whole patches of 8 × 8 pixels are 0, each drawn by itself")
     expect(0.4 < share < 0.6, f"half of the patches are 0, not {share:.0%}")
     expect(not torch.equal(all_gone[0], all_gone[1]), "every image has its own holes")
+    counts = all_gone.flatten(1).sum(dim=1)
+    expect(bool((counts != counts[0]).any()), "each patch is drawn by itself: the number of holes differs by image")
     expect_close(patches(train)[~gone], patches(images)[~gone], "the patches that stay are as they were")
     model.train()
     seen.clear()

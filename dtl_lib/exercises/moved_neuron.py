@@ -75,3 +75,57 @@ def kept(hidden: Tensor, neurons: Sequence[int], new: slice, patches: slice, zer
         moved[:, tokens, neurons] = 0
     moved[:, new, neurons] = right[:, new, neurons]
     return moved
+
+
+def move_mistakes(hidden: Tensor, neurons: Sequence[int], new: slice, patches: slice) -> dict[str, Tensor]:
+    """What wrong answers to `my_move` give, by the hint that names the mistake."""
+    given = (hidden, neurons, new, patches)
+
+    def put(value: Callable[[Tensor], Tensor]) -> Tensor:
+        return moves(value)(*given)
+
+    def among(tokens: Tensor) -> Tensor:
+        return put(lambda there: tokens.amax(dim=1, keepdim=True))
+
+    chosen = hidden[:, :, neurons]
+    largest = torch.cat([chosen[:, new], chosen[:, patches]], dim=1)
+    in_size = largest.gather(1, largest.abs().argmax(dim=1, keepdim=True))
+    every, first = torch.zeros_like(hidden), move(*given)
+    every[:, new] = torch.cat([hidden[:, new], hidden[:, patches]], dim=1).amax(dim=1, keepdim=True)
+    first[:, new.start + 1 : new.stop, neurons] = 0
+    return {
+        "nothing has moved": hidden,
+        "the maximum runs over the batch as well: each photo has its own": over_batch(*given),
+        "of the batch, only the first photo is changed": first_alone(*given),
+        "that is the mean over the patches: the largest activation moves": put(
+            lambda there: there.mean(dim=1, keepdim=True)
+        ),
+        "that is the sum over the patches: the largest activation moves": put(
+            lambda there: there.sum(dim=1, keepdim=True)
+        ),
+        "the maximum runs over the neurons as well: each has its own": put(
+            lambda there: there.amax(dim=(1, 2), keepdim=True)
+        ),
+        "the class token's activation counts in the maximum: only patches and the new tokens are asked": among(chosen),
+        "every token but the class token counts in the maximum: only patches and the new tokens are asked": among(
+            chosen[:, 1:]
+        ),
+        "the new tokens' own activations have to count in the maximum": among(chosen[:, patches]),
+        "the largest in size is taken: the largest of -3 and -1 is -1": put(lambda there: in_size),
+        "an activation below 0 is replaced by 0: where all are below 0, the largest is, too": put(
+            lambda there: there.amax(dim=1, keepdim=True).clamp(min=0)
+        ),
+        "the patches keep their activation: it is copied, not moved": kept(*given, zero=[]),
+        "only the patches' activations are set to 0: every other token's become 0, the class token's too": kept(
+            *given, zero=[patches]
+        ),
+        "the patches keep theirs: every other token's becomes 0": kept(*given, zero=[slice(0, 1)]),
+        "a token that is neither new nor a patch keeps its activation: every other token's becomes 0": kept(
+            *given, zero=[slice(0, 1), patches]
+        ),
+        "the new tokens get nothing: the activation is set to 0 and not moved": put(
+            lambda there: torch.zeros_like(there[:, :1])
+        ),
+        "all neurons have moved: only those in `neurons` do": every,
+        "only one of the new tokens has got it: each of them does": first,
+    }

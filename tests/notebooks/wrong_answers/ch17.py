@@ -153,6 +153,25 @@ def first_token(hidden, neurons, new, patches):
     return moved
 
 
+def every_token_but_the_first(hidden, neurons, new, patches):
+    return _put(hidden, neurons, new, hidden[:, 1:, neurons].amax(dim=1, keepdim=True))
+
+
+def other_token_kept(hidden, neurons, new, patches):
+    moved = class_token_kept(hidden, neurons, new, patches)
+    moved[:, 0, neurons] = 0
+    return moved
+
+
+def largest_in_size(hidden, neurons, new, patches):
+    there = _there(hidden, neurons, new, patches)
+    return _put(hidden, neurons, new, there.gather(1, there.abs().argmax(dim=1, keepdim=True)))
+
+
+def not_below_0(hidden, neurons, new, patches):
+    return _put(hidden, neurons, new, _there(hidden, neurons, new, patches).amax(dim=1, keepdim=True).clamp(min=0))
+
+
 def moved_in_place(hidden, neurons, new, patches):
     value = _there(hidden, neurons, new, patches).amax(dim=1, keepdim=True)
     hidden[:, :, neurons] = 0
@@ -244,6 +263,10 @@ def means_alone(move, hidden, *rest):
     return bool((move(hidden, *rest).mean() - _alone(move, hidden, rest).mean()).abs() < 1e-5)
 
 
+def far_too_loose(move, hidden, *rest):
+    return torch.allclose(move(hidden, *rest), _alone(move, hidden, rest), atol=0.1)
+
+
 def always_false(move, hidden, *rest):
     return torch.allclose(move(hidden, *rest), hidden)
 
@@ -299,6 +322,18 @@ def too_few(neurons, width, draws, seed):
 
 def lower_half(neurons, width, draws, seed):
     return _draw(neurons, width, draws, seed, allowed=range(max(6, width // 2)))
+
+
+def number_by_number(neurons, width, draws, seed):
+    taken = {number for _, number in neurons}
+    return _draw(neurons, width, draws, seed, allowed=[n for n in range(width) if n not in taken])
+
+
+def no_number_twice(neurons, width, draws, seed):
+    drawn = random.Random(seed)
+    made = [drawn.sample(range(width), len(neurons)) for _ in range(40 * draws)]
+    pairs = [[(block, n) for (block, _), n in zip(neurons, numbers)] for numbers in made]
+    return [one for one in pairs if not set(one) & set(neurons)][:draws]
 
 
 def too_far(neurons, width, draws, seed):
@@ -392,6 +427,12 @@ def one_scale(x, new):
 
 def token_scale(x, new):
     return _steps(x, x.abs().amax(dim=2, keepdim=True))
+
+
+def each_new_token(x, new):
+    limits = _limits(x, new)
+    limits[:, new] = x.abs().amax(dim=2, keepdim=True)[:, new]
+    return _steps(x, limits)
 
 
 def batch_scale(x, new):
@@ -493,15 +534,18 @@ WRONG = {
     "check_my_move": [
         unmoved, batch_maximum, first_photo, mean_moved, sum_moved, one_for_both, every_token, patches_alone, copied,
         class_token_kept, only_zero, all_neurons, first_token, moved_in_place,
+        every_token_but_the_first, other_token_kept, largest_in_size, not_below_0,
     ],
     "check_my_distance": [
         turned_alone, squared_alone, cosine_added, not_relative, of_the_state, token_by_token, roots,
         of_the_whole_batch, turns_summed, for_each_token, no_gradient, no_tensor,
     ],
-    "check_same_alone": [to_the_bit, of_the_first, of_two, shapes_alone, means_alone, always_false, a_tensor],
+    "check_same_alone": [
+        to_the_bit, of_the_first, of_two, shapes_alone, means_alone, far_too_loose, always_false, a_tensor,
+    ],
     "check_others": [
         register_drawn, drawn_twice, of_one_block, one_each, always_alike, without_seed, one_seed, too_few, lower_half,
-        too_far,
+        too_far, number_by_number, no_number_twice,
     ],
     "check_paired": [
         before_less_after, adjusted_difference, in_percent, independent, none_added, around_the_count, n_below,
@@ -509,7 +553,7 @@ WRONG = {
     ],
     "check_to_int8": [
         not_rounded, one_scale, token_scale, batch_scale, new_in_float, cut_off, downwards, whole_numbers, of_128,
-        of_255, positive_alone,
+        of_255, positive_alone, each_new_token,
     ],
     "check_empty_token": [
         no_register, four_registers, late_register, late_class_token, not_empty, still_trained, nothing_trained,

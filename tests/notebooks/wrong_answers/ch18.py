@@ -52,6 +52,13 @@ several_donors = _with(
 values_shuffled = _with("shuffle", lambda v, w, o: _put(v, w, o[: len(v)].flip(-1)))
 
 
+same_donor = _with("shuffle", lambda v, w, o: _put(v, w, o[:1].expand_as(v)))
+same_drawn = _with("shuffle", lambda v, w, o: _put(v, w, o[torch.randint(len(o), (1,))].expand_as(v)))
+in_turn = _with("shuffle", lambda v, w, o: _put(v, w, o[torch.arange(len(v)) % len(o)]))
+one_draw_a_patch = _with("noise", lambda v, w, o: _put(v, w, o.mean(0) + o.std(0) * torch.randn(*v.shape[:2], 1)))
+one_draw_an_image = _with("noise", lambda v, w, o: _put(v, w, o.mean(0) + o.std(0) * torch.randn(len(v), 1, 1)))
+
+
 def _curve(probability, patches, new, gone):
     return torch.stack([probability(torch.where(one[..., None], new, patches)) for one in gone], dim=1)
 
@@ -110,6 +117,10 @@ def step_alone(probability, patches, new, ranking, steps):
     return _curve(probability, patches, new, gone)
 
 
+def two_a_step(probability, patches, new, ranking, steps):
+    return _curve(probability, patches, new, [_place(ranking) < 2 * step for step in range(steps + 1)])
+
+
 def to_zero(probability, patches, new, ranking, steps):
     return _curve(probability, patches, torch.zeros_like(new), [_place(ranking) < c for c in _counts(patches, steps)])
 
@@ -162,8 +173,16 @@ def of_one_image(gaps, maps, seed):
     return _ends(_means(gaps, maps, seed)[:, 0])
 
 
-def ninety(gaps, maps, seed):
+def eighty(gaps, maps, seed):
     return _ends(_means(gaps, maps, seed).mean(dim=1), 0.1)
+
+
+def ninety(gaps, maps, seed):
+    return _ends(_means(gaps, maps, seed).mean(dim=1), 0.05)
+
+
+def always_2000(gaps, maps, seed):
+    return _ends(_means(gaps, 2000, seed).mean(dim=1))
 
 
 def extremes(gaps, maps, seed):
@@ -207,6 +226,10 @@ def share_that_agrees(one, other):
 
 def not_divided(one, other):
     return sum(_signs(one, other))
+
+
+def by_six(one, other):
+    return sum(_signs(one, other)) / 6
 
 
 def pairs_twice(one, other):
@@ -328,6 +351,18 @@ def also_in_evaluation():
     return _Holes(only_training=False)
 
 
+class _ExactlyHalf(_Holes):
+    def forward(self, x):
+        if self.training:
+            stays = (torch.rand(len(x), 16).argsort(dim=1) < 8).view(-1, 1, 4, 4)
+            x = x * stays.repeat_interleave(8, 2).repeat_interleave(8, 3)
+        return self.vit(x)
+
+
+def exactly_half():
+    return _ExactlyHalf()
+
+
 def same_for_all():
     return _Holes(by_image=False)
 
@@ -359,18 +394,20 @@ def one_object():
 WRONG = {
     "check_my_replace": [
         always_zero, other_way_round, unchanged, mean_over_places, mean_of_patch, mean_of_own, one_noise, plain_noise,
-        variance, noise_added, other_place, several_donors, values_shuffled,
+        variance, noise_added, other_place, several_donors, values_shuffled, same_donor, same_drawn, in_turn,
+        one_draw_a_patch, one_draw_an_image,
     ],
     "check_my_deletion": [
         smallest_first, insertion, once_sorted, of_the_first, transposed, without_the_first_point, other_axis,
-        one_too_many, step_alone, to_zero,
+        one_too_many, step_alone, to_zero, two_a_step,
     ],
     "check_my_gap": [deletion_less_insertion, mean_of_points, left_ends, right_ends, unsigned, one_number],
     "check_my_interval": [
-        not_reversed, of_one_image, ninety, extremes, high_first, without_seed, one_seed, mean_of_draws, one_sign_a_map,
+        not_reversed, of_one_image, eighty, ninety, extremes, high_first, without_seed, one_seed, mean_of_draws,
+        one_sign_a_map, always_2000,
     ],
     "check_my_tau": [
-        share_that_agrees, not_divided, pairs_twice, with_itself, pearson, spearman, reversed_order,
+        share_that_agrees, not_divided, by_six, pairs_twice, with_itself, pearson, spearman, reversed_order,
     ],
     "check_my_swap": [
         hook_left, whole_sequence, nothing_swapped, roles_exchanged, first_into_both, one_block_later, one_block_early,
@@ -378,6 +415,6 @@ WRONG = {
     ],
     "check_with_holes": [
         no_holes, a_tenth, pixels, larger_holes, channel_by_channel, also_in_evaluation, same_for_all, the_plain_one,
-        always_the_same, one_object,
+        always_the_same, exactly_half, one_object,
     ],
 }  # fmt: skip
