@@ -177,9 +177,9 @@ def check_others(others) -> None:
     reached = {neuron for drawn in others([(0, 3)], 8, 200, 0) for _, neuron in drawn}
     expect(reached == {0, 1, 2, 4, 5, 6, 7}, "some neurons are never drawn: each of the others may be")
     twice = {tuple(number for _, number in sorted(drawn)) for drawn in others([(0, 0), (1, 2)], 4, 400, 0)}
-    blocks = "a number says nothing without its block: neuron 2 of block 0 is free where neuron 2 of block 1 is not, and "
+    hint = "neuron 2 of block 0 is free where neuron 2 of block 1 is not, and a draw may have one number in two blocks"
     wanted = {(first, second) for first in (1, 2, 3) for second in (0, 1, 3)}
-    expect(twice == wanted, f"{blocks}one draw may have the same number in two blocks")
+    expect(twice == wanted, hint)
 
 
 @exercise
@@ -190,7 +190,9 @@ def check_paired(paired) -> None:
         after = torch.tensor([1] * always + [1] * gained + [0] * lost + [0] * neither).bool()
         n = len(before)
         answer = paired(before.clone(), after.clone())
-        expect(isinstance(answer, tuple | list) and len(answer) == 3, "return three numbers: the difference, and both ends")
+        expect(
+            isinstance(answer, tuple | list) and len(answer) == 3, "return three numbers: the difference and both ends"
+        )
         difference, *ends = (float(value) for value in answer)
         where = f"{gained} gained and {lost} lost of {n}"
 
@@ -234,7 +236,7 @@ def _rounded(x: Tensor, largest: Tensor, steps: int = 127) -> Tensor:
 
 @exercise
 def check_to_int8(to_int8) -> None:
-    """Two images whose values differ in size, eight tokens; two new ones, far larger than the rest, one of them more."""
+    """Two images whose values differ in size, eight tokens; two new ones, far larger than the rest, one still more."""
     drawn = torch.Generator().manual_seed(8)
     x = torch.randn(2, 8, 5, generator=drawn) * torch.tensor([1.0, 3.0])[:, None, None]
     new = slice(1, 3)

@@ -52,7 +52,8 @@ def _check_shuffle(found: Tensor, values: Tensor, which: Tensor, others: Tensor)
 
 def _check_donors(my_replace) -> None:
     others = torch.arange(4.0).view(4, 1, 1)
-    donors = my_replace(torch.full((300, 1, 1), -1.0), torch.ones(300, 1, dtype=torch.bool), others, "shuffle").flatten()
+    values, which = torch.full((300, 1, 1), -1.0), torch.ones(300, 1, dtype=torch.bool)
+    donors = my_replace(values, which, others, "shuffle").flatten()
     expect(bool((donors != donors[0]).any()), "shuffle: every image gets the same other image: draw one for each")
     in_turn = bool((donors[4:] == donors[:-4]).all())
     expect(len(donors.unique()) == 4 and not in_turn, "shuffle: draw any of the others, each image anew")
