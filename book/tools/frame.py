@@ -31,6 +31,8 @@ STRIP = ("#0072b2", "#d55e00", "#d55e00", *["#8c9299"] * 5)  # the mark of the b
 def definitions(env) -> dict[str, tuple[str, str]]:
     """What the glossary says: `{term: (id, definition)}`; several terms before one definition are separate here."""
     found = {}
+    if GLOSSARY not in env.found_docs:
+        return found
     for item in env.get_doctree(GLOSSARY).findall(nodes.definition_list_item):
         meaning = " ".join(item[-1].astext().split())
         for term in item.findall(nodes.term):
@@ -49,6 +51,8 @@ def mark_terms(app: Sphinx, doctree: nodes.document, page: str) -> None:
     if not READ.match(page) or app.builder.format != "html":
         return
     terms = {term: ref for term, (ref, _) in definitions(app.env).items() if term not in EVERYDAY}
+    if not terms:
+        return
     find, seen, home = pattern(terms), set(), app.builder.get_relative_uri(page, GLOSSARY)
     for text in list(doctree.findall(nodes.Text)):
         if not _is_prose(text):

@@ -198,7 +198,7 @@ ADDED = {
     "a command": {
         "dtl_lib/cli/NAME.py": new(COMMAND),
         "tests/unit/test_NAME_command.py": new(COMMAND_TEST),
-        "dtl_lib/cli/commands.py": row(("from . import ", "novel, "), ("COMMANDS = {", '"novel": novel, ')),
+        "dtl_lib/cli/commands.py": row(("from . import (\n", "    novel,\n"), ("COMMANDS = {", '"novel": novel, ')),
     },
     "a figure": {
         "dtl_lib/figures/NAME.py": new(FIGURE),
