@@ -20,6 +20,7 @@ MODELS = {  # in the zoo → on the page
 PHOTOS = ("chelsea", "rocket")
 SHAPES = (0, 1)
 START = 1  # the block shown first
+PAGE = "book/explorer"
 STAMP = "made_from.txt"
 
 
@@ -34,8 +35,8 @@ class Explorer(SphinxDirective):
 
 
 def install(app, error) -> None:
-    """When the pages are written, put the explorer's files beside them, unless they are there already."""
-    if error is None and app.builder.format == "html":
+    """When the pages are written, and one of them is the explorer's, put its files beside them."""
+    if error is None and app.builder.format == "html" and PAGE in app.env.found_docs:
         make(Path(app.outdir) / "_static" / "explorer")
 
 

@@ -55,7 +55,7 @@ def test_the_book_is_never_stale_and_never_quietly_broken(book):
     built = build(book)
     assert built.returncode == 0, built.stdout + built.stderr
     assert "first word" in page(book)
-    assert page(book).index("<h1>A") < page(book).index('class="measured"') < page(book).index("Text.")
+    assert page(book).index("<h1>A") < page(book).index('class="measured"') < page(book).index("<p>Text.")
 
     again = build(book)
     assert again.returncode == 0
