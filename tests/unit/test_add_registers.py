@@ -47,7 +47,9 @@ def test_the_claim_is_judged_by_the_first_prediction(tmp_path, long, said):
         ledger.add("add_registers", what, "none", "cpu", {"long": value}, n=9, seed=seed, folder=str(tmp_path))
     row = experiment.claim(str(tmp_path))
     assert row.what.endswith(said) and row.get("seeds") == 2 and row.get("long") == sum(long) / 2
-    assert experiment.claim(str(tmp_path)) is None, "once"
+    other, third = 9.0 if said == "reproduced" else -9.0, next(iter(experiment.CONDITIONS))
+    ledger.add("add_registers", third, "none", "cpu", {"long": other}, n=9, seed=2, folder=str(tmp_path))
+    assert experiment.claim(str(tmp_path)) is None, "once, also where a later seed would turn it round"
 
 
 def test_a_teacher_is_asked_once_about_each_image_and_says_the_same():
