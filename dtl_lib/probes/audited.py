@@ -221,13 +221,13 @@ class Audit:
 
 def _verdict(audit: Audit) -> str:
     images = f"{audit.n:,} image{'s' * (audit.n > 1)}"
-    cost = next((one for one in audit.costs if one.registers == 4), None)
-    more = " more" if audit.registers else ""
-    costs = f"four{more} registers would cost {cost.multiply_adds:.1%} more multiply–adds" if cost else "registers cost"
+    cost = min(audit.costs, key=lambda one: abs(one.registers - 4), default=None)
+    costs = _cost(cost, " more" if audit.registers else "") if cost else ""
     has = f" with {audit.registers} register{'s' * (audit.registers > 1)}" if audit.registers else ""
     if audit.start is None:
         rare = f"Outliers in fewer than {audit.missed:.1%} of images could have been missed."
-        return f"No high-norm patches{has} in {images}: {costs}, and there is nothing for them to take over. {rare}"
+        there = f": {costs}, and there is nothing for them to take over" if costs else ""
+        return f"No high-norm patches{has} in {images}{there}. {rare}"
     found = audit.blocks[audit.shown].outliers
     assert found is not None  # of the block with most of them
     when = f"After block {audit.start}" if audit.start == audit.last else f"From block {audit.start} to {audit.last}"
@@ -238,7 +238,14 @@ def _verdict(audit: Audit) -> str:
     if audit.strongest is not None:
         said += f"; {SINKS[audit.kind]} {audit.blocks[audit.strongest].sinks.share:.0%} of the attention"
     advice = "whether they would take over was not measured, and test_time_registers tries it without training"
-    return f"{said}. {costs[0].upper()}{costs[1:]}; {advice}."
+    last = f"{costs}; {advice}" if costs else advice
+    return f"{said}. {last[0].upper()}{last[1:]}."
+
+
+def _cost(cost: RegisterCost, more: str) -> str:
+    number = {1: "one", 4: "four", 8: "eight"}.get(cost.registers, str(cost.registers))
+    registers = f"register{'s' * (cost.registers > 1)}"
+    return f"{number}{more} {registers} would cost {cost.multiply_adds:.1%} more multiply–adds"
 
 
 SINKS = {

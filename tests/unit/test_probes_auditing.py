@@ -57,6 +57,14 @@ def test_numbers_are_those_of_plain_float64(name):
             assert block.rank is block.outliers is block.sinks is block.counts is None
 
 
+@pytest.mark.parametrize(
+    "registers, says", [((1,), ": one register would cost 5.6%"), ((2, 9), ": 2 registers would cost 11.3%"), ((), ".")]
+)
+def test_the_verdict_names_a_cost_that_was_asked_for(registers, says):
+    found = probes.audit(ViT.build("vit_shapes_patch8_32"), [torch.randn(2, 3, 32, 32)], registers=registers)
+    assert found.verdict.startswith(f"No high-norm patches in 2 images{says}")
+
+
 @pytest.mark.parametrize("batch", [60, 17, 8])
 @pytest.mark.parametrize("times", [3.0, 8.0])
 def test_planted_outliers_are_reported_where_they_are_whatever_the_batches(times, batch):
