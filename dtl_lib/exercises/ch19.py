@@ -13,6 +13,8 @@ from . import exercise, expect, expect_close, expect_fresh, expect_shape, refuse
 
 PARTS = "map", "others", "says"
 GRID = 2, 3
+SIDE, MIDDLE = 40, 20  # of a picture: printed, its middle would be left out
+AGAIN = "look was called again for a picture that it had seen"
 
 
 @cache
@@ -38,6 +40,7 @@ def check_my_explore(my_explore) -> None:
     row, layout = tape.row(1)[0], tape.plan.layout(1)
     start = layout["patches"].start
     expect_shape(seen["map"], GRID, "one map, (rows, columns): one image, one head")
+    expect(isinstance(seen["says"], str) and seen["says"], "says is a sentence of yours, as text")
     patches = row[:, start:]
     shares = patches / patches.sum(dim=-1, keepdim=True)
     grids = {
@@ -54,6 +57,8 @@ def check_my_explore(my_explore) -> None:
     mean = my_explore(tape, 1, None, "cls")
     expect_close(mean["map"], patches.mean(dim=0).unflatten(0, GRID), "head=None is the mean over heads")
     _check_others(mean["others"], row.mean(dim=0))
+    hint = "head 0 is a head, the first: the mean is for head=None alone"
+    refuse_mistakes(my_explore(tape, 1, 0, "cls")["map"], {hint: patches.mean(dim=0).unflatten(0, GRID)})
     asked = my_explore(tape, 1, 0, ("patch", 1, 2))
     right = tape.maps(1, ("patch", 1, 2))[0, 0]
     expect_close(asked["map"], right, "of is the token that asks: also a register, or a patch")
@@ -90,7 +95,7 @@ def _check_absent(my_explore, tape: Tape) -> None:
 @exercise
 def check_levels(levels) -> None:
     """Three maps, one of them faint, one all 0; 8 bits each."""
-    maps = [torch.tensor(each) for each in ([[0.5, 0.1], [0.0, 0.25]], [[0.02, 0.01], [0.0, 0.005]], [[0.0] * 2] * 2)]
+    maps = [torch.tensor(each) for each in ([[0.5, 0.1], [0.06, 0.26]], [[0.02, 0.013], [0.0, 0.005]], [[0.0] * 2] * 2)]
     shared, own = levels([one.clone() for one in maps], True), levels([one.clone() for one in maps], False)
     for answer in (shared, own):
         expect(len(answer) == len(maps), "return one array a map, in their order")
@@ -100,7 +105,7 @@ def check_levels(levels) -> None:
             expect(bool(one.double().isfinite().all()), "a map that is 0 everywhere has level 0 everywhere, not 0 / 0")
     shared, own = (torch.stack([torch.as_tensor(one).double() for one in answer]) for answer in (shared, own))
     every = torch.stack(maps).double()
-    tops = every.amax(dim=(1, 2), keepdim=True).clamp_min(1e-9)
+    tops, least = every.amax(dim=(1, 2), keepdim=True).clamp_min(1e-9), every.amin(dim=(1, 2), keepdim=True)
     right = [(255 * every / top).round() for top in (0.5, tops)]
     refuse_mistakes(
         shared,
@@ -110,6 +115,7 @@ def check_levels(levels) -> None:
             "levels end at 255: 256 is the ninth bit": (256 * every / 0.5).round(),
             "the levels are cut off, not rounded to the nearest": (255 * every / 0.5).floor(),
             "levels are whole numbers from 0 to 255: these end at 1": every / 0.5,
+            "level 0 is the value 0, not the smallest of a map": (255 * (every - least) / (0.5 - least)).round(),
         },
     )
     expect_close(shared, right[0], "shared=True: 255 times each value over the largest of all maps, rounded")
@@ -122,47 +128,61 @@ def check_moved(moved) -> None:
     """Every key from every patch of a grid that is not square."""
     steps = {"ArrowUp": (-1, 0), "ArrowDown": (1, 0), "ArrowLeft": (0, -1), "ArrowRight": (0, 1)}
     rows, columns = grid = 3, 5
+
+    def given(patch: tuple[int, int], key: str) -> tuple[int, int]:
+        answer = moved(patch, key, grid)
+        expect(isinstance(answer, tuple) and len(answer) == 2, "return a pair, a tuple: the row, then the column")
+        return answer
+
     for row in range(rows):
         for column in range(columns):
-            expect(moved((row, column), "a", grid) == (row, column), "any other key leaves the patch as it is")
+            expect(given((row, column), "a") == (row, column), "any other key leaves the patch as it is")
             for key, (down, right) in steps.items():
                 there = row + down, column + right
                 wanted = min(rows - 1, max(0, there[0])), min(columns - 1, max(0, there[1]))
-                given = moved((row, column), key, grid)
-                expect(isinstance(given, tuple) and len(given) == 2, "return a pair: the row, then the column")
-                wrapped = there[0] % rows, there[1] % columns
-                expect(
-                    given == wanted or given != wrapped, f"{key} at the edge stays there: {given} is on the other side"
-                )
-                hint = f"{key} from {(row, column)} in {rows} × {columns} patches leads to {wanted}, not {given}"
-                expect(given == wanted, hint)
+                answer, wrapped = given((row, column), key), (there[0] % rows, there[1] % columns)
+                beyond = answer == wrapped != wanted
+                expect(not beyond, f"{key} at the edge stays there: {answer} is on the other side")
+                hint = f"{key} from {(row, column)} in {rows} × {columns} patches leads to {wanted}, not {answer}"
+                expect(answer == wanted, hint)
 
 
 @exercise
 def check_kept(kept) -> None:
-    """Two pictures in turn, a copy of one, and one that is changed in place."""
-    calls: list[float] = []
+    """Two pictures in turn, copies, and pictures that have much in common with one that was seen."""
+    calls: list[Tensor] = []
 
-    def look(picture: Tensor) -> float:
-        calls.append(float(picture.sum()))
-        return calls[-1]
+    def look(picture: Tensor) -> int:
+        calls.append(picture.clone())
+        return 2 - len(calls)  # the answer about the second picture is 0
 
-    first, second = torch.ones(2, 2), torch.zeros(2, 2)
+    def new(picture: Tensor, hint: str) -> None:
+        right = 1 - len(calls)
+        expect(ask(picture) == right and calls[-1].shape == picture.shape, hint)
+
+    first, second = torch.ones(SIDE, SIDE), torch.zeros(SIDE, SIDE)
     ask = kept(look)
     expect(callable(ask), "return a function of a picture, which calls look when it must")
-    answers = [ask(first), ask(second), ask(first)]
-    expect(answers == [4.0, 0.0, 4.0], f"what look returns is returned, for each picture its own: not {answers}")
+    answers = [ask(first), ask(second)]
     expect(len(calls) > 1, "look was called once for two pictures")
-    expect(len(calls) == 2, "look was called again for a picture that it had seen: keep more than the last one")
-    ask(first.clone())
-    expect(len(calls) == 2, "a copy has the same pixels, and so the same answer: know pictures by their contents")
-    first[0, 0] = 5.0
-    answer = ask(first)
-    expect(answer == 8.0, "the picture was changed in place, and the old answer came back: its contents count")
-    expect(ask(torch.zeros(4)) == 0.0 and len(calls) == 4, "the same numbers in another shape are another picture")
-    expect(
-        kept(look)(second) == 0.0 and len(calls) == 5, "each call of kept begins with nothing: another model's answers"
-    )
+    expect(answers == [1, 0], f"what look returns is returned, for each picture its own: not {answers}")
+    known = [(first.clone(), 1), (second.clone(), 0)]
+    expect(ask(first) == 1 and len(calls) == 2, f"{AGAIN}: keep more than the last one")
+    expect(ask(second) == 0 and len(calls) == 2, f"{AGAIN}, and answered with 0: look for the picture, not the answer")
+    expect(ask(first.clone()) == 1 and len(calls) == 2, "a copy has the same pixels, and so the same answer")
+    first[MIDDLE, MIDDLE] = 5.0
+    new(first, "the picture was changed in place, in its middle, and the old answer came back: its contents count")
+    first[MIDDLE, MIDDLE : MIDDLE + 2] = torch.tensor([1.0, 5.0])
+    new(first, "the same values at other places are another picture: a sum, a mean or a deviation does not tell")
+    second[MIDDLE, MIDDLE] = 1e-3
+    new(second, "a picture that differs by a thousandth at one pixel is another picture")
+    new(torch.zeros(SIDE * SIDE), "the same numbers in another shape are another picture")
+    for picture, answer in known:
+        before = len(calls)
+        expect(ask(picture) == answer and len(calls) == before, f"{AGAIN}, some pictures ago: it remembers all")
+    before = len(calls)
+    fresh = kept(look)(known[0][0])
+    expect(fresh == 1 - before, "each call of kept begins with nothing: it may be another model's")
 
 
 @exercise

@@ -58,6 +58,20 @@ def compare(
     print(f"held-out accuracy on 500 images; chance is {CHANCE[ask]} %")
 
 
+def trained(
+    make: Callable[[], nn.Module], steps: int = 300, level: int = 1, ask: str = "what", seed: int = 0
+) -> nn.Module:
+    """One of the two models of `compare` as it is at the end, in evaluation mode, to look at.
+
+    Args:
+        make: as `changed` in `compare`.
+        steps, level, ask, seed: as in `compare`.
+    """
+    model = _fresh(make, seed)
+    _learn(model, [steps], level, ask, seed)
+    return model.eval()
+
+
 def compare_batches(changed: Callable[[int, int, float], tuple[int, int, float]], steps: int = 300) -> None:
     """Train the plain model twice on the same images: in steps of 32 of them, and as `changed` says; print both.
 

@@ -56,6 +56,15 @@ def test_another_seed_has_other_weights_and_sees_other_images(capsys, monkeypatc
     assert not torch.equal(at_first, at_second) and not set(images) & set(others)
 
 
+def test_the_trained_model_is_the_one_that_is_compared(capsys):
+    model = trial.trained(plain, steps=24, seed=1)
+    images, labels = load("shapes").held_out.batch(range(500))
+    with torch.no_grad():
+        right = float((model(images).argmax(dim=1) == labels).float().mean())
+    trial.compare(plain, steps=24, seed=1)
+    assert not model.training and shares(capsys.readouterr().out)[-1][2] == f"{right:.0%}"
+
+
 def test_a_stub_trains_nothing(capsys):
     trial.compare(stub)
     assert capsys.readouterr().out == "not attempted\n"
