@@ -23,6 +23,8 @@ from ..train.classes import SYNSET, class_names, shown_names
 KEPT = 8  # recordings: two models side by side, and four photos to go back to
 SHOWN = 0.995  # of all values lie on a shared scale; the rest would leave everything else dark
 TOP = 5  # classes that are named
+CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+UNNAMED = {"shapes ": Shapes.classes, "cifar10 ": CIFAR10}  # the ten classes of cards from before they named them
 Row = tuple[Tensor, dict[str, slice]]  # values by token, and where each group of tokens stands
 
 
@@ -186,9 +188,9 @@ def forget() -> None:
 def class_labels(model: ViT) -> list[str]:
     """What its classes are called, shortly; their numbers where nobody knows."""
     names = class_names(model)
-    trained_on = getattr(model, "card", {}).get("data") or {}
-    if names is None and str(trained_on.get("name")).startswith("shapes ") and model.config.classes == 10:
-        names = Shapes.classes  # of cards from before they named classes
+    trained_on = str((getattr(model, "card", {}).get("data") or {}).get("name"))
+    if names is None and model.config.classes == 10:
+        names = next((known for begin, known in UNNAMED.items() if trained_on.startswith(begin)), None)
     if not names:
         return [f"class {number}" for number in range(model.config.classes)]
     return [re.sub(rf" \({SYNSET.pattern}\)$", "", name) for name in shown_names(names)]

@@ -6,8 +6,10 @@ import pytest
 
 from book.tools import explorer
 from book.tools.project import ROOT
-from dtl_lib import zoo
+from dtl_lib import load_pretrained, zoo
+from dtl_lib.data.shapes import Shapes
 from dtl_lib.explore import page, shown
+from dtl_lib.explore.recording import class_labels
 
 
 @pytest.fixture
@@ -48,3 +50,10 @@ def test_the_page_has_it_and_every_script_is_copied():
     assert all(path.startswith("../_static/explorer/") for path in loaded)
     names = {path.rsplit("/", 1)[1] for path in loaded}
     assert names == {*page.SCRIPTS, "index.js"} and 'data-folder="../_static/explorer/"' in html
+
+
+def test_every_model_on_the_page_names_its_classes():
+    for name in explorer.MODELS:
+        model = load_pretrained(f"{zoo.PREFIX}{name}")
+        kept = model.card.get("classes") or zoo.read_card("cifar10_depth6_reg4")["classes"]
+        assert class_labels(model) == list(Shapes.classes if name.startswith("shapes") else kept)
