@@ -29,7 +29,7 @@ def open_upload(name: str, content: bytes) -> np.ndarray:
         raise ValueError(f"{name} is empty: choose a picture such as a .jpg or .png")
     if len(content) > LARGEST:
         mega = f"{len(content) / 1e6:.1f} MB"
-        raise ValueError(f"{name} has {mega}, and at most {LARGEST / 1e6:.0f} MB are read: make it smaller")
+        raise ValueError(f"{name} is {mega}, and at most {LARGEST / 1e6:.0f} MB can be read: make it smaller")
     image = decode(io.BytesIO(content), name, upright=True, most=PIXELS)
     image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
     return np.asarray(image)
