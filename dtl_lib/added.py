@@ -5,12 +5,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from .checks import whole
+from .checks import check_finite, whole
+from .hooks import evaluating
 from .models import ViT
 from .recordable import unwrapped
 from .registers import with_tokens
 from .tape import record
-from .tokens import PATCHES, Group, TokenPlan
+from .tokens import PATCHES, READ_BY_HEAD, Group, TokenPlan
 
 
 def add_registers(
@@ -47,15 +48,20 @@ def add_registers(
         `mean patch` change the logits: the mean over images of `logit_change`.
 
     Raises:
-        ValueError: where the model has a group of that name, and for blocks that its plan does not have.
+        ValueError: where the model has a group of that name, or it is `cls` or `dist`, for blocks that its plan does not
+            have, and where there is no image or what the head gives is non-finite.
     """
     vit, _ = unwrapped(model)
     n, at = whole("n", n), whole("at", at, 0)
+    if name in READ_BY_HEAD:
+        raise ValueError(f"{name} is a token that the head reads: give the new registers another name")
     if vit.plan.group(name):
         raise ValueError(f"the model has a group called {name!r} already: give the new registers another name")
     groups = (*vit.plan.groups, Group(name, n, at, leave))
     wider = with_tokens(vit, replace(vit.config, plan=TokenPlan(vit.plan.depth, groups, vit.plan.class_blocks)))
     if images is not None:
+        if not len(images):
+            raise ValueError("there are no images to measure on")
         with torch.no_grad():
             wider.card["added"] = _start(vit, wider, name, images)
     return wider
@@ -64,19 +70,18 @@ def add_registers(
 def _start(vit: ViT, wider: ViT, name: str, images: Tensor) -> dict:
     """Give the group the start that changes the logits less, and say how much each does."""
     token, block = wider.tokens[name], wider.plan.group(name).enter
-    modes = vit.training, wider.training
-    vit.eval(), wider.eval()
-    with record(vit) as tape:
+    with evaluating(vit), record(vit) as tape:
         wanted = vit(images)
-    states = tape.tokens("input") if block == 0 else tape.tokens(block - 1)
+        states = tape.tokens("input") if block == 0 else tape.tokens(block - 1)
     mean = states[:, vit.plan.layout(max(block - 1, 0))[PATCHES]].mean(dim=(0, 1))
     starts, changes = {"zero": torch.zeros_like(mean), "mean patch": mean}, {}
-    for start, value in starts.items():
-        token.copy_(value.expand_as(token))
-        changes[start] = float(logit_change(wider(images), wanted).mean())
+    with evaluating(wider):
+        for start, value in starts.items():
+            token.copy_(value.expand_as(token))
+            changes[start] = float(logit_change(wider(images), wanted).mean())
+    check_finite(torch.tensor([*changes.values()]))
     best = min(changes, key=changes.__getitem__)
     token.copy_(starts[best].expand_as(token))
-    vit.train(modes[0]), wider.train(modes[1])
     return {"start": best, **changes}
 
 

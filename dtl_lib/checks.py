@@ -10,6 +10,7 @@ from numbers import Real
 from types import NoneType, UnionType
 from typing import get_args, get_origin
 
+STRANGE = "non-finite values: the weights are damaged, or too large for their precision"
 LONGEST = 160  # characters of an error that are repeated
 LARGEST = 2**63 - 1  # a whole number that torch and the files take
 LARGEST_FLOAT = 1e12  # of a setting; its square is still a float32
@@ -44,6 +45,12 @@ def whole(name: str, value, least: int = 1, most: int = LARGEST) -> int:
         limit = f"at most {most:,}" if number is not None and number > most else f"{least} or more"
         raise ValueError(f"{name} is a whole number, {limit}, not {shortened(value)}")
     return number
+
+
+def check_finite(*tensors) -> None:
+    """A ValueError where a tensor holds a NaN or an infinity."""
+    if not all(values.isfinite().all() for values in tensors):
+        raise ValueError(STRANGE)
 
 
 def check_types(value, skip: tuple[str, ...] = ()) -> None:

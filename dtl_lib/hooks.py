@@ -71,6 +71,18 @@ def drop_gone(model: nn.Module) -> None:
                 del hooks[number]
 
 
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Inside, a model is in evaluation mode; afterwards each of its modules is in the mode that it was in."""
+    modes = [(part, part.training) for part in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
+
+
 def full_precision(device: torch.device) -> AbstractContextManager:
     """No autocast on a device, also where there is none to turn off (`meta`)."""
     if not torch.amp.is_autocast_available(device.type):

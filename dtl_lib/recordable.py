@@ -19,5 +19,5 @@ def unwrapped(model: nn.Module) -> tuple[ViT, list[nn.Module]]:
     if any("_orig_mod" in part._modules or part._compiled_call_impl is not None for part in modules):
         raise ValueError("a compiled model does not call its modules: record the model it was compiled from")
     if not isinstance(model, ViT):
-        raise ValueError(f"record takes a ViT (from_timm makes one of a timm model), not a {type(model).__name__}")
+        raise ValueError(f"give a ViT (from_timm makes one of a timm model), not a {type(model).__name__}")
     return model, modules

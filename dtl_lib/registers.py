@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from .checks import whole
+from .checks import as_whole, check_finite, typed, whole
 from .config import ViTConfig
-from .hooks import Hook
+from .hooks import Hook, evaluating
 from .models import ViT, changes_of
 from .moving import Mover
 from .recordable import unwrapped
@@ -59,11 +59,12 @@ def find_register_neurons(
         most: neurons.
 
     Raises:
-        ValueError: where no patch is long, all are, or the neurons of the MLPs bring the long ones nothing.
+        ValueError: where no patch is long, all are, or the neurons of the MLPs bring the long ones nothing, and for
+            non-finite tokens.
     """
     vit, _ = unwrapped(model)
     block, most = vit.plan.check_block(block), whole("most", most, 1)
-    if not 0 < share <= 1:
+    if not 0 < typed("share", share, float) <= 1:
         raise ValueError(f"share is above 0 and up to 1, not {share}")
     found = []
     for number, (shares, high, usual) in enumerate(neuron_shares(vit, images, long, block)):
@@ -97,16 +98,12 @@ def neuron_shares(model: ViT, images: Tensor, long: Tensor, block: int) -> list[
     block, long, hidden = model.plan.check_block(block), _flat(long, images, model), {}
     if block >= model.plan.depth:
         raise ValueError(f"block {block} is class attention, where patches are not computed: give an earlier one")
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.inference_mode(), ExitStack() as stack, record(model) as tape:
-            for number in range(block + 1):
-                _on_hidden(model, number, lambda _, given, number=number: hidden.update({number: given[0]}), stack)
-            model(images)
-            tokens = tape.tokens(block)[:, model.plan.layout(block)[PATCHES]].float()
-    finally:
-        model.train(was_training)
+    with evaluating(model), torch.inference_mode(), ExitStack() as stack, record(model) as tape:
+        for number in range(block + 1):
+            _on_hidden(model, number, lambda _, given, number=number: hidden.update({number: given[0]}), stack)
+        model(images)
+        tokens = tape.tokens(block)[:, model.plan.layout(block)[PATCHES]].float()
+    check_finite(tokens, *hidden.values())
     apart = tokens[long].mean(dim=0) - tokens[~long].mean(dim=0)
     distance, direction, found = apart.norm(), apart / apart.norm(), []
     for number, activations in hidden.items():
@@ -143,8 +140,8 @@ def test_time_registers(
         the `ViT` itself.
 
     Raises:
-        ValueError: where there are no neurons, or one is none of this model's, or the tokens enter after its block, or
-            the model has tokens called "test".
+        ValueError: where there are no neurons, one is none of this model's or is there twice, the tokens enter after
+            its block, or the model has tokens called "test".
     """
     vit, _ = unwrapped(model)
     by_block, plan = _by_block(vit, neurons), _plan_with_tokens(vit, neurons, n, enter, leave)
@@ -210,7 +207,10 @@ def _plan_with_tokens(model: ViT, neurons: Sequence[RegisterNeuron], n, enter, l
     if enter > first:
         raise ValueError(f"enter is {first} at most, the block of the first neuron, not {enter}")
     if model.plan.group(NAME):
-        raise ValueError(f'the model has tokens called "{NAME}" already: leave that with block first')
+        raise ValueError(
+            f'the model has tokens called "{NAME}" already: leave the with block that gave them, or give the model '
+            "without them"
+        )
     groups = (*model.plan.groups, Group(NAME, n, enter=enter, leave=leave))
     return TokenPlan(model.plan.depth, groups, model.plan.class_blocks)
 
@@ -239,12 +239,16 @@ def _flat(long: Tensor, images: Tensor, model: ViT) -> Tensor:
 
 
 def _by_block(model: ViT, neurons: Sequence[RegisterNeuron]) -> dict[int, list[RegisterNeuron]]:
-    if not neurons:
-        raise ValueError("give at least one neuron: find_register_neurons finds them")
+    if isinstance(neurons, RegisterNeuron) or not neurons:
+        raise ValueError("give at least one neuron, in a list: find_register_neurons finds them")
     found: dict[int, list[RegisterNeuron]] = {}
     for one in neurons:
+        if not isinstance(one, RegisterNeuron) or one.sign not in (1, -1):
+            raise ValueError(f"neurons are RegisterNeurons, each with a sign of 1 or -1, not {one!r}")
         width = model.blocks[model.plan.check_block(one.block)].mlp.contract.in_features
-        if not 0 <= one.neuron < width:
+        if any(one.neuron == other.neuron for other in found.get(one.block, ())):
+            raise ValueError(f"neuron {one.neuron} of block {one.block} is there twice: name each once")
+        if (number := as_whole(one.neuron)) is None or not 0 <= number < width:
             raise ValueError(f"block {one.block} has neurons 0 … {width - 1}, not {one.neuron}")
         if one.block >= model.plan.depth:
             raise ValueError(

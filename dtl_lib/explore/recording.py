@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..data.photos import prepare, undo
 from ..data.shapes import Shapes
 from ..hashing import of_parts
+from ..hooks import evaluating
 from ..layers import ALL
 from ..models import ViT
 from ..outputs.looking import split_rows, stage_of
@@ -46,7 +47,7 @@ class Recording:
     def __init__(self, model: ViT, x: Tensor):
         self.model, self._x = model, x.to(next(model.parameters()).device)
         self._kept: dict[tuple, object] = {}
-        with _evaluating(model), torch.no_grad(), record(model) as tape:
+        with evaluating(model), torch.no_grad(), record(model) as tape:
             logits = model(self._x)
             last = model.plan.blocks - 1
             tape.queries(last)  # with the model as it is now
@@ -130,7 +131,7 @@ class Recording:
 
     def _lens(self, block: int, of: Token) -> Row:
         self._check_classes()
-        with _evaluating(self.model):
+        with evaluating(self.model):
             logits = lens.logit_lens(self.model, self.tape, block)
         return logits.softmax(dim=-1)[..., self._class], self.tape.plan.layout(block)
 
@@ -142,7 +143,7 @@ class Recording:
         """A tape with the gradients of the likeliest class's logit, which leaves no gradient in the model."""
 
         def found() -> Tape:
-            with _evaluating(self.model), torch.inference_mode(False), torch.enable_grad():
+            with evaluating(self.model), torch.inference_mode(False), torch.enable_grad():
                 x = self._x.clone().requires_grad_()
                 with record(self.model, grad=True, stream=False) as tape:
                     torch.autograd.grad(self.model(x)[0, self._class], x)
@@ -194,18 +195,3 @@ def class_labels(model: ViT) -> list[str]:
     if not names:
         return [f"class {number}" for number in range(model.config.classes)]
     return [re.sub(rf" \({SYNSET.pattern}\)$", "", name) for name in shown_names(names)]
-
-
-class _evaluating:
-    """Inside, a model is in evaluation mode; each of its modules is as it was afterwards."""
-
-    def __init__(self, model: nn.Module):
-        self.training = [module for module in model.modules() if module.training]
-
-    def __enter__(self) -> None:
-        for module in self.training:
-            module.training = False
-
-    def __exit__(self, *_) -> None:
-        for module in self.training:
-            module.training = True

@@ -9,16 +9,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..checks import whole
+from ..checks import check_finite, whole
 from ..config import ViTConfig
+from ..hooks import evaluating
 from ..models import ViT
+from ..recordable import unwrapped
 from ..tape import Tape, record
 from ..tokens import PATCHES, Group, TokenPlan
 from .audited import Audit, Block, Column, Found, Given, Norms, Picture, RegisterCost
 from .lengths import RunningLengths
 from .outliers import patch_tokens
 from .ranks import RunningScatter, effective_rank
-from .running import STRANGE, RunningMean, images_of
+from .running import RunningMean, images_of
 from .running_outliers import AfterBlock, RunningOutliers
 from .sinks import KINDS, sinks_of
 
@@ -53,20 +55,14 @@ def audit(
         ValueError: where there are no images, they differ in size, or a token is non-finite.
     """
     pictures, columns = whole("pictures", pictures, 0), whole("columns", columns, 0)
-    if not isinstance(model, ViT):
-        raise ValueError("give a ViT: from_timm makes one of timm's")
-    was_training, device = model.training, next(model.parameters()).device
-    running = _Running(model, pictures, columns)
-    model.eval()
-    try:
-        with torch.inference_mode():
-            for images in images_of(batches):
-                if len(images):
-                    with record(model) as tape:
-                        model(images.to(device))
-                    running.add(tape, images)
-    finally:
-        model.train(was_training)
+    model, _ = unwrapped(model)
+    running, device = _Running(model, pictures, columns), next(model.parameters()).device
+    with evaluating(model), torch.inference_mode():
+        for images in images_of(batches):
+            if len(images):
+                with record(model) as tape:
+                    model(images.to(device))
+                running.add(tape, images)
     return running.found(registers)
 
 
@@ -177,8 +173,7 @@ class _Block:
         if entering is not None:
             asks[:, 1, where] = (~entering).float()
         received = (asks / asks.sum(dim=-1, keepdim=True))[:, None] @ attention  # (batch, heads, 2, key)
-        if not received.isfinite().all():
-            raise ValueError(STRANGE)
+        check_finite(received)
         self.received.add(received[:, :, 0].mean(dim=1))
         others = received[:, :, 1, where]
         outlier = torch.zeros_like(others[:, 0], dtype=torch.bool) if entering is None else entering

@@ -6,6 +6,9 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from ..checks import typed, whole
+from .pca import check_patches
+
 PATCHES_EXPANDED = 100
 
 
@@ -50,14 +53,10 @@ def lost(patches: Tensor, k: int = PATCHES_EXPANDED, offset: float = 0.0) -> Dis
             products, so it does not carry over to other features; `bias="centre"` of `features` has no unit.
 
     Raises:
-        ValueError: for another shape, k below 1, and non-finite values.
+        ValueError: for another shape, k below 1, an offset that is no number, and non-finite values.
     """
-    if patches.ndim != 4:
-        raise ValueError(f"patches are (batch, rows, columns, dim), not {tuple(patches.shape)}")
-    if k < 1:
-        raise ValueError(f"k is {k}; at least 1 patch is the seed's")
-    if not patches.isfinite().all():
-        raise ValueError("the features have non-finite values")
+    check_patches(patches)
+    k, offset = whole("k", k, 1), typed("offset", offset, float)
     shape = patches.shape[1:3]
     f = rearrange(patches, "batch rows columns dim -> batch (rows columns) dim").double()
     products = f @ f.transpose(1, 2) + offset

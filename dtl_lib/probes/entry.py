@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from ..checks import as_whole
+from ..hooks import evaluating
 from ..models import ViT
 from .entry_route import Route
 from .entry_rows import ABSENT, LEAVE, PRESENT, EntryResult, EntryRow, Interval, Tally
@@ -83,17 +84,12 @@ def measure_entry(
     cells = _cells(route, blocks, ways, before)
     if isinstance(batches, Iterator):
         raise ValueError("batches are read twice: give a list or a DataLoader, not a generator")
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.inference_mode():
-            states = States(route, sorted({block for _, _, block in cells}), seed)
-            for images, _ in images_and_labels(model, batches):
-                states.keep(images)
-            states.check({way for way, _, _ in cells} & {"mean", "shuffle"})
-            return _measure(route, batches, states, cells)
-    finally:
-        model.train(was_training)
+    with evaluating(model), torch.inference_mode():
+        states = States(route, sorted({block for _, _, block in cells}), seed)
+        for images, _ in images_and_labels(model, batches):
+            states.keep(images)
+        states.check({way for way, _, _ in cells} & {"mean", "shuffle"})
+        return _measure(route, batches, states, cells)
 
 
 def _cells(route: Route, blocks: Sequence[int] | None, ways: Sequence[str], before: Sequence[str]) -> list[Cell]:

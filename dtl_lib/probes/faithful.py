@@ -11,7 +11,9 @@ import torch
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
-from ..checks import whole
+from ..checks import check_finite, whole
+from ..hooks import evaluating
+from ..models import ViT
 from .replacing import replace
 
 
@@ -75,16 +77,17 @@ def insertion_deletion(
         images: `(batch, channels, height, width)`, normalised as the model expects.
         ranking: a map, `(batch, rows, columns)`: the largest value goes first, and comes back first. Equal values are
             in random order. Several maps of the same images, `(maps, batch, rows, columns)`, share what they can.
-        target: the class of each image, `(batch,)`; the model's own where None.
+        target: the class of each image, whole numbers `(batch,)`; the model's own where None.
         by: one of `REPLACEMENTS`; `zero` is 0 in what the model reads, after normalisation.
         reference: other images, `(images, channels, height, width)`; `zero` needs none.
         steps: into which the patches are divided.
         seed: of what is drawn: for image i of the batch with `seed + i`.
 
     Raises:
-        ValueError: for maps that do not belong to the images or are non-finite, fewer patches than steps, and as in
-            `replace`.
+        ValueError: for maps that do not belong to the images or are non-finite, fewer patches than steps, a model
+            without classes, targets that are none of its classes, logits that are non-finite, and as in `replace`.
     """
+    ranking = torch.as_tensor(ranking, device=images.device)
     maps = ranking if ranking.ndim == 4 else ranking[None]
     _check(images, maps, ranking)
     rows, columns = maps.shape[-2:]
@@ -92,7 +95,7 @@ def insertion_deletion(
     everything = torch.ones(maps.shape[1:], dtype=torch.bool, device=images.device)
     replaced = replace_patches(images, everything, by, reference, seed)
     intact = _probabilities(model, images)
-    target = intact.argmax(dim=1) if target is None else target
+    target = intact.argmax(dim=1) if target is None else _classes(target, intact)
 
     def probability(gone: Tensor) -> Tensor:
         changed = torch.where(_pixels(gone.unflatten(1, (rows, columns)), images), replaced, images)
@@ -148,8 +151,17 @@ def order(ranking: Tensor, seed: int = 0) -> Tensor:
     return torch.stack(places)
 
 
+def _classes(target: Tensor, logits: Tensor) -> Tensor:
+    """Targets as indices into logits, `(batch, classes)`."""
+    target, (batch, classes) = torch.as_tensor(target, device=logits.device), logits.shape
+    is_whole = not (target.is_floating_point() or target.is_complex() or target.dtype == torch.bool)
+    if not is_whole or tuple(target.shape) != (batch,) or not ((target >= 0) & (target < classes)).all():
+        raise ValueError(f"target is a class of each image, ({batch},) whole numbers from 0 to {classes - 1}")
+    return target.long()
+
+
 def _check(images: Tensor, maps: Tensor, ranking: Tensor) -> None:
-    if images.ndim != 4 or maps.ndim != 4 or maps.shape[1] != len(images):
+    if images.ndim != 4 or maps.ndim != 4 or maps.shape[1] != len(images) or not len(images):
         raise ValueError(
             "images are (batch, channels, height, width), and a ranking (batch, rows, columns) or (maps, batch, rows, "
             f"columns) of the same images, not {tuple(images.shape)} and {tuple(ranking.shape)}"
@@ -168,13 +180,10 @@ def _pixels(patches: Tensor, images: Tensor) -> Tensor:
 
 
 def _probabilities(model: nn.Module, images: Tensor) -> Tensor:
-    """Without gradients, in evaluation mode; the mode is then what it was."""
-    was_training = getattr(model, "training", False)
-    if was_training:
-        model.eval()
-    try:
-        with torch.no_grad():
-            return model(images).softmax(dim=-1)
-    finally:
-        if was_training:
-            model.train()
+    """Without gradients, in evaluation mode."""
+    with evaluating(model), torch.no_grad():
+        logits = model(images)
+    if logits.ndim != 2 or (isinstance(model, ViT) and not model.config.classes):
+        raise ValueError("a probability is of a class: give a model whose output is logits, (batch, classes)")
+    check_finite(logits)
+    return logits.softmax(dim=-1)

@@ -9,11 +9,10 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from ..checks import whole
+from ..checks import as_whole, check_finite, whole
 from ..tape import Tape
 from ..tokens import PATCHES, TokenNotThere
 from .entry_rows import Interval
-from .running import STRANGE
 
 if TYPE_CHECKING:
     from sklearn.pipeline import Pipeline
@@ -169,24 +168,37 @@ def draw_places(masks: Tensor, count: int, seed: int = 0) -> Tensor:
         seed: of the draw.
 
     Raises:
-        ValueError: where an image has fewer.
+        ValueError: where an image has fewer, and for masks of another type or shape.
     """
+    if not isinstance(masks, Tensor) or masks.dtype != torch.bool or masks.ndim != 3 or not len(masks):
+        raise ValueError("masks are bool, (batch, rows, columns), of one image or more")
     least = int(masks.flatten(1).sum(dim=1).min())
-    if not 1 <= count <= least:
+    if (number := as_whole(count)) is None or not 1 <= number <= least:
         raise ValueError(f"count is from 1 to {least}, the fewest patches that an image's mask has, not {count}")
     chance = torch.rand(masks.flatten(1).shape, generator=torch.Generator().manual_seed(seed))
-    chosen = chance.masked_fill(~masks.flatten(1), -1).topk(count, dim=1).indices
+    chosen = chance.masked_fill(~masks.flatten(1), -1).topk(number, dim=1).indices
     return torch.zeros_like(masks.flatten(1)).scatter(1, chosen, True).view_as(masks)
 
 
 def patch_pixels(images: Tensor, patch_size: int) -> Tensor:
-    """The pixels of each patch: `(batch, channels, height, width)` → `(batch, rows, columns, pixels · channels)`."""
+    """The pixels of each patch: `(batch, channels, height, width)` → `(batch, rows, columns, pixels · channels)`.
+
+    Raises:
+        ValueError: for images that the patch size does not divide.
+    """
+    side = whole("patch_size", patch_size)
+    if images.ndim != 4 or images.shape[2] % side or images.shape[3] % side:
+        raise ValueError(f"images are (batch, channels, height, width), multiples of {side}, not {tuple(images.shape)}")
     shape = "batch c (rows h) (columns w) -> batch rows columns (h w c)"
     return rearrange(images, shape, h=patch_size, w=patch_size)
 
 
 def pictures_of(pixels: Tensor, patch_size: int) -> Tensor:
-    """Patches put together: the inverse of `patch_pixels`."""
+    """Patches put together: the inverse of `patch_pixels`; a ValueError for pixels that make no patch of that size."""
+    if pixels.ndim != 4 or pixels.shape[3] % whole("patch_size", patch_size) ** 2:
+        raise ValueError(
+            f"pixels are (batch, rows, columns, {patch_size} · {patch_size} · channels), not {tuple(pixels.shape)}"
+        )
     shape = "batch rows columns (h w c) -> batch c (rows h) (columns w)"
     return rearrange(pixels, shape, h=patch_size, w=patch_size)
 
@@ -197,8 +209,7 @@ def _checked(features, targets, groups, folds: int) -> tuple[np.ndarray, np.ndar
     if features.ndim != 2 or targets.ndim not in (1, 2) or groups.ndim != 1 or not rows == len(targets) == len(groups):
         shapes = ", ".join(str(tuple(one.shape)) for one in (features, targets, groups))
         raise ValueError(f"features, targets and groups have one row a token: (tokens, dim), (tokens,), not {shapes}")
-    if not (features.isfinite().all() and targets.isfinite().all()):
-        raise ValueError(STRANGE)
+    check_finite(features, targets)
     images, folds = len(groups.unique()), whole("folds", folds, 2)
     if images < 2 * folds:
         raise ValueError(f"{folds} folds take {2 * folds} images or more, not {images}")

@@ -3,8 +3,8 @@
 import numpy as np
 from torch import Tensor
 
+from ..checks import check_finite
 from .outliers import middle, second_mode_of
-from .running import STRANGE
 
 STEP = 2.0**-13  # of a logarithm: lengths that differ by 0.012 % are counted as one
 
@@ -24,8 +24,7 @@ class RunningLengths:
 
     def add(self, lengths: Tensor) -> None:
         """Count lengths, of any shape; a ValueError where one is non-finite."""
-        if not lengths.isfinite().all():
-            raise ValueError(STRANGE)
+        check_finite(lengths)
         values = lengths.detach().flatten().double().clamp(min=1e-30).cpu().numpy()
         if not len(values):
             return

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
+from ..checks import as_whole, check_finite
 from ..tape import Tape
 from ..tokens import PATCHES
-from .running import STRANGE
 from .sinks import KINDS, Sinks, find_sinks
 
 FINE, WIDEST = 8, 4096  # bins of the histogram in one spread, and at most
@@ -66,9 +66,10 @@ class Outliers:
         Raises:
             ValueError: for a block that the trunk does not have.
         """
-        if not 0 <= block < len(self.modes):
+        number = as_whole(block)
+        if number is None or not 0 <= number < len(self.modes):
             raise ValueError(f"the trunk has blocks 0 … {len(self.modes) - 1}, not {block}")
-        mode = self.modes[block]
+        mode = self.modes[number]
         return torch.zeros(self._shape, dtype=torch.bool) if mode is None else mode.mask
 
     @property
@@ -108,9 +109,11 @@ def find_outliers(tape: Tape) -> Outliers:
         tape: from `record(model)`, of a batch of images; more images show a rarer outlier.
 
     Raises:
-        ValueError: for a tape without the residual stream, and non-finite tokens.
+        ValueError: for a tape without the residual stream, or without an image, and non-finite tokens.
     """
     before = patch_tokens(tape, "input")
+    if not len(before):
+        raise ValueError("there are no images to measure on")
     modes = tuple(_mode(tape, block, before) for block in range(tape.plan.depth))
     entering = {block + 1: mode.mask for block, mode in enumerate(modes[:-1]) if mode}
     sinks = {block: find_sinks(tape, block, mask) for block, mask in entering.items()}
@@ -132,8 +135,7 @@ def second_mode(lengths: Tensor) -> float | None:
     Raises:
         ValueError: for non-finite lengths.
     """
-    if not lengths.isfinite().all():
-        raise ValueError(STRANGE)
+    check_finite(lengths)
     logs = lengths.flatten().double().clamp(min=1e-30).log().cpu().numpy()
     return second_mode_of(logs, np.ones_like(logs))
 

@@ -6,6 +6,8 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from ..checks import as_whole
+
 
 @dataclass(frozen=True)
 class PCAMap:
@@ -60,7 +62,9 @@ def pca_map(patches: Tensor, components: int = 3, joint: bool = True, others: Te
     if joint:
         counted = rearrange(counted, "batch tokens dim -> 1 (batch tokens) dim")
     most = min(counted.shape[1] - 1, counted.shape[2])
-    if not 1 <= components <= most:
+    if most < 1:
+        raise ValueError(f"components are of two tokens or more, and there is {counted.shape[1]}")
+    if (number := as_whole(components)) is None or not 1 <= number <= most:
         raise ValueError(f"components is {components}; from these tokens come 1 … {most}")
     mean = counted.mean(dim=1, keepdim=True)
     _, lengths, directions = torch.linalg.svd(counted - mean, full_matrices=False)
@@ -103,10 +107,12 @@ def as_colours(maps: Tensor, joint: bool = True) -> Tensor:
         joint: one scale for all images; False gives each its own.
 
     Raises:
-        ValueError: for another number of components.
+        ValueError: for another number of components, and non-finite values.
     """
     if maps.ndim != 4 or maps.shape[1] != 3:
         raise ValueError(f"three components make colours, (batch, 3, rows, columns), not {tuple(maps.shape)}")
+    if not maps.isfinite().all():
+        raise ValueError("a map has non-finite values")
     over = (0, 2, 3) if joint else (2, 3)
     low, high = maps.amin(dim=over, keepdim=True), maps.amax(dim=over, keepdim=True)
     shades = (maps - low) / (high - low).clamp(min=torch.finfo(maps.dtype).tiny)
@@ -114,10 +120,17 @@ def as_colours(maps: Tensor, joint: bool = True) -> Tensor:
 
 
 def _check(patches: Tensor, others: Tensor | None) -> None:
-    if patches.ndim != 4:
-        raise ValueError(f"patches are (batch, rows, columns, dim), not {tuple(patches.shape)}")
+    check_patches(patches)
     batch, *_, dim = patches.shape
     if others is not None and (others.ndim != 3 or others.shape[0] != batch or others.shape[2] != dim):
         raise ValueError(f"others are ({batch}, tokens, {dim}), as the patches are, not {tuple(others.shape)}")
-    if not patches.isfinite().all() or (others is not None and not others.isfinite().all()):
+    if others is not None and not others.isfinite().all():
+        raise ValueError("the features have non-finite values")
+
+
+def check_patches(patches: Tensor) -> None:
+    """A ValueError for what is not the features of the patches of one image or more, or is non-finite."""
+    if not isinstance(patches, Tensor) or patches.ndim != 4 or not patches.numel():
+        raise ValueError(f"patches are (batch, rows, columns, dim), not {tuple(getattr(patches, 'shape', ()))}")
+    if not patches.isfinite().all():
         raise ValueError("the features have non-finite values")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..checks import whole
-from ..hooks import Hook
+from ..hooks import Hook, evaluating
 from ..models import ViT
 from ..recordable import unwrapped
 from ..tokens import PATCH, PATCHES, TokenNotThere
@@ -203,7 +203,12 @@ def places_of(model: ViT, images: Tensor, which: Which, block: int) -> Tensor:
 
 def _named(model: ViT, which: str | Sequence, block: int, first: int, grid: tuple[int, int]) -> slice:
     """Where a token, or a group, stands in a block's input."""
-    name, *numbers = (which,) if isinstance(which, str) else tuple(which) or ("",)
+    name, *numbers = (which,) if not isinstance(which, list | tuple) else tuple(which) or ("",)
+    if not isinstance(name, str):
+        shape = ", ".join(map(str, grid))
+        raise ValueError(
+            f'tokens are a group by name, ("reg", 2), ("patch", row, column), or a bool tensor (batch, {shape})'
+        )
     layout, group = model.plan.layout(block), PATCHES if name == PATCH else name
     if group not in layout:
         raise TokenNotThere(f"{model.plan.where(group)}; in block {block} there are {', '.join(layout)}")
@@ -220,11 +225,6 @@ def _named(model: ViT, which: str | Sequence, block: int, first: int, grid: tupl
 
 
 def _run(model: ViT, images: Tensor) -> Tensor:
-    """Logits without gradients, in evaluation mode; the mode is then what it was."""
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            return model(images)
-    finally:
-        model.train(was_training)
+    """Logits without gradients, in evaluation mode."""
+    with evaluating(model), torch.no_grad():
+        return model(images)

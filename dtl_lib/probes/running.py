@@ -7,12 +7,13 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from ..checks import check_finite
+from ..hooks import evaluating
 from ..models import ViT
 from ..tape import Tape, record
 
 Name = TypeVar("Name", bound=Hashable)
 CONTROL = 64  # images on which an untrained model is measured, whose attention hardly differs between images
-STRANGE = "non-finite values: the weights are damaged, or too large for their precision"
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,7 @@ class RunningMean:
         if not self.n:
             raise ValueError("there are no images to measure on")
         mean = torch.as_tensor(self._mean)
-        if not mean.isfinite().all():
-            raise ValueError(STRANGE)
+        check_finite(mean)
         factor = float(t.ppf(0.975, self.n - 1)) / (self.n - 1) ** 0.5 if self.n > 1 else float("nan")
         half = factor * (torch.as_tensor(self._squares) / self.n).sqrt()
         return Estimate(mean, mean - half, mean + half, self.n)
@@ -93,17 +93,13 @@ def over_images(
         ValueError: where there are no images, or a value is non-finite.
     """
     found: dict[Name, RunningMean] = {}
-    was_training, device = model.training, next(model.parameters()).device
-    model.eval()
-    try:
-        with torch.inference_mode():
-            for images in images_of(batches):
-                with record(model, stream=stream) as tape:
-                    model(images.to(device))
-                for name, values in measure(tape).items():
-                    found.setdefault(name, RunningMean()).add(values)
-    finally:
-        model.train(was_training)
+    device = next(model.parameters()).device
+    with evaluating(model), torch.inference_mode():
+        for images in images_of(batches):
+            with record(model, stream=stream) as tape:
+                model(images.to(device))
+            for name, values in measure(tape).items():
+                found.setdefault(name, RunningMean()).add(values)
     if not found:
         raise ValueError("there are no images to measure on")
     return {name: mean.estimate() for name, mean in found.items()}

@@ -43,7 +43,8 @@ def find_sinks(tape: Tape, block: int, mask: Tensor) -> Sinks:
     """What the patches of a mask give in a block's attention (no-op and broadcast sinks: arXiv 2606.08105).
 
     A head's output for a token is the sum of values, each times its attention, mapped by `project`. So what a key adds
-    per unit of attention is its value, mapped; heads count by how much attention they pay it.
+    per unit of attention is its value, mapped; heads count by how much attention they pay it, and alike where none pays
+    any.
 
     Args:
         tape: from `record(model)`.
@@ -51,10 +52,13 @@ def find_sinks(tape: Tape, block: int, mask: Tensor) -> Sinks:
         mask: bool, `(batch, rows, columns)`, one patch at least: those that enter the block as outliers.
 
     Raises:
-        ValueError: for an empty mask, and one of another shape.
+        ValueError: for an empty mask, one of another type or shape, and a block of class attention.
     """
-    if mask.shape[1:] != tape.grid or not mask.any():
-        raise ValueError(f"give a mask of patches, (batch, {tape.grid[0]}, {tape.grid[1]}), with one patch at least")
+    if tape.plan.check_block(block) >= tape.plan.depth:
+        raise ValueError(f"block {block} is class attention, where no patch attends: give one of the trunk")
+    wanted = (len(tape.keys(block)), *tape.grid)
+    if mask.dtype != torch.bool or tuple(mask.shape) != wanted or not mask.any():
+        raise ValueError(f"give a mask of patches, bool {wanted}, with one patch at least")
     attention, where = tape.attention(block), tape.plan.layout(block)[PATCHES]
     outlier = mask.flatten(1).to(attention.device)
     asks = torch.ones(attention.shape[0], attention.shape[2], dtype=torch.bool, device=attention.device)
@@ -99,6 +103,8 @@ def _added(tape: Tape, block: int, received: Tensor) -> Tensor:
         bias = None if qkv.bias is None else qkv.bias.chunk(3)[2]
         values = F.linear(part.norm1(entering[:, patches]), qkv.weight.chunk(3)[2], bias)
         values = rearrange(values, "batch patches (heads dim) -> batch patches heads dim", heads=received.shape[1])
-        weights = rearrange(received / received.sum(dim=1, keepdim=True), "b heads patches -> b patches heads 1")
+        whole = received.sum(dim=1, keepdim=True)
+        paid = torch.where(whole != 0, received / whole, 1 / received.shape[1])  # softmax may underflow to 0 everywhere
+        weights = rearrange(paid, "b heads patches -> b patches heads 1")
         mixed = rearrange(values.float() * weights, "batch patches heads dim -> batch patches (heads dim)")
         return part.scale1(F.linear(mixed, part.attention.project.weight.float())).float()

@@ -6,8 +6,10 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from ..checks import check_finite
 from ..layers import Block, LayerScale, Mlp
 from ..models import ViT
+from ..recordable import unwrapped
 
 BRANCHES = ("attention", "mlp")
 
@@ -56,16 +58,16 @@ def predict_direction(model: ViT) -> Writers:
         model: a `ViT`; of a SwiGLU the half that is gated counts, as if every gate were open.
 
     Raises:
-        ValueError: for a model that is no `ViT`.
+        ValueError: for a model that is no `ViT`, and non-finite weights.
     """
-    if not isinstance(model, ViT):
-        raise ValueError("give a ViT: from_timm makes one of timm's")
+    model, _ = unwrapped(model)
     found = [_leading(matrix) for block in model.blocks[: model.plan.depth] for matrix in _branches(cast(Block, block))]
     gains = torch.stack([gain for gain, _ in found]).reshape(-1, len(BRANCHES))
     return Writers(gains, torch.stack([way for _, way in found]).reshape(*gains.shape, -1))
 
 
 def _leading(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    check_finite(matrix)
     left, values, _ = torch.linalg.svd(matrix)
     return values[0].float(), left[:, 0].float()
 

@@ -13,6 +13,7 @@ from ..checks import whole
 from ..data import loader
 from ..data.corrupt import CorruptImages
 from ..data.images import Sets, with_channels
+from ..hooks import evaluating
 from ..progress import progress_bar
 from .classes import match_classes
 from .device import autocast, device_of, precision
@@ -102,8 +103,7 @@ def evaluate(
     numbers = match_classes(model, images, classes).numbers
     check_weights(model)
     processes = processes or Processes()
-    was_training, device = model.training, device_of(model)
-    model.eval()
+    device = device_of(model)
     start = time.perf_counter()
     batches = loader.evaluation_batches(
         as_expected(model, images), batch_size, workers, device=device, corrupt=corrupt, rank=processes.rank,
@@ -115,7 +115,7 @@ def evaluate(
         batches = _pad_batches(batches, -(-len(images) // processes.world_size), batch_size, model.config)
     sums = torch.zeros(5, device=device, dtype=torch.float64)
     bar = progress_bar(len(images), "img", shown=progress, leave=False)
-    with _no_gradients(model):
+    with evaluating(model), _no_gradients(model):
         for x, y in batches:
             stop = stop_request is not None and stop_request.stop
             if processes.any_rank(stop) if is_sharded(model) else stop:
@@ -126,7 +126,6 @@ def evaluate(
             sums += _batch_sums(logits[: len(y)].float(), y)
             bar.update(len(y) * processes.world_size)
     bar.close()
-    model.train(was_training)
     stopped = sums.new_tensor([stop_request is not None and stop_request.stop])
     n, right, right5, loss, bad, stopped = processes.sum(torch.cat([sums, stopped])).tolist()
     if stopped:
@@ -238,14 +237,11 @@ def token_norms(model, x: Tensor) -> dict[str, float]:
         model: a `ViT`.
         x: `(batch, channels, height, width)`, a light sample.
     """
-    was_training = model.training
-    model.eval()
     if is_sharded(model):
         model.unshard()  # what lies outside of the blocks: `encode` does not ask for it
-    with _no_gradients(model):
+    with evaluating(model), _no_gradients(model):
         tokens, _ = model.encode(x)
         lengths = tokens.float().norm(dim=-1)
-    model.train(was_training)
     layout = model.plan.layout(model.plan.blocks - 1)
     norms = {name: lengths[:, where].median().item() for name, where in layout.items()}
     return norms | {"patches_98": lengths[:, layout["patches"]].quantile(0.98).item()}

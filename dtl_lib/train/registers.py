@@ -15,6 +15,7 @@ from ..checks import check_types
 from ..data.keyed import keyed_generators
 from ..data.loader import indices
 from ..hashing import checksum, plain
+from ..hooks import evaluating
 from ..models import ViT
 from ..progress import progress_bar
 from ..registers import RegisterNeuron, move_to_registers
@@ -89,7 +90,8 @@ def clean_states(model: ViT, neurons: Sequence[RegisterNeuron]) -> Teacher:
     moved = move_to_registers(model, neurons).eval()
 
     def teach(images: Tensor) -> dict[str, Tensor]:
-        head = {name: token for name, token in states(model, images).items() if name in READ_BY_HEAD}
+        with evaluating(model):
+            head = {name: token for name, token in states(model, images).items() if name in READ_BY_HEAD}
         return {**head, PATCHES: states(moved, images)[PATCHES]}
 
     return teach
@@ -122,7 +124,11 @@ def distance(states: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> Ten
 def learns(model: ViT, groups: Sequence[str], norms: bool) -> dict[str, nn.Parameter]:
     """The parameters that learn, by name."""
     own = {f"tokens.{name}" for name in groups}
+    if not (own or norms):
+        raise ValueError("name a group of tokens to train, such as reg, or train the norms")
     named = dict(model.named_parameters())
+    if any(named[name].dtype == torch.float16 for name in own & set(named)):
+        raise ValueError("in float16 AdamW divides by 0: train model.float()")
     if missing := sorted(own - set(named)):
         there = ", ".join(model.tokens.keys()) or "none"
         raise ValueError(f"the model has no {missing[0].partition('.')[2]} to train; its groups of tokens are {there}")
@@ -132,16 +138,17 @@ def learns(model: ViT, groups: Sequence[str], norms: bool) -> dict[str, nn.Param
 @contextmanager
 def only(model: ViT, learning: Mapping[str, nn.Parameter]) -> Iterator[None]:
     """Inside, nothing else has gradients, and the model is in evaluation mode: what the targets are of is not drawn."""
-    before, mode = {name: p.requires_grad for name, p in model.named_parameters()}, model.training
+    before = {name: p.requires_grad for name, p in model.named_parameters()}
     try:
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name in learning)
-        yield model.eval()
+        with evaluating(model):
+            yield
     finally:
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(before[name])
+        for parameter in learning.values():
             parameter.grad = None
-        model.train(mode)
 
 
 def train_registers(
@@ -164,7 +171,8 @@ def train_registers(
         images: a part of a data set, whose labels are not looked at, or a tensor `(images, channels, height, width)`.
         recipe: how.
         groups: which groups of tokens learn.
-        state: a file, `.safetensors`, that keeps where the training stands, until it has ended.
+        state: a file, `.safetensors`, that keeps where the training stands. It is still there when the training has
+            ended: remove it once the model is saved.
         resume: whether to go on from that file.
         progress: whether to show a bar.
         about: what else has to be the same where a training goes on, as plain values.
@@ -173,15 +181,19 @@ def train_registers(
         The loss of each step.
 
     Raises:
-        ValueError: for groups that the model lacks, fewer images than a batch, a loss that is non-finite, and a state
-            of another model or recipe, or one that is there already and is not to be resumed.
+        ValueError: for a model that is no `ViT` or has float16 weights, groups that it lacks, fewer images than a
+            batch, a loss that is non-finite, and a state of another model or recipe, or one that is there already and
+            is not to be resumed.
         Paused: after Ctrl-C or SIGTERM where there is a `state`, in which all of it is kept.
     """
+    if not isinstance(model, ViT):
+        raise ValueError("give a ViT with registers: add_registers makes one")
+    groups = (groups,) if isinstance(groups, str) else groups
     if len(images) < recipe.batch_size:
         raise ValueError(f"there are {len(images)} images, fewer than the {recipe.batch_size} of a step")
     learning, device = learns(model, groups, recipe.norms), next(model.parameters()).device
     kept = _Kept(Path(state) if state else None, model, learning, recipe, {**(about or {}), "images": len(images)})
-    with only(model, learning), between_steps(enabled=state is not None) as stop:
+    with torch.enable_grad(), only(model, learning), between_steps(enabled=state is not None) as stop:
         optimizer = _optimizer(learning, recipe)
         losses = kept.load(optimizer) if resume else kept.begin(device)
         order = indices(len(images), recipe.batch_size, recipe.seed, len(losses), recipe.steps)
@@ -215,7 +227,8 @@ def _step(model: ViT, teach: Teacher, x: Tensor, optimizer, recipe: RegisterReci
         targets = teach(x)
     loss = distance(states(model, x), targets)
     if not loss.isfinite():
-        raise ValueError(f"the loss of step {step + 1} is non-finite: lower lr, now {recipe.lr}")
+        why = f"lower lr, now {recipe.lr}" if step else "the weights, the teacher's targets or the images are damaged"
+        raise ValueError(f"the loss of step {step + 1} is non-finite: {why}")
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()

@@ -153,7 +153,7 @@ def test_on_shapes_it_beats_its_own_boxes_laid_on_other_images():
 def test_what_is_wrong_is_said():
     with pytest.raises(ValueError, match=r"patches are \(batch, rows, columns, dim\)"):
         probes.lost(blobs(0).flatten(1, 2))
-    with pytest.raises(ValueError, match="k is 0"):
+    with pytest.raises(ValueError, match="k is a whole number"):
         probes.lost(blobs(0), k=0)
     with pytest.raises(ValueError, match="non-finite"):
         probes.lost(blobs(0) / 0)

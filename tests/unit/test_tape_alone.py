@@ -91,7 +91,7 @@ class TestASecondRecord:
         model = build()
         with pytest.raises(RuntimeError, match="on purpose"), record(model):
             raise RuntimeError("on purpose")
-        with pytest.raises(ValueError, match="record takes a ViT"), record(nn.Linear(2, 2)):
+        with pytest.raises(ValueError, match="give a ViT"), record(nn.Linear(2, 2)):
             pass
         assert maps_of(model, images()).shape == (2, 2, 2, 2)
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from ... import probes
+from ...checks import check_finite
 from ...tokens import PATCHES
 from .answers import Answer
 from .kinds import Pass
@@ -37,8 +38,7 @@ def through_all_blocks(ask: Callable[[Pass, Token], Tensor], what: str) -> Calla
         maps = ask(of, where)
         if maps.ndim != 3:
             raise ValueError(f"--query {where}: name one of its tokens, such as {where}:0")
-        if not maps.isfinite().all():
-            raise ValueError(probes.running.STRANGE)
+        check_finite(maps)
         mark = where[1:] if isinstance(where, tuple) and len(where) == 3 else None
         for number, one in enumerate(maps.cpu().numpy()):
             about = _about(of, number) if of.classes and what != ROLLOUT else ""
@@ -178,8 +178,7 @@ def positions(model: ViT, args: Namespace) -> Answer:
     found = {name: ask(model, grid=grid) for name, ask in kinds.items()}
     if not found:
         raise ValueError("this model has no positions")
-    if not all(values.isfinite().all() for values in found.values()):
-        raise ValueError(probes.running.STRANGE)
+    check_finite(*found.values())
     said = " and ".join([model.config.positions] * added + [f"rotary ({rotary}; the first block's)"] * bool(rotary))
     shown = next(iter(found.values()))  # those that are added, where there are both
     arrays = {name: values.numpy() for name, values in found.items()}
