@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..host import find_device
-from ..paths import user_path
+from ..paths import require_writable, user_path
+from .evaluate import unreadable
 from .parser import Parser, number, positive, whole
-from .shared_flags import add_device, add_weights
+from .shared_flags import add_device, add_max_corrupt, add_weights
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ..data.corrupt import CorruptImages
+    from ..data.images import Images
     from ..models import ViT
     from ..registers import RegisterNeuron
 
@@ -60,6 +64,7 @@ def flags(parser: Parser) -> None:
     text = "go on with a training that was stopped: the same command, with this flag"
     training.add_argument("--resume", action="store_true", help=text)
     add_device(parser)
+    add_max_corrupt(parser)
     parser.add_argument("--quiet", action="store_true", help="show no progress bar")
 
 
@@ -87,6 +92,8 @@ def main(args: Namespace) -> None:
     _save(args, output, model, made, neurons)
     state.unlink(missing_ok=True)
     print(f"saved in {output}")
+    if images.corrupt.names:
+        print(f"{unreadable(images.corrupt.names)}; others stood in")
 
 
 def _files(args: Namespace) -> tuple[Path, Path]:
@@ -117,24 +124,44 @@ def _files(args: Namespace) -> tuple[Path, Path]:
         raise ValueError(f"there is no training to go on with at {state}: leave --resume out")
     if state.exists() and not args.resume:
         raise ValueError(f"{state} holds a training that was stopped: add --resume to go on, or remove it")
+    require_writable(output, "a checkpoint")
     return output, state
 
 
-def _images(args: Namespace, model: ViT):
+@dataclass(frozen=True)
+class _Readable:
+    """Images, where others stand in for those that cannot be read, as in `dtl train`."""
+
+    images: Images
+    corrupt: CorruptImages
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def batch(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
+        """As `Images.batch` gives it."""
+        return self.corrupt.batch(self.images, numbers)
+
+
+def _images(args: Namespace, model: ViT) -> _Readable:
+    from ..data.corrupt import CorruptImages
     from ..data.photos import PHOTOS, photo_path
     from ..data.sources.folder import every_image, named_images
     from ..train.evaluation import as_expected
 
     size = model.config.image_size
     if args.data_path:
-        return as_expected(model, every_image(args.data_path, size, model.config))
-    return as_expected(model, named_images([photo_path(name) for name in PHOTOS], size, model.config))
+        images = every_image(args.data_path, size, model.config)
+    else:
+        images = named_images([photo_path(name) for name in PHOTOS], size, model.config)
+    return _Readable(as_expected(model, images), CorruptImages(args.max_corrupt))
 
 
-def _sample(images, count: int) -> Tensor:
+def _sample(images: _Readable, count: int) -> Tensor:
     from ..data.splits import subset
 
-    return images.batch(subset(len(images), min(count, len(images))))[0]
+    some = subset(len(images), min(count, len(images)))
+    return images.corrupt.batch(images.images, some, replace=False)[0]
 
 
 def _check_tokens(args: Namespace, model: ViT) -> None:
@@ -161,8 +188,8 @@ def _neurons(model: ViT, images: Tensor, args: Namespace) -> tuple[int, float, t
     outliers = find_outliers(tape)
     if outliers.start is None:
         raise ValueError(
-            f"no patch of these {len(images)} images is an outlier after any block: there is nothing to clean; "
-            "dtl registers is for models whose norms have a second mode (chapter 14)"
+            f"no patch of {len(images)} image{'s' * (len(images) > 1)} is an outlier after any block: there is nothing "
+            "to clean; dtl registers is for models whose norms have a second mode (chapter 14)"
         )
     block = max(range(len(outliers.modes)), key=lambda b: outliers.modes[b].ratio if outliers.modes[b] else 0)
     mask = outliers.mask(block)
@@ -175,7 +202,7 @@ def _neurons(model: ViT, images: Tensor, args: Namespace) -> tuple[int, float, t
     return block, outliers.modes[block].cut, neurons
 
 
-def _added(args: Namespace, model: ViT, images, sample: Tensor, neurons, n: int, state: Path) -> ViT:
+def _added(args: Namespace, model: ViT, images: _Readable, sample: Tensor, neurons, n: int, state: Path) -> ViT:
     from ..added import add_registers
     from ..train.registers import RegisterRecipe, clean_states, train_registers
 

@@ -141,10 +141,14 @@ def add_machine(group, max_corrupt: float | None = 0.001, said: str = "0.001") -
     add_device(group)
     workers = "worker processes that read images from files (default: one for each core of the process, at most 16)"
     group.add_argument("--workers", type=whole, metavar="N", help=workers)
-    corrupt = "fraction of the images that may be unreadable before the command stops"
-    corrupt = f"{corrupt} (default: {said})"
-    group.add_argument("--max-corrupt", "--broken", type=fraction, default=max_corrupt, metavar="X", help=corrupt)
+    add_max_corrupt(group, max_corrupt, said)
     group.add_argument("--quiet", action="store_true", help="show no progress bar")
+
+
+def add_max_corrupt(group, default: float | None = 0.001, said: str = "0.001") -> None:
+    """How many images may be unreadable; the default, and what the help says of it."""
+    text = f"fraction of the images that may be unreadable before the command stops (default: {said})"
+    group.add_argument("--max-corrupt", "--broken", type=fraction, default=default, metavar="X", help=text)
 
 
 def add_record(group) -> None:
