@@ -48,8 +48,8 @@ def add_registers(
         `mean patch` change the logits: the mean over images of `logit_change`.
 
     Raises:
-        ValueError: where the model has a group of that name, or it is `cls` or `dist`, for blocks that its plan does not
-            have, and where there is no image or what the head gives is non-finite.
+        ValueError: where the model has a group of that name, or it is `cls` or `dist`, for blocks that its plan does
+            not have, and where there is no image or what the head gives is non-finite.
     """
     vit, _ = unwrapped(model)
     n, at = whole("n", n), whole("at", at, 0)

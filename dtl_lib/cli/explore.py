@@ -48,14 +48,14 @@ def main(args: Namespace) -> None:
     shown = described(name, model)
     pictures = _pictures(args, shown)
     bar = progress_bar(len(pictures), "picture", shown=not args.quiet, leave=False)
-    folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}") as made:
         page.write(Path(made), [shown], pictures, done=bar.update)
         (Path(made) / "index.html").write_text(page.page(args.title or name), "utf8")
         bar.close()
         _move(Path(made), folder)
     size = sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
-    print(f"{folder / 'index.html'}: {len(pictures)} pictures, {size / 1e6:.1f} MB in all; open it in a browser")
+    many = f"{len(pictures)} picture{'s' * (len(pictures) > 1)}"
+    print(f"{folder / 'index.html'}: {many}, {size / 1e6:.1f} MB in all; open it in a browser")
     if reason := page.why_not(model):
         print(f"the model does not run on the page: {reason}")
 
@@ -70,6 +70,11 @@ def _folder(args: Namespace) -> Path:
         raise ValueError(f"{folder} is not empty: give --force to write over a page in it, or another --output-dir")
     if kind(folder):
         require_writable(folder / "index.html", "a page")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryDirectory(dir=folder.parent).cleanup()
+    except OSError as error:
+        raise ValueError(f"{folder} cannot be made ({error.strerror}): give another --output-dir") from None
     return folder
 
 

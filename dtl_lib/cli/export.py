@@ -108,12 +108,16 @@ def _report(model: ViT, images: Tensor, checked, is_int8: bool) -> list[str]:
     found, ratios = int8.outliers(model, images)
     longest = max(ratios)
     changes = int8.with_and_without_registers(model, images)
+    if found.start is None:
+        return [*lines, f"no patch token is an outlier after any block (the longest is {longest:.1f} × the median)"]
+    far = f"some patch tokens are far longer than the others, up to {longest:.0f} × the median"
+    far = f"after block {found.start} {far}"
     if changes is None:
-        return [*lines, f"no patch token is far longer than the others (at most {longest:.1f} × the median)"]
+        return [*lines, f"{far}; there is no neuron to move to a test-time register in their place"]
     plain, registers, own = changes
     return [
         *lines,
-        f"after block {found.start} some patch tokens are far longer than the others, up to {longest:.0f} × the median",
+        far,
         f"int8 with one factor for all tokens, as in this file, changes {plain}",
         f"with a test-time register in their place: {registers}",
         f"and a factor of its own for that register: {own}",

@@ -85,13 +85,13 @@ def with_and_without_registers(model: ViT, images: Tensor) -> tuple[Change, Chan
     """What int8 changes of a model whose patches grow long; what once a test-time register does their work; and what
     where that token, besides, has a factor of its own.
 
-    None where no patch is long, or no neuron is found that makes them so.
+    None where no patch is long, where no neuron is found that makes them so, and where the model has such registers.
 
     Args:
         model, images: as in `change`.
     """
     found, ratios = outliers(model, images)
-    if found.start is None:
+    if found.start is None or model.plan.group(NAME):
         return None
     block = max((block for block, mode in enumerate(found.modes) if mode), key=lambda block: ratios[block])
     mask = found.mask(block)
