@@ -3,6 +3,7 @@ stays as it was, with each of its modules in its own mode.
 """
 
 import copy
+import functools
 import logging
 
 import pytest
@@ -39,6 +40,11 @@ LAST = 2  # block of the trunk
 
 
 def built(kind: str) -> ViT:
+    return copy.deepcopy(converted(kind))
+
+
+@functools.cache
+def converted(kind: str) -> ViT:
     """With weights that all matter, as a reader has it: converted from timm."""
     logging.getLogger("dtl_lib").setLevel(logging.ERROR)  # what a conversion says is not asked here
     torch.manual_seed(0)
