@@ -117,6 +117,13 @@ def test_bad_input_is_one_line_and_writes_nothing(saved, monkeypatch, capsys, gi
     assert says in error and error.count("\n") == 1 and sorted(saved.rglob("*")) == before
 
 
+def test_a_folder_that_cannot_be_made_is_said_without_a_temporary_name(saved, capsys):
+    (saved / "file").write_text("")
+    assert main(["explore", str(saved / "best.safetensors"), "--output-dir", str(saved / "file" / "page")]) == 2
+    err = capsys.readouterr().err
+    assert f"{saved / 'file' / 'page'} cannot be made (" in err and len(err.splitlines()) == 1
+
+
 def test_cards_of_strangers_are_not_believed():
     model = ViT(ViTConfig(16, 8, dim=12, depth=2, heads=2, classes=3))
     for card in (

@@ -155,5 +155,11 @@ def test_what_is_wrong_is_said():
         probes.lost(blobs(0).flatten(1, 2))
     with pytest.raises(ValueError, match="k is a whole number"):
         probes.lost(blobs(0), k=0)
+    with pytest.raises(ValueError, match="k is a whole number"):
+        probes.lost(blobs(0), k=1.5)
+    with pytest.raises(ValueError, match="offset is a number"):
+        probes.lost(blobs(0), offset=float("nan"))
+    with pytest.raises(ValueError, match=r"patches are \(batch"):
+        probes.lost(blobs(0)[:0])
     with pytest.raises(ValueError, match="non-finite"):
         probes.lost(blobs(0) / 0)

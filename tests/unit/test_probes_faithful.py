@@ -1,6 +1,7 @@
 """Curves of deletion and insertion, against loops over patches, and on models that read one known patch."""
 
 import doctest
+from dataclasses import replace
 
 import pytest
 import torch
@@ -136,8 +137,21 @@ def test_the_mode_is_restored_and_bad_input_refused():
     model, x = build(SMALL).train(), images(SMALL)
     probes.insertion_deletion(model, x, torch.rand(2, 2, 3), steps=2)
     assert model.training
+    maps = torch.rand(2, 2, 3)
+    by_numpy, by_torch = (
+        probes.insertion_deletion(model, x, one, target, steps=2).gap
+        for one, target in ((maps.numpy(), [1, 4]), (maps, torch.tensor([1, 4])))
+    )
+    assert torch.equal(by_numpy, by_torch)
     for words, call in {
         "of the same images": lambda: probes.insertion_deletion(model, x, torch.rand(3, 2, 3)),
+        "whole numbers from 0 to 4": lambda: probes.insertion_deletion(model, x, maps, torch.tensor([1]), steps=2),
+        r"\(2,\) whole numbers": lambda: probes.insertion_deletion(model, x, maps, torch.tensor([1.0, 2]), steps=2),
+        "whole numbers from 0": lambda: probes.insertion_deletion(model, x, maps, [1, 5], steps=2),
+        "a probability is of a class": lambda: probes.insertion_deletion(
+            build(replace(SMALL, classes=0)), x, maps, steps=2
+        ),
+        "the weights are damaged": lambda: probes.insertion_deletion(model, x / 0, maps, steps=2),
         "square patches": lambda: probes.insertion_deletion(model, x, torch.rand(2, 3, 2)),
         "non-finite": lambda: probes.insertion_deletion(model, x, torch.full((2, 2, 3), torch.nan)),
         "steps is a whole number, at most 6": lambda: probes.insertion_deletion(model, x, torch.rand(2, 2, 3)),

@@ -190,3 +190,13 @@ def test_bad_input_is_refused():
             probes.token_probe(*given)
     with pytest.raises(ValueError, match="folds is a whole number"):
         probes.token_probe(x, y, photos, folds=1)
+    with pytest.raises(ValueError, match="multiples of 5"):
+        probes.patch_pixels(torch.ones(1, 3, 32, 30), 5)
+    with pytest.raises(ValueError, match="8 · 8 · channels"):
+        probes.pictures_of(torch.ones(1, 4, 4, 10), 8)
+    for masks, count, hint in (
+        (torch.ones(1, 2, 2), 1, "masks are bool"),
+        (torch.ones(1, 2, 2) > 0, 1.5, "from 1 to 4"),
+    ):
+        with pytest.raises(ValueError, match=hint):
+            probes.draw_places(masks, count)

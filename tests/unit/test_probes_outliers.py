@@ -164,8 +164,20 @@ def test_refusals():
             found.mask(block)
     with pytest.raises(ValueError, match="non-finite"):
         probes.second_mode(torch.tensor([1.0, float("nan")]))
-    with pytest.raises(ValueError, match="mask of patches"):
-        probes.find_sinks(tape, 3, torch.ones(2, 3, 3, dtype=torch.bool))
+    for mask in (torch.ones(2, 3, 3) > 0, torch.ones(1, 8, 8) > 0, torch.ones(2, 8, 8)):
+        with pytest.raises(ValueError, match=r"mask of patches, bool \(2, 8, 8\)"):
+            probes.find_sinks(tape, 3, mask)
+    cait = recorded(load_pretrained("zoo/shapes_cait4"), SHAPES[:2])
+    with pytest.raises(ValueError, match="block 4 is class attention"):
+        probes.find_sinks(cait, 4, torch.ones(2, 8, 8) > 0)
+    with pytest.raises(ValueError, match="no images"):
+        probes.find_outliers(recorded(small_model(), SHAPES[:0]))
+    with pytest.raises(ValueError, match="blocks 0 … 5, not 1.5"):
+        found.mask(1.5)
+    damaged = small_model()
+    damaged.blocks[2].mlp.contract.weight.data[0] = torch.inf
+    with pytest.raises(ValueError, match="non-finite"):
+        probes.predict_direction(damaged)
     with pytest.raises(ValueError, match="from_timm"):
         probes.predict_direction(torch.nn.Linear(2, 2))
 
@@ -226,6 +238,19 @@ def test_a_sink_s_numbers_are_those_of_a_loop():
         sinks.output.numpy(), lengths, rtol=0.03
     )  # of an even number torch takes the lower middle
     assert sinks.even == pytest.approx(1 / 67)
+
+
+def test_a_patch_that_nobody_attends_to_is_no_gap():
+    """In large scores softmax underflows to 0, for every token that asks: what a patch would add is then a number."""
+    model = small_model()
+    with torch.no_grad():
+        model.blocks[3].attention.qkv.weight[: 2 * model.config.dim] *= 1000
+    tape, mask = recorded(model, SHAPES[:4]), random_mask(4, (8, 8), 0.3)
+    unseen = tape.attention(3).sum(dim=(1, 2))[:, -64:] == 0
+    assert unseen.any() and not unseen.all()
+    found = probes.find_sinks(tape, 3, mask)
+    assert found.output.isfinite().all() and 0 <= found.alike <= 1
+    assert all(kind == "ignored" for kind, none in zip(found.kinds, unseen[mask.flatten(1)].tolist()) if none)
 
 
 def test_the_leading_direction_is_what_the_branch_amplifies_most():

@@ -122,6 +122,12 @@ def test_what_is_wrong_is_said():
         probes.pca_map(PATCHES.flatten(1, 2))
     with pytest.raises(ValueError, match="from these tokens come 1 … 7"):
         probes.pca_map(PATCHES, components=8)
+    with pytest.raises(ValueError, match="components is 2.5"):
+        probes.pca_map(PATCHES, components=2.5)
+    with pytest.raises(ValueError, match="components are of two tokens or more"):
+        probes.pca_map(torch.ones(1, 1, 1, 4))
+    with pytest.raises(ValueError, match="non-finite"):
+        probes.as_colours(torch.full((1, 3, 2, 2), torch.nan))
     with pytest.raises(ValueError, match=r"others are \(3, tokens, 7\)"):
         probes.pca_map(PATCHES, others=torch.ones(2, 1, 7))
     with pytest.raises(ValueError, match="non-finite"):

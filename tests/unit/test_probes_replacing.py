@@ -2,6 +2,7 @@
 
 import doctest
 
+import numpy as np
 import pytest
 import torch
 
@@ -157,6 +158,7 @@ def test_it_refuses_what_makes_no_sense():
         "there is no block 3": lambda: probes.states_at(model, x, 3),
         "row is a whole number": lambda: probes.replace_tokens(model, x, ("patch", 2, 0), 1, "zero"),
         "a patch is": lambda: probes.replace_tokens(model, x, ("patch", 2), 1, "zero"),
+        "tokens are a group by name": lambda: probes.replace_tokens(model, x, np.ones((2, 2, 3), bool), 1, "zero"),
         "a mask of patches is bool": lambda: probes.replace_tokens(model, x, which, 1, "zero"),
         "one shape": lambda: probes.patch_state(model, x, x[:1], "cls", 1),
         "change returns": lambda: _changed(model, x),

@@ -211,10 +211,17 @@ def test_bad_input():
         find_register_neurons(planted("class attention"), made, long, 4)
     with pytest.raises(ValueError, match="share is above 0"):
         find_register_neurons(model, made, long, BLOCK, share=0)
+    with pytest.raises(ValueError, match="non-finite"):
+        find_register_neurons(model, made / 0, long, BLOCK)
     for wrong, why in (
         ([], "at least one neuron"),
         ([replace(writer, neuron=96)], "neurons 0 … 95, not 96"),
         ([replace(writer, block=9)], "there is no block 9"),
+        (writer, "in a list"),
+        ([(2, 11, 1)], "neurons are RegisterNeurons"),
+        ([replace(writer, sign=0.5)], "a sign of 1 or -1"),
+        ([replace(writer, neuron=11.5)], "neurons 0 … 95, not 11.5"),
+        ([writer, replace(writer, sign=-1.0)], "neuron 11 of block 2 is there twice"),
     ):
         with pytest.raises(ValueError, match=why), dtl_lib.test_time_registers(model, wrong):
             pass

@@ -70,6 +70,9 @@ class TestAdd:
             ({"n": 1, "at": 2, "leave": 2, "name": "new"}, "leave has to be from 3 to 4"),
             ({"n": 1}, "a group called 'reg' already"),
             ({"n": 1, "name": "patches"}, "cannot name a group"),
+            ({"n": 1, "name": "dist"}, "dist is a token that the head reads"),
+            ({"n": 1, "name": "new", "images": images()[0][:0]}, "there are no images"),
+            ({"n": 1, "name": "new", "images": images()[0] / 0}, "non-finite"),
         ):
             with pytest.raises(ValueError, match=why):
                 add_registers(model, **given)
@@ -201,6 +204,17 @@ class TestTrain:
         assert targets["patches"].shape == plain["patches"].shape
         assert targets["patches"].norm(dim=-1).max() < 0.2 * plain["patches"].norm(dim=-1).max()
 
+    def test_a_teacher_in_training_says_the_same_without_gradients_or_with(self):
+        wider, _, made, recipe = setting()
+        model, results = planted(drop_path=0.5), []
+        neurons = found(model)
+        for mode in (False, True):
+            student = copy.deepcopy(wider)
+            with torch.no_grad():
+                results.append(train_registers(student, clean_states(model.train(mode), neurons), made, recipe, "reg"))
+            assert model.training == mode
+        assert results[0] == results[1]
+
     def test_the_loss_is_what_it_says(self):
         a, b = torch.randn(2, 5, 8), torch.randn(2, 5, 8)
         by_hand = 0.0
@@ -259,6 +273,12 @@ class TestTrain:
             train_registers(wider, teach, made, replace(recipe, batch_size=9))
         with pytest.raises(ValueError, match="no late to train; its groups of tokens are cls, reg"):
             train_registers(wider, teach, made, recipe, ["late"])
+        with pytest.raises(ValueError, match="name a group of tokens"):
+            train_registers(wider, teach, made, recipe, [])
+        with pytest.raises(ValueError, match="add_registers makes one"):
+            train_registers(torch.nn.Linear(2, 2), teach, made, recipe)
+        with pytest.raises(ValueError, match=r"train model.float\(\)"):
+            train_registers(copy.deepcopy(wider).half(), teach, made, recipe)
         with pytest.raises(ValueError, match="the loss of step 1 is non-finite"):
             train_registers(wider, lambda x: {"patches": torch.full((2, 16, 24), torch.nan)}, made, recipe)
         with pytest.raises(CheckpointError, match="does not exist"):

@@ -133,6 +133,34 @@ def test_bad_input_is_one_line(given, tmp_path, monkeypatch, capsys, more, said)
     assert not list(tmp_path.glob("x.*"))
 
 
+@pytest.mark.parametrize("way", ["add", "test-time"])
+def test_one_corrupt_file_among_many_is_read_around_and_said(given, tmp_path, capsys, way):
+    model, path, folder = given
+    with open(f"{folder}/5_.png", "wb") as file:
+        file.write(open(f"{folder}/5.png", "rb").read()[:80])
+    line = ["registers", way, path, "--data-path", folder, "--output", str(tmp_path / "out.safetensors")]
+    line += ["--steps", "5", "--batch-size", "4", "--quiet"] if way == "add" else []
+    assert main(line) == 0
+    said = capsys.readouterr().out
+    assert "8 of 128 patches are outliers" in said and said.endswith("5_.png; others stood in\n")
+    assert load_pretrained(str(tmp_path / "out.safetensors")).plan.group("reg" if way == "add" else "test")
+    for number in range(8):
+        with open(f"{folder}/{number}.png", "wb") as file:
+            file.write(b"no image")
+    assert main([*line, "--force"]) == 2 and "cannot be read, more than the 0.1%" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("where", ["model.safetensors/out.safetensors", "folder.safetensors"])
+def test_an_output_that_cannot_be_is_said_before_any_work(given, tmp_path, capsys, where, monkeypatch):
+    _, path, folder = given
+    (tmp_path / "folder.safetensors").mkdir()
+    monkeypatch.setattr("dtl_lib.pretrained.load_pretrained", None)
+    line = ["registers", "test-time", path, "--images", folder, "--output", str(tmp_path / where), "--force"]
+    assert main(line) == 2
+    out, err = capsys.readouterr()
+    assert not out and "a checkpoint cannot be written to" in err and len(err.splitlines()) == 1
+
+
 def test_what_test_time_has_no_use_for_and_a_clean_model(given, tmp_path, capsys):
     _, path, folder = given
     line = ["registers", "test-time", path, "--images", folder, "--output", str(tmp_path / "out.safetensors")]
