@@ -119,8 +119,8 @@ class Study:
             raise RuntimeError(f"{len(failed)} of {len(runs)} runs failed: {failed[0]}")
 
 
-def main(made: Callable[[str], Study], arguments: Sequence[str] | None = None, about: str = "") -> None:
-    """The command line of a study: a line for each run as it ends.
+def main(made: Callable[[str], Study], arguments: Sequence[str] | None = None, about: str = "") -> str | None:
+    """The command line of a study: a line for each run as it ends. Returns the folder of its records, as given.
 
     Args:
         made: gives the study at a scale.
@@ -138,6 +138,7 @@ def main(made: Callable[[str], Study], arguments: Sequence[str] | None = None, a
             print(f"{record.experiment}: {record.what}, seed {record.seed}: {line(record)}", flush=True)
     except ValueError as error:
         parser.error(first_line(error))
+    return options.folder
 
 
 def line(record: ledger.Record) -> str:
