@@ -9,7 +9,7 @@ record that is there is not made again. With `--states DIR` the tokens are kept,
 
 import argparse
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -25,6 +25,13 @@ ASKED = ("input", 1, 5, 7, 9, 11)
 MANY = 10  # numbers to predict
 OURS = ("shapes_depth6", "shapes_depth6_reg4")
 Rows = dict[str, tuple[Tensor, Tensor, Tensor]]  # kind → (tokens, blocks, dim), targets, images
+PHOTOS = {  # kind → which states, at the places of which tokens
+    "long": ("border", "long"),
+    "not long": ("border", "not long"),
+    "twin": ("twin", "long"),
+    "inside": ("inside", "long"),
+}
+CIFAR = ("class token", "outlier", "twin", "inside", "new token")
 
 
 def matched(states: States, seed: int = 0) -> dict[str, tuple[Tensor, Tensor]]:
@@ -40,19 +47,18 @@ def matched(states: States, seed: int = 0) -> dict[str, tuple[Tensor, Tensor]]:
     return {kind: tuple(torch.cat(parts, dim=1)) for kind, parts in chosen.items()}
 
 
-def photo_rows(states: States, question: str) -> Rows:
+def photo_rows(states: States, question: str, kinds: Mapping[str, tuple[str, str]] = PHOTOS) -> Rows:
     """The four kinds at places, as many tokens of each; of the animals the class token and the new token too."""
     chosen, rows = matched(states), {}
-    sources = {"long": "border", "not long": "border", "twin": "twin", "inside": "inside"}
-    for kind, source in sources.items():
-        views, places = chosen["not long" if kind == "not long" else "long"]
+    for kind, (source, tokens) in kinds.items():
+        views, places = chosen[tokens]
         targets = {
             "place": places,
-            "pixels": states["inner pixels" if kind == "inside" else "pixels"][views, places],
+            "pixels": states["inner pixels" if source.startswith("inside") else "pixels"][views, places],
             "animal": states["animal"][views],
         }
         rows[kind] = some(states[source][views, places]), targets[question], states["photo"][views]
-    if question == "animal":
+    if question == "animal" and kinds == PHOTOS:
         views, _ = chosen["long"]
         for kind in ("class token", "new token"):
             rows[kind] = some(states[kind][views]), states["animal"][views], states["photo"][views]
@@ -67,11 +73,11 @@ def some(tokens: Tensor) -> Tensor:
     return tokens[:, [place for place in places if place >= -tokens.shape[1]]]
 
 
-def image_rows(states: States, question: str) -> Rows:
-    """One token of each kind an image."""
-    given = ("class", "colour", "middle")
+def image_rows(states: States, question: str, kinds: Sequence[str] | None = None) -> Rows:
+    """One token of each kind an image; of all kinds where None."""
     images = torch.arange(len(states["class"]))
-    return {kind: (some(tokens), states[question], images) for kind, tokens in states.items() if kind not in given}
+    kinds = [kind for kind in states if kind not in ("class", "colour", "middle")] if kinds is None else kinds
+    return {kind: (some(states[kind]), states[question], images) for kind in kinds}
 
 
 def asked(rows: Rows) -> dict[str, list[Score]]:
@@ -174,7 +180,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         measure(f"photos, {question}", lambda q=question: photo_rows(photos, q), pairs, flags.folder)
     pairs = [("outlier", "twin"), ("outlier", "inside"), ("new token", "twin"), ("class token", "inside")]
     for question in ("class", "colour"):
-        measure(f"CIFAR-10, {question}", lambda q=question: image_rows(cifar, q), pairs, flags.folder)
+        measure(f"CIFAR-10, {question}", lambda q=question: image_rows(cifar, q, CIFAR), pairs, flags.folder)
     pairs = [(f"register {number}", "class token") for number in range(4)]
     for name in OURS:
         ours = kept(states and states / f"{name}.pt", lambda name=name: of_shapes(name))

@@ -72,14 +72,15 @@ def test_a_model_without_neurons_has_its_controls_alone(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("gain", "said"), [({0: 8, 1: 8}, "reproduced"), ({0: 8, 1: 0}, "null at this scale"), ({0: -8, 1: -8}, "the opposite")]
-)  # fmt: skip
+    ("gain", "said"), [((8, 8), "reproduced"), ((8, 0), "null at this scale"), ((-8, -8), "the opposite")]
+)
 def test_the_claim_by_its_rule(tmp_path, gain, said):
     for number, title in enumerate(experiment.SETS):
         for way in (experiment.UNTOUCHED, experiment.MOVED[0]):
             hits = 10 + gain[number] * (way != experiment.UNTOUCHED)
             right = {f"right: {row}": [0] * 20 for row in experiment.ROWS}
-            right["right: v, centre" if way == experiment.UNTOUCHED else "right: k, drop"] = [1] * hits + [0] * (20 - hits)
+            row = "v, centre" if way == experiment.UNTOUCHED else "k, drop"
+            right[f"right: {row}"] = [int(number < hits) for number in range(20)]
             values = right | {name.replace("right", "corloc"): sum(one) / 20 for name, one in right.items()}
             what = f"{experiment.TINY}, {title}: {way}"
             ledger.add(experiment.EXPERIMENT, what, "x", "cpu", values, n=20, seed=0, folder=str(tmp_path))
