@@ -50,7 +50,8 @@ def show_curves(
     if "x" in log:
         axis.xaxis.set_major_formatter(_number)
         if len(marks) <= FEW:
-            axis.set_xticks(marks, [_number(place) for place in marks])
+            named = _apart(marks)
+            axis.set_xticks(marks, [_number(place) if place in named else "" for place in marks])
         axis.minorticks_off()
     if "y" in log:
         low_end, high_end = axis.get_ylim()
@@ -275,6 +276,16 @@ def show_histograms(groups: Mapping[str, Sequence], x: str, y: str, bins: int = 
     axes[-1].set_xlabel(x)
     figure.supylabel(y)
     return figure
+
+
+def _apart(marks: Sequence[float]) -> list[float]:
+    """Those of the places on a logarithmic axis that can have a number each, from the last one on."""
+    places = [place for place in marks if place > 0]
+    named = places[-1:]
+    for place in reversed(places[:-1]):
+        if named[-1] / place >= (places[-1] / places[0]) ** (1 / FEW):
+            named.append(place)
+    return named
 
 
 def _number(value: float, _place: int | None = None) -> str:

@@ -129,6 +129,13 @@ def test_a_logarithmic_axis_writes_plain_numbers(log):
         assert len(labels) > 2 and all(float(label) > 0 for label in labels)
 
 
+def test_places_that_are_near_each_other_on_a_logarithmic_axis_have_one_number():
+    across = [0, 1, 3, 10, 30, 100, 300, 1000, 2000]
+    (axis,) = figures.show_curves({"a": (across, [2] * 9)}, "x", "y", log="x").axes
+    labels = [label.get_text() for label in axis.get_xticklabels() if label.get_text()]
+    assert labels == ["1", "3", "10", "30", "100", "300", "2000"]
+
+
 @pytest.mark.parametrize("name", DRAWN)
 def test_text_has_one_size_and_can_be_read_on_a_telephone(name):
     drawn = DRAWN[name]()
