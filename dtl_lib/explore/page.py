@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ..figures.overlay import OPACITY
 from ..models import ViT
 from ..outputs.looking import TITLES
 from ..tokens import PATCH, PATCHES, READ_BY_HEAD
@@ -87,6 +88,7 @@ def write(
             {"name": each.name, "kind": each.kind, "thumb": _thumb(each, models[0].model)} for each in pictures
         ],
         "start": start,
+        "overlay": OPACITY,
         "units": SHOWS,
         "titles": TITLES,
     }

@@ -21,9 +21,9 @@ def model_of(kind):
     torch.manual_seed(1)
     plan = PLANS[kind]
     pool = "cls" if plan.group("cls") else "patches"
-    model = ViT(
-        ViTConfig((16, 24), 8, dim=12, depth=plan.depth, heads=3, plan=plan, classes=6, pool=pool, crop=1.0)
-    ).eval()
+    heads, patch = (3, 8) if pool == "cls" else (2, 4)  # the last has other heads and patches than the rest
+    shape = {"image_size": (16, 24), "patch_size": patch, "dim": 12, "depth": plan.depth, "heads": heads}
+    model = ViT(ViTConfig(**shape, plan=plan, classes=6, pool=pool, crop=1.0)).eval()
     with torch.no_grad():
         for value in model.parameters():
             value.copy_((value + 0.4 * torch.randn_like(value)).half().float())
@@ -49,12 +49,12 @@ def own_picture(tab, folder):
     tab.wait_for_selector(".dtl-load", state="hidden")
 
 
-def says(tab):
-    return tab.inner_text(".dtl-says")
+def says(tab, side=0):
+    return tab.locator(".dtl-says span").nth(side).inner_text()
 
 
-def answers(tab):
-    rows = tab.locator(".dtl-answers li").all_inner_texts()
+def answers(tab, side=0):
+    rows = tab.locator(".dtl-answers").nth(side).locator("li").all_inner_texts()
     return [(text.split("\n")[0], text.split("\n")[1]) for text in rows]
 
 
@@ -62,11 +62,11 @@ def states_of(model):
     """Every state but the colours' strength, as Python's and as the page's."""
     rows, columns = model.config.grid
     groups = [(group.name, at) for group in model.plan.groups for at in range(group.tokens)]
-    groups += [("patches", 0), *(("patch", at) for at in range(rows * columns))]
+    groups += [("patches", 0), *(("patch", list(at)) for at in itertools.product(range(rows), range(columns)))]
     for show, block in itertools.product(SHOWS, range(model.plan.blocks)):
-        for head in (None, 0, 2) if show == "attention" else (None,):
+        for head in (None, 0, model.config.heads - 1) if show == "attention" else (None,):
             for (group, at), scale in itertools.product(groups, ("shared", "own")):
                 name = group if group in ("cls", "dist", "patches") else f"{group}:{at}"
-                name = f"patch:{at // columns},{at % columns}" if group == "patch" else name
+                name = f"patch:{at[0]},{at[1]}" if group == "patch" else name
                 state = {"block": block, "head": head, "show": show, "scale": scale}
                 yield State(query=name, **state), {"group": group, "at": at, **state}

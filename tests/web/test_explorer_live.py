@@ -55,8 +55,8 @@ LIVE = """async ([number, photo, states]) => {
     const run = await dtlLoad(`m${number}`, model, '', () => {});
     const tier = await run(dtlInput(await dtlImage(photo), config), model.plan);
     const about = { ...model, titles: dtlExplorer.titles, answers: tier.answers };
-    return states.map((state) => { const view = tier.view(state); return [dtlSentence(view, state, about),
-        view.says ? null : [...view.values], view.says ? 0 : dtlHigh(view, state.scale)]; });
+    return states.map((state) => { const [view] = dtlExplore([tier], [about], state);
+        return [view.sentence, view.says ? null : [...view.values], view.high]; });
 }"""
 
 

@@ -79,9 +79,8 @@ function dtlSeenLive({ logits, blocks, lens }, config, plan, classes) {
     const where = layout.find((each) => each.name === name), asking = q.length / dim;
     if (!where) {
       const { enter, leave } = plan.groups.find((each) => each.name === name);
-      const held = names(layout).length ? `${names(layout).join(", ")}, patches` : "only patches";
       return `${name} enters at block ${enter}${leave === null ? "" : ` and leaves at ${leave}`}; in block ${block} the `
-        + `sequence holds ${held}`;
+        + `sequence holds ${dtlHeld(layout)}`;
     }
     const first = where.start + (group === "patches" ? 0 : at), count = group === "patches" ? where.tokens : 1;
     if (first + count > asking) {
@@ -168,7 +167,7 @@ function dtlSeenLive({ logits, blocks, lens }, config, plan, classes) {
         return { says: "Relevance needs gradients: it is stored for the pictures of this page alone, under each model’s own plan." };
       }
       const each = rows(state, block);
-      if (typeof each === "string") return { says: `${each[0].toUpperCase()}${each.slice(1)}.` };
+      if (typeof each === "string") return { says: dtlSaid(each) };
       if (show === "rollout") {
         const here = rollout(state, block), patches = ({ row, layout: of }) => row.subarray(of.at(-1).start);
         const there = blocks.map((_, at) => at).filter((at) => typeof rows(state, at) !== "string");

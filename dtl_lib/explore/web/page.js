@@ -11,42 +11,49 @@ function dtlSeen(key, data) {
 function dtlStart(root, index) {
   const folder = root.dataset.folder, find = (selector) => root.querySelector(selector);
   const { models, pictures, units, titles } = index, runners = {}, loading = {}, runs = {};
-  const state = { block: index.start ?? models[0].plan.depth - 1, head: null, group: "cls", at: 0, show: "attention", scale: "shared" };
-  const chosen = { model: 0, picture: 0, own: null, plans: models.map(({ plan }) => structuredClone(plan)) };
-  const page = { state, units, view: { says: "…" }, answers: [], usual: null, last: null };
+  const state = { block: index.start ?? models[0].plan.depth - 1, head: null, group: "cls", at: 0, show: "attention",
+    scale: "shared", overlay: index.overlay };
+  const chosen = { model: 0, beside: null, picture: 0, own: null, plans: models.map(({ plan }) => structuredClone(plan)) };
+  const page = { state, units, sides: [], seen: null, usual: null, last: null };
   let turn = 0, problem = "";
 
   const model = () => models[chosen.model], plan = () => chosen.plans[chosen.model];
   const isUsual = () => JSON.stringify(plan()) === JSON.stringify(model().plan);
   const say = (text) => { find(".dtl-status").textContent = text; };
+  root.querySelectorAll("[data-twice]").forEach((first) => first.after(first.cloneNode(true)));
 
   // ---- what is shown
 
-  async function stored() {
-    const key = `m${chosen.model}_p${chosen.picture}`;
+  // The models that are shown: the chosen one, whose plan can be moved, and the one beside it under its own plan, which
+  // may be the same one.
+  function shown() {
+    const { beside } = chosen, first = { at: chosen.model, plan: structuredClone(plan()), usual: isUsual() };
+    if (beside === null || (beside === chosen.model && first.usual)) return [first];
+    return [first, { at: beside, plan: models[beside].plan, usual: true }];
+  }
+
+  const tierOf = (one) => (one.usual && !chosen.own && !(page.asked && one.at === chosen.model) ? stored(one.at) : live(one));
+
+  async function stored(at, picture = chosen.picture) {
+    const key = `m${at}_p${picture}`;
     if (!dtlSeenHere[key]) await dtlScript(`${folder}seen_${key}.js`);
     return { ...dtlSeenHere[key], photo: await dtlImage(dtlSeenHere[key].photo) };
   }
 
-  async function photoOf() {
-    return chosen.own ? dtlPrepare(chosen.own, model().runs.config) : (await stored()).photo;
-  }
-
-  async function live() {
-    const runner = await load(), now = structuredClone(plan());
-    const key = JSON.stringify([chosen.model, chosen.own ? chosen.own.dtlNumber : chosen.picture, now]);
+  async function live(one) {
+    const { own, picture } = chosen, runner = await load(one.at), { config } = models[one.at].runs;
+    const key = JSON.stringify([one.at, own ? own.dtlNumber : picture, one.plan]);
     if (!runs[key]) {
-      const photo = await photoOf();
+      const photo = own ? await dtlPrepare(own, config) : (await stored(one.at, picture)).photo;
       say("The model is looking …");
-      runs[key] = { ...(await runner(dtlInput(photo, model().runs.config), now)), photo };
+      runs[key] = { ...(await runner(dtlInput(photo, config), one.plan)), photo };
     }
     say(HERE);
     return runs[key];
   }
 
   // Once, however often it is asked for meanwhile; again where it failed.
-  function load() {
-    const at = chosen.model;
+  function load(at) {
     loading[at] ??= fetched(at).catch((error) => { delete loading[at]; throw error; });
     return loading[at];
   }
@@ -71,31 +78,35 @@ function dtlStart(root, index) {
     const mine = ++turn;
     fit();
     try {
-      const usual = isUsual() && !chosen.own, tier = usual && !page.asked ? await stored() : await live();
+      const all = shown(), seen = [];
+      for (const one of all) seen.push({ ...one, tier: await tierOf(one) });
+      const usual = all[0].usual ? seen[0].tier : await tierOf({ at: all[0].at, plan: models[all[0].at].plan, usual: true });
       if (mine !== turn) return;
-      Object.assign(page, { answers: tier.answers, photo: tier.photo, tier });
-      if (usual) page.usual = tier.answers;
+      Object.assign(page, { seen, usual: usual.answers });
     } catch (error) {
       if (mine !== turn) return;
       problem = `The model cannot run here: ${error.message}. What is stored stays.`;
       chosen.own = null;
       page.asked = false;
       chosen.plans[chosen.model] = structuredClone(model().plan);
-      const tier = await stored().catch(() => null);
-      if (tier) Object.assign(page, { answers: tier.answers, photo: tier.photo, tier });
-      else problem = `${error.message}: this page is not complete.`;
+      page.seen = await Promise.all(shown().map(async (one) => ({ ...one, tier: await stored(one.at) }))).catch(() => null);
+      if (!page.seen) problem = `${error.message}: this page is not complete.`;
     }
     draw();
   }
 
-  // Another model may have fewer blocks, heads or tokens.
+  const blocksShown = () => Math.max(...shown().map((one) => one.plan.depth + one.plan.class_blocks));
+  const headsShown = () => Math.max(...shown().map(({ at }) => models[at].heads));
+  const usualToken = () => ({ group: plan().groups[0]?.name === "cls" ? "cls" : "patches", at: 0 });
+
+  // Other models may have fewer blocks, heads or tokens: what none of those that are shown has is not asked for.
   function fit() {
-    const { groups, depth, class_blocks: more } = plan(), group = groups.find(({ name }) => name === state.group);
-    state.block = Math.min(state.block, depth + more - 1);
-    if (state.head !== null && state.head >= model().heads) state.head = null;
-    const patches = model().grid[0] * model().grid[1];
-    const there = state.group === "patches" || (state.group === "patch" ? state.at < patches : group && state.at < group.tokens);
-    if (!there) Object.assign(state, { group: groups[0]?.name === "cls" ? "cls" : "patches", at: 0 });
+    state.block = Math.min(state.block, blocksShown() - 1);
+    if (state.head !== null && state.head >= headsShown()) state.head = null;
+    const has = ({ at, plan: { groups } }) => state.group === "patches"
+      || (state.group === "patch" ? state.at.every((value, axis) => value < models[at].grid[axis])
+        : groups.some(({ name, tokens }) => name === state.group && state.at < tokens));
+    if (!shown().some(has)) Object.assign(state, usualToken());
   }
 
   // ---- what the reader does
@@ -104,7 +115,7 @@ function dtlStart(root, index) {
   const ask = (group, at) => change({ group, at });
   const askPatch = (at) => {
     page.last = at ?? page.last;
-    return at === null ? ask(plan().groups[0]?.name === "cls" ? "cls" : "patches", 0) : ask("patch", at);
+    return change(at === null ? usualToken() : { group: "patch", at });
   };
   const choose = (values) => { problem = ""; page.asked = false; Object.assign(chosen, values); return show(); };
 
@@ -147,50 +158,83 @@ function dtlStart(root, index) {
   // ---- drawing
 
   function draw() {
-    const focused = document.activeElement?.dataset?.value, part = document.activeElement?.closest?.("[data-part]")?.dataset.part;
-    const about = { ...model(), plan: plan(), titles, answers: page.answers };
-    Object.assign(page, { model: model(), about, canMove: Boolean(runners[chosen.model]) });
-    page.view = page.tier ? page.tier.view(state) : { says: problem || "…" };
-    const blocks = plan().depth + plan().class_blocks, values = page.view.says ? null : dtlPatches(page.view);
-    const high = values ? dtlHigh(page.view, state.scale) : 1;
-    const put = (name, ...children) => find(`[data-part=${name}]`).replaceChildren(...children);
-    const choice = (key, label, entries) => dtlChoice(label, entries, state[key], (value) => change({ [key]: value }));
+    const focused = document.activeElement?.dataset?.value, part = document.activeElement?.closest?.("[data-part]");
+    const nothing = { tier: { answers: [], view: () => ({ says: problem || "…" }) } };
+    const seen = page.seen ?? shown().map((one) => ({ ...one, ...nothing }));
+    const abouts = seen.map(({ at, plan: now, tier: { answers } }) => ({ ...models[at], plan: now, titles, answers }));
+    const views = dtlExplore(seen.map(({ tier }) => tier), abouts, state);
+    page.sides = seen.map((one, number) => ({ number, view: views[number], about: abouts[number], photo: one.tier.photo,
+      trained: models[one.at].plan, title: seen.length > 1 ? titleOf(one, seen[0].at === seen[1].at) : "" }));
+    Object.assign(page, { plan: plan(), canMove: Boolean(runners[chosen.model]) });
+    drawControls();
+    find(".dtl-main").dataset.sides = seen.length;
+    [0, 1].forEach((number) => drawSide(number, page.sides[number]));
+    put("plan", dtlPlan(page, move));
+    find(".dtl-disturbed").textContent = dtlDisturbed(page);
+    find(".dtl-reset").hidden = isUsual();
+    if (find("details").open) put("table", ...page.sides.map((side) => dtlTable(page, side)));
+    drawModel();
+    if (problem) say(problem);
+    if (focused && part) part.querySelector(`[data-value="${focused}"]`)?.focus();
+    root.dataset.ready = "";
+    root.dataset.query = dtlQuery(state);
+  }
 
+  const put = (name, ...children) => find(`[data-part=${name}]`).replaceChildren(...children);
+
+  function titleOf({ at, plan: now, usual }, same) {
+    return usual ? `${models[at].name}${same ? ", its own plan" : ""}` : `${models[at].name}, ${dtlMoved(now, models[at].plan)}`;
+  }
+
+  function drawControls() {
+    const choice = (key, label, entries) => dtlChoice(label, entries, state[key], (value) => change({ [key]: value }));
+    const many = shown().length > 1;
     put("pictures", dtlChoice("picture", [...pictures.map(({ name, thumb }, value) => ({ value, name, image: thumb })),
       ...(chosen.own ? [{ value: "own", name: "yours" }] : [])], chosen.own ? "own" : chosen.picture,
     (picture) => (picture === "own" ? show() : choose({ picture, own: null, model: suited(pictures[picture].kind) }))));
     put("models", dtlChoice("model", models.map(({ name }, value) => ({ value, name })), chosen.model, (value) => choose({ model: value })));
-    put("says", unlike());
-    if (page.photo) dtlPaint(find("canvas"), page.photo, values, about.grid, high);
-    put("grid", dtlGrid(page, askPatch));
-    find(".dtl-high").textContent = values ? dtlFormats[state.show](high) : "–";
-    put("tokens", dtlTokens(page, ask));
+    const others = models.map(({ name }, value) => ({ value, name: value === chosen.model ? "its own plan" : name }));
+    put("beside", dtlChoice("beside it", [{ value: null, name: "nothing" },
+      ...others.filter(({ value }) => value !== chosen.model || !isUsual())], many ? chosen.beside : null,
+    (beside) => { chosen.beside = beside; problem = ""; return show(); }));
+    put("says", ...page.sides.map(({ about, title }) => dtlMake("p", { textContent: (title && `${title}: `) + unlike(about) })));
+    const block = find(".dtl-block input"), overlay = find(".dtl-overlay input"), share = `${Math.round(100 * state.overlay)}%`;
     find(".dtl-block b").textContent = state.block;
-    Object.assign(find(".dtl-block input"), { max: blocks - 1, value: state.block });
-    find(".dtl-block input").setAttribute("aria-valuetext", `block ${state.block}`);
+    Object.assign(block, { max: blocksShown() - 1, value: state.block });
+    block.setAttribute("aria-valuetext", `block ${state.block}`);
+    find(".dtl-overlay b").textContent = share;
+    overlay.value = state.overlay;
+    overlay.setAttribute("aria-valuetext", share);
     put("show", choice("show", "show", Object.entries(dtlShows).map(([value, name]) => ({ value, name, title: units[value] }))));
-    put("head", choice("head", "head", [null, ...Array(model().heads).keys()].map((value) => ({
+    put("head", choice("head", "head", [null, ...Array(headsShown()).keys()].map((value) => ({
       value, name: value === null ? "mean" : value, disabled: state.show !== "attention" }))));
     put("scale", choice("scale", "colours", [{ value: "shared", name: "one scale" }, { value: "own", name: "each map its own" }]));
-    const sentence = find(".dtl-says"), said = dtlSentence(page.view, state, about);
-    if (sentence.textContent !== said) sentence.textContent = said;
-    put("answers", dtlAnswerList(page));
-    put("plan", dtlPlan(page, move));
-    find(".dtl-disturbed").textContent = dtlDisturbed(page);
-    find(".dtl-reset").hidden = isUsual();
-    if (find("details").open) put("table", dtlTable(page));
-    drawModel();
-    if (problem) say(problem);
-    if (focused && part) find(`[data-part=${part}] [data-value="${focused}"]`)?.focus();
-    root.dataset.ready = "";
-    root.dataset.query = dtlQuery(state, model().grid[1]);
   }
 
-  function unlike() {
+  // What is there once for each model that is shown.
+  function drawSide(number, side) {
+    const each = (selector) => root.querySelectorAll(selector)[number];
+    root.querySelectorAll("[data-twice]").forEach((one, at) => { if (at % 2 === number) one.hidden = !side; });
+    if (!side) return;
+    const { view, title, about, photo } = side;
+    const set = (element, text) => { if (element.textContent !== text) element.textContent = text; };
+    each(".dtl-title").textContent = title;
+    each("canvas").setAttribute("aria-label", `The picture under the colours of the map${title && ` of ${title}`}`);
+    if (photo) dtlPaint(each("canvas"), photo, view.says ? null : dtlPatches(view), about.grid, view.high, state.overlay);
+    each("[data-part=grid]").replaceChildren(dtlGrid(page, side, askPatch));
+    each(".dtl-high").textContent = view.says ? "–" : dtlFormats[state.show](view.high);
+    each("[data-part=tokens]").replaceChildren(dtlTokens(page, side, ask));
+    set(each(".dtl-says b"), title && `${title}: `);
+    set(each(".dtl-says span"), view.sentence);
+    each("[data-part=answers]").previousElementSibling.textContent = title ? `${title} says` : "the model says";
+    each("[data-part=answers]").replaceChildren(dtlAnswerList(side));
+  }
+
+  function unlike(about) {
     const kind = chosen.own ? "own" : pictures[chosen.picture].kind;
     const apart = kind === "own" ? " Your picture is not one of these: take its answer with caution."
-      : kind === model().kind ? "" : " This picture is not one of these: take its answer with caution.";
-    return model().says + apart;
+      : kind === about.kind ? "" : " This picture is not one of these: take its answer with caution.";
+    return about.says + apart;
   }
 
   function drawModel() {
@@ -205,6 +249,7 @@ function dtlStart(root, index) {
   }
 
   find(".dtl-block input").addEventListener("input", (event) => change({ block: Number(event.target.value) }));
+  find(".dtl-overlay input").addEventListener("input", (event) => change({ overlay: Number(event.target.value) }));
   find(".dtl-load").addEventListener("click", () => { page.asked = true; problem = ""; return show(); });
   find(".dtl-reset").addEventListener("click", () => {
     chosen.plans[chosen.model] = structuredClone(model().plan);

@@ -10,37 +10,35 @@ const dtlShows = {
 };
 
 // The patches over the picture: a click or the arrow keys choose which one asks.
-function dtlGrid(page, ask) {
-  const { grid: [rows, columns] } = page.about, patches = page.view.says ? null : dtlPatches(page.view);
+function dtlGrid(page, side, ask) {
+  const { grid: [rows, columns] } = side.about, patches = side.view.says ? null : dtlPatches(side.view);
   const form = dtlFormats[page.state.show], asks = page.state.group === "patch" ? page.state.at : null;
-  const id = (at) => `dtl-patch-${at}`, here = asks ?? page.last ?? 0;
+  const within = ([row, column]) => [Math.max(0, Math.min(row, rows - 1)), Math.max(0, Math.min(column, columns - 1))];
+  const id = (row, column) => `dtl-patch-${side.number}-${row}-${column}`, here = within(asks ?? page.last ?? [0, 0]);
   const cells = [...Array(rows).keys()].map((row) => dtlMake("div", { role: "row" },
     ...[...Array(columns).keys()].map((column) => {
-      const at = row * columns + column;
-      return dtlMake("div", { role: "gridcell", id: id(at), className: at === asks ? "asks" : "",
-        "aria-selected": String(at === asks),
-        "aria-label": `patch (${row}, ${column})${patches ? `, ${form(patches[at])}` : ""}`, onclick: () => ask(at) });
+      const mine = asks?.[0] === row && asks[1] === column, value = patches ? `, ${form(patches[row * columns + column])}` : "";
+      return dtlMake("div", { role: "gridcell", id: id(row, column), className: mine ? "asks" : "", "aria-selected": String(mine),
+        "aria-label": `patch (${row}, ${column})${value}`, onclick: () => ask([row, column]) });
     })));
-  const moves = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: columns, ArrowUp: -columns, Enter: 0, " ": 0 };
+  const moves = { ArrowRight: [0, 1], ArrowLeft: [0, -1], ArrowDown: [1, 0], ArrowUp: [-1, 0], Enter: [0, 0], " ": [0, 0] };
   const element = dtlMake("div", { className: "dtl-grid", role: "grid", tabindex: 0, "data-value": "grid",
     "aria-label": `Patches, ${rows} rows of ${columns}. Arrow keys choose the patch that asks, Escape the class token.`,
-    "aria-activedescendant": id(here),
+    "aria-activedescendant": id(...here),
     onkeydown: (event) => {
       if (event.key === "Escape") return ask(null);
       if (!(event.key in moves)) return undefined;
       event.preventDefault();
-      const to = here + (asks === null ? 0 : moves[event.key]), column = here % columns;
-      const over = (event.key === "ArrowRight" && column === columns - 1) || (event.key === "ArrowLeft" && column === 0);
-      return ask(over || to < 0 || to >= rows * columns ? here : to);
+      return ask(asks ? within(here.map((at, axis) => at + moves[event.key][axis])) : here);
     } }, ...cells);
   element.style.gridTemplate = `repeat(${rows}, 1fr) / repeat(${columns}, 1fr)`;
   return element;
 }
 
 // The tokens that show no part of the picture, each with its value; one that is pressed asks.
-function dtlTokens(page, ask) {
-  const { plan } = page.about, others = page.view.says ? [] : dtlOthers(page.view), form = dtlFormats[page.state.show];
-  const most = Math.max(1e-9, ...others.map(({ value }) => value), page.view.says ? 0 : dtlHigh(page.view, page.state.scale));
+function dtlTokens(page, { about: { plan }, view }, ask) {
+  const others = view.says ? [] : dtlOthers(view), form = dtlFormats[page.state.show];
+  const most = Math.max(1e-9, ...others.map(({ value }) => value), view.high ?? 0);
   const each = plan.groups.flatMap((group) => [...Array(group.tokens).keys()].map((at) => [group.name, at]));
   const buttons = [...each, ["patches", 0]].map(([group, at]) => {
     const other = others.find((one) => one.group === group && one.at === at);
@@ -57,7 +55,7 @@ function dtlTokens(page, ask) {
 
 // Who is in the sequence of which block; with a model loaded, a slider a group moves where it enters.
 function dtlPlan(page, move) {
-  const { plan } = page.about, blocks = plan.depth + plan.class_blocks;
+  const { plan } = page, blocks = plan.depth + plan.class_blocks;
   const line = (name, from, to, kind, slider) => dtlMake("div", { className: "dtl-line" },
     dtlMake("span", { textContent: name }),
     dtlMake("div", { className: "dtl-track", "aria-hidden": "true" }, ...[...Array(blocks).keys()].map((block) =>
@@ -75,21 +73,23 @@ function dtlPlan(page, move) {
   return dtlMake("div", { className: "dtl-plan" }, ...lines, line("patches", 0, blocks, "patches"));
 }
 
+const dtlMoved = (plan, other) => plan.groups.filter((group, at) => group.enter !== other.groups[at].enter)
+  .map((group) => `the ${dtlGroup(group)} from block ${group.enter}`).join(" and ");
+
 // What weights that were trained for one plan do under another, said plainly.
 function dtlDisturbed(page) {
-  const moved = page.model.plan.groups.filter((group, at) => group.enter !== page.about.plan.groups[at].enter);
-  if (!moved.length) return "";
-  const said = moved.map((group) => `the ${dtlGroup(group)} from block ${group.enter}`).join(" and ");
-  const [before, after] = [page.usual?.[0], page.answers[0]];
+  const [{ about, trained }] = page.sides, said = dtlMoved(trained, about.plan);
+  if (!said) return "";
+  const [before, after] = [page.usual?.[0], about.answers[0]];
   const changed = !before || !after ? "" : ` Under its own plan it says “${before[0]}” (${dtlFormats.lens(before[1])}), now `
     + `“${after[0]}” (${dtlFormats.lens(after[1])}).`;
   return `These weights were trained with ${said}. Not one of them has changed: they are disturbed, and this is not what `
     + `a model trained for the new plan does.${changed}`;
 }
 
-function dtlAnswerList(page) {
+function dtlAnswerList({ about: { answers } }) {
   return dtlMake("ol", { className: "dtl-answers", "aria-label": "What the model says the picture shows" },
-    ...page.answers.map(([name, share]) => {
+    ...answers.map(([name, share]) => {
       const item = dtlMake("li", {}, dtlMake("span", { textContent: name }), dtlMake("b", { textContent: dtlFormats.lens(share) }));
       item.style.setProperty("--share", share);
       return item;
@@ -97,9 +97,9 @@ function dtlAnswerList(page) {
 }
 
 // All numbers of the map, and those of the other tokens.
-function dtlTable(page) {
-  const { grid: [rows, columns] } = page.about, { view, state } = page;
-  if (view.says) return dtlMake("p", { textContent: view.says });
+function dtlTable({ state, units }, { about: { grid: [rows, columns] }, view, title }) {
+  const named = title && `${title}: `;
+  if (view.says) return dtlMake("p", { textContent: named + view.says });
   const form = dtlFormats[state.show], patches = dtlPatches(view);
   const head = dtlMake("tr", {}, dtlMake("td"), ...[...Array(columns).keys()].map((column) =>
     dtlMake("th", { scope: "col", textContent: column })));
@@ -107,6 +107,6 @@ function dtlTable(page) {
     ...[...patches.subarray(row * columns, (row + 1) * columns)].map((value) => dtlMake("td", { textContent: form(value) }))));
   const others = dtlOthers(view).map(({ name, value }) => dtlMake("tr", {}, dtlMake("th", { scope: "row", textContent: name }),
     dtlMake("td", { textContent: form(value), colspan: columns })));
-  return dtlMake("table", {}, dtlMake("caption", { textContent: `${page.units[state.show]}, by row and column of the patch` }),
+  return dtlMake("table", {}, dtlMake("caption", { textContent: `${named}${units[state.show]}, by row and column of the patch` }),
     head, ...body, ...others);
 }

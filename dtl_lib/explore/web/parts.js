@@ -43,7 +43,7 @@ function dtlChoice(label, entries, chosen, choose) {
 }
 
 // The picture in grey under the colours of its patches, each drawn as a square.
-function dtlPaint(canvas, photo, values, [rows, columns], high, opacity = 0.62) {
+function dtlPaint(canvas, photo, values, [rows, columns], high, opacity) {
   canvas.width = photo.width;
   canvas.height = photo.height;
   const context = canvas.getContext("2d", { willReadFrequently: true });

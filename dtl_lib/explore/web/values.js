@@ -1,17 +1,19 @@
 // What the page shows of a state: values read from what is stored, and the sentence. A state is {block, head (null: the
-// mean), group, at (which of the group), show, scale}; a view has values by token, or a sentence that says why not.
+// mean), group, at (which of the group; of a patch its row and column), show, scale, overlay}; a view has values by token,
+// or a sentence that says why not. A tier, stored or live, has a `view` of each state, in which a patch is a number.
 "use strict";
 
 const dtlBytes = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
-const dtlQuery = ({ group, at }, columns) => (group === "patch" ? `patch:${Math.floor(at / columns)},${at % columns}`
-  : ["cls", "dist", "patches"].includes(group) ? group : `${group}:${at}`);
+const dtlQuery = ({ group, at }) => (["cls", "dist", "patches"].includes(group) ? group : `${group}:${at}`);
+const dtlSaid = (text) => `${text[0].toUpperCase()}${text.slice(1)}.`;
+const dtlByQuery = ["attention", "rollout", "relevance"];
 
 // The tier without a model: rows that Python stored as roots.
 function dtlStored(data) {
   const codes = dtlBytes(data.codes), header = new Float32Array(dtlBytes(data.header).buffer);
 
   function find(state) {
-    const group = ["attention", "rollout", "relevance"].includes(state.show) ? state.group : "";
+    const group = dtlByQuery.includes(state.show) ? state.group : "";
     const entry = data.entries.find((e) => e.show === state.show && e.block === state.block && e.group === group);
     return { entry, group };
   }
@@ -21,7 +23,7 @@ function dtlStored(data) {
     view(state) {
       const { entry, group } = find(state), head = state.show === "attention" && state.head !== null ? state.head + 1 : 0;
       if (entry?.says) return { says: entry.says };
-      if (!entry || head >= entry.heads) return { says: "This is not stored: load the model below to see it.", absent: true };
+      if (!entry || head >= entry.heads) return { says: "This is not stored: load the model below to see it." };
       const at = group ? state.at : 0, tokens = data.highs[state.show][group].length;
       const layout = dtlLayout(entry.layout), width = layout.at(-1).start + layout.at(-1).tokens;
       const row = head * tokens + at, from = entry.at + row * width;
@@ -48,7 +50,39 @@ const dtlOthers = (view) => view.layout.filter(({ name }) => name !== "patches")
   [...Array(tokens).keys()].map((at) => ({
     group: name, at, name: ["cls", "dist"].includes(name) ? name : `${name}:${at}`, value: view.values[start + at] })));
 
-const dtlHigh = (view, scale) => (scale === "shared" ? view.shared : Math.max(...dtlPatches(view)) || 1);
+// What a state shows of one model, or of two side by side, as `explore` has it: views, each with the end of its scale and
+// its sentence.
+function dtlExplore(tiers, abouts, state) {
+  const views = tiers.map((tier, at) => dtlView(tier, state, abouts[at]));
+  const shared = Math.max(...views.map((view) => view.shared ?? 0));
+  return views.map((view, at) => {
+    if (view.says) return { ...view, sentence: view.says };
+    const high = state.scale === "shared" ? shared : Math.max(...dtlPatches(view)) || 1;
+    return { ...view, high, sentence: dtlSentence({ ...view, high }, state, { ...abouts[at], models: tiers.length }) };
+  });
+}
+
+// A model's view of a state, in which it may lack the block, the token or the head that another has.
+function dtlView(tier, state, { plan, grid: [rows, columns], heads }) {
+  const { show, block, head, group, at } = state, blocks = plan.depth + plan.class_blocks, isPatch = group === "patch";
+  if (block >= blocks) return { says: `There is no block ${block}: this plan has blocks 0 … ${blocks - 1}.` };
+  const asked = { ...state, at: isPatch ? at[0] * columns + at[1] : at };
+  if (!dtlByQuery.includes(show)) return tier.view(asked);
+  const known = plan.groups.find(({ name }) => name === group);
+  if (!known && !isPatch && group !== "patches") {
+    const has = [...plan.groups.map(({ name }) => name), "patches"].join(", ");
+    return { says: dtlSaid(`this plan has no ${group} (it has ${has}); in block ${block} the sequence holds `
+      + dtlHeld(dtlVit().layoutOf(plan, block, rows * columns))) };
+  }
+  const lacks = isPatch && !(at[0] < rows && at[1] < columns)
+    ? `there is no patch (${at.join(", ")}): the grid has ${rows} rows and ${columns} columns`
+    : known && at >= known.tokens ? `${group} has tokens 0 … ${known.tokens - 1}, not ${at}`
+    : show === "attention" && head >= heads ? `there is no head ${head}: block ${block} has heads 0 … ${heads - 1}` : "";
+  const view = tier.view(lacks ? { ...asked, at: 0, head: null } : asked);
+  return lacks && !view.says ? { says: dtlSaid(lacks) } : view;
+}
+
+const dtlHeld = (layout) => (layout.length === 1 ? "only patches" : layout.map(({ name }) => name).join(", "));
 
 // As Python's format: .1%, .1f, .2g
 const dtlFormats = {
@@ -60,18 +94,14 @@ const dtlFormats = {
     : String(Number(value.toPrecision(2)))),
 };
 
-function dtlCalled({ group, at }, columns, titles) {
-  if (group === "patch") return `patch (${Math.floor(at / columns)}, ${at % columns})`;
-  return titles[group] ?? `${group} ${at}`;
-}
+const dtlCalled = ({ group, at }, titles) => (group === "patch" ? `patch (${at.join(", ")})` : titles[group] ?? `${group} ${at}`);
 
 // The sentence of `explore`, from the view's numbers.
 function dtlSentence(view, state, about) {
-  if (view.says) return view.says;
-  const { plan, grid: [, columns], titles, heads, answers } = about, form = dtlFormats[state.show];
+  const { plan, grid: [, columns], titles, heads, answers, models } = about, form = dtlFormats[state.show];
   const patches = dtlPatches(view), others = dtlOthers(view), best = patches.indexOf(Math.max(...patches));
   const most = `(${Math.floor(best / columns)}, ${best % columns})`, top = form(patches[best]);
-  const who = dtlCalled(state, columns, titles), answer = `“${answers[0]?.[0]}”`;
+  const who = dtlCalled(state, titles), answer = `“${answers[0]?.[0]}”`;
   const first = plan.groups.find(({ name }) => name === state.group)?.enter ?? 0;
   const blocks = first < state.block ? `blocks ${first} to ${state.block}` : `block ${state.block}`;
   const beside = others.length ? `; ${others.map(({ name, value }) => `${name} has ${form(value)}`).join(", ")}` : "";
@@ -91,9 +121,9 @@ function dtlSentence(view, state, about) {
     lens: () => `after block ${state.block} the head would give ${answer} ${top} at patch ${most}, the most of any `
       + `patch${beside}`,
   };
-  const said = parts[state.show](), high = form(dtlHigh(view, state.scale));
-  const over = state.show === "attention" ? "all blocks and heads" : "all blocks";
+  const said = parts[state.show](), high = form(view.high);
+  const over = `${state.show === "attention" ? "all blocks and heads" : "all blocks"}${models > 1 ? " of all models shown" : ""}`;
   const colours = state.scale === "own" ? `colours from 0 to ${high}, this map’s own maximum`
     : `colours from 0 to ${high}, one scale for ${over}`;
-  return `${said[0].toUpperCase()}${said.slice(1)}; ${colours}.`;
+  return dtlSaid(`${said}; ${colours}`);
 }

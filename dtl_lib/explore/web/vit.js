@@ -260,7 +260,7 @@ function dtlVit() {
     return { logits, blocks, lens: blocks.map((each) => lens(each.x, each.layout, { config, weights }, answer)) };
   }
 
-  return { unpack, forward, attentionRow, softmax };
+  return { unpack, forward, attentionRow, softmax, layoutOf };
 }
 
 // In a worker: {config, tensors, buffer} loads a model, {image, plan} runs it; every answer says which question it is of.
