@@ -2,6 +2,7 @@
 
 import functools
 import http.server
+import re
 import shutil
 import threading
 
@@ -13,6 +14,7 @@ from dtl_lib.explore import page
 from tests.web import explorer_made as made
 from tests.web.pages import PATIENCE
 
+ALONE = "<!doctype html><html><meta charset=utf-8><meta name=viewport content='width=device-width'><body>{}"
 HTML = ROOT / "_build" / "html"
 
 
@@ -62,6 +64,17 @@ def explorer_folder(small_models, tmp_path_factory):
     (folder / "index.html").write_text(page.page("A <page>"), "utf8")
     Image.fromarray(made.pixels(7)).save(folder / "own.png")
     return folder
+
+
+@pytest.fixture(scope="session")
+def landing_page(tmp_path_factory):
+    """The landing page’s view alone, in a page that is opened from disk."""
+    folder = tmp_path_factory.mktemp("landing")
+    (folder / "_static").symlink_to(ROOT / "book" / "static")
+    (folder / "book").mkdir()
+    markup = re.search(r"```\{raw\} html\n(.*)```", (ROOT / "book" / "landing.md").read_text("utf8"), re.DOTALL)[1]
+    (folder / "book" / "intro.html").write_text(ALONE.format(markup), "utf8")
+    return (folder / "book" / "intro.html").as_uri()
 
 
 @pytest.fixture

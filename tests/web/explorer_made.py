@@ -16,6 +16,12 @@ PLANS = {
     "no class token": TokenPlan.of(2, None),
 }
 
+CAMERA = """() => { navigator.mediaDevices.getUserMedia = async () => {
+    const canvas = document.createElement('canvas'); [canvas.width, canvas.height] = [64, 64];
+    const context = canvas.getContext('2d'); context.fillStyle = 'rgb(200, 40, 90)'; context.fillRect(0, 0, 64, 64);
+    window.shooting = setInterval(() => context.fillRect(0, 0, 64, 64), 50);
+    return window.stream = canvas.captureStream(); } }"""
+
 
 def model_of(kind):
     torch.manual_seed(1)

@@ -80,3 +80,18 @@ def open_page(browser, site: str, path: str, widths=(1440, 360), patience: int =
             report.problems += [f"contrast {ratio:.1f} in {scheme}, {text}" for ratio, text in page.evaluate(CONTRAST)]
     context.close()
     return report
+
+
+def open_landing(browser, address):
+    """A page on which every request is noted and no script may fail."""
+    context = browser.new_context(viewport={"width": 1440, "height": 900}, reduced_motion="reduce")
+    context.set_default_timeout(PATIENCE)
+    page = context.new_page()
+    page.asked, errors = [], []
+    page.on("request", lambda asked: page.asked.append(asked.url))
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto(address)
+    page.wait_for_selector(".landing[data-ready]")
+    yield page
+    assert errors == []
+    context.close()

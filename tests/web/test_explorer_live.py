@@ -12,7 +12,7 @@ from dtl_lib.data.photos import centre
 from dtl_lib.explore import State, explore
 from dtl_lib.models import ViT
 from dtl_lib.tokens import Group, TokenPlan
-from tests.web.explorer_made import PLANS, answers, load, own_picture, pixels, says, states_of
+from tests.web.explorer_made import CAMERA, PLANS, answers, load, own_picture, pixels, says, states_of
 
 DROPPED = """async ([address, how]) => {
     const blob = await new Promise((done) => { const image = new Image(); image.onload = () => {
@@ -23,11 +23,6 @@ DROPPED = """async ([address, how]) => {
         : new ClipboardEvent('paste', { clipboardData: data, bubbles: true });
     document.querySelector('.dtl-picture').dispatchEvent(kind);
 }"""
-CAMERA = """() => { navigator.mediaDevices.getUserMedia = async () => {
-    const canvas = document.createElement('canvas'); [canvas.width, canvas.height] = [64, 64];
-    const context = canvas.getContext('2d'); context.fillStyle = 'rgb(200, 40, 90)'; context.fillRect(0, 0, 64, 64);
-    window.shooting = setInterval(() => context.fillRect(0, 0, 64, 64), 50);
-    return window.stream = canvas.captureStream(); } }"""
 
 
 @pytest.mark.parametrize("script", [None, "window.Worker = undefined"], ids=["worker", "no worker"])

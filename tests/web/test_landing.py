@@ -1,7 +1,6 @@
 """The landing page's live view: it shows what is stored, by mouse and by keyboard, from disk, on a phone."""
 
 import io
-import re
 from dataclasses import replace
 
 import numpy as np
@@ -9,13 +8,11 @@ import pytest
 from PIL import Image
 
 from book.tools import landing
-from book.tools.project import ROOT
 from dtl_lib import stored, stored_registers
-from tests.web.pages import PATIENCE
+from tests.web.pages import PATIENCE, open_landing
 
 PIXELS = """() => [...document.querySelectorAll('.landing canvas')]
     .map(canvas => [...canvas.getContext('2d').getImageData(0, 0, 14, 14).data])"""
-PAGE = "<!doctype html><html><meta charset=utf-8><meta name=viewport content='width=device-width'><body>{}"
 CORNERS = ([0, 0, -1, -1], [0, -1, 0, -1])
 
 
@@ -24,45 +21,19 @@ def result():
     return stored_registers.load()
 
 
-@pytest.fixture(scope="module")
-def from_disk(tmp_path_factory):
-    """The view alone, in a page that is opened from disk."""
-    folder = tmp_path_factory.mktemp("landing")
-    (folder / "_static").symlink_to(ROOT / "book" / "static")
-    (folder / "book").mkdir()
-    markup = re.search(r"```\{raw\} html\n(.*)```", (ROOT / "book" / "landing.md").read_text("utf8"), re.DOTALL)[1]
-    (folder / "book" / "intro.html").write_text(PAGE.format(markup), "utf8")
-    return (folder / "book" / "intro.html").as_uri()
-
-
 @pytest.fixture
-def page(from_disk, browser):
+def page(landing_page, browser):
     """The view in a page of its own, without motion."""
-    yield from opened(browser, from_disk)
+    yield from open_landing(browser, landing_page)
 
 
 @pytest.fixture(params=["disk", "book"])
 def either(request, browser):
     """The view in a page of its own, and in the built book."""
     if request.param == "disk":
-        yield from opened(browser, request.getfixturevalue("from_disk"))
+        yield from open_landing(browser, request.getfixturevalue("landing_page"))
     else:
-        yield from opened(browser, f"{request.getfixturevalue('site')}/book/intro.html")
-
-
-def opened(browser, address):
-    """A page on which every request is noted and no script may fail."""
-    context = browser.new_context(viewport={"width": 1440, "height": 900}, reduced_motion="reduce")
-    context.set_default_timeout(PATIENCE)
-    page = context.new_page()
-    page.asked, errors = [], []
-    page.on("request", lambda asked: page.asked.append(asked.url))
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    page.goto(address)
-    page.wait_for_selector(".landing[data-ready]")
-    yield page
-    assert errors == []
-    context.close()
+        yield from open_landing(browser, f"{request.getfixturevalue('site')}/book/intro.html")
 
 
 def drawn(page):
@@ -147,15 +118,6 @@ def test_as_trained_is_what_another_result_holds(result):
     assert abs(result.class_maps[0, 0].sqrt() - maps.sqrt()).max() < 0.01
 
 
-def test_everything_is_reached_by_keyboard(page):
-    page.focus(".landing-play")
-    reached = []
-    for _ in range(5):
-        reached.append(page.evaluate("document.activeElement.textContent || document.activeElement.type"))
-        page.keyboard.press("Tab")
-    assert reached == ["Play", "range", "cat", "coffee", "The numbers"]
-
-
 def test_play_runs_through_the_blocks_and_stops(page):
     page.clock.install(time=0)
     page.clock.pause_at(1000)  # else it runs on by itself, and a busy machine is late
@@ -183,10 +145,10 @@ def test_fits(either):
         assert left["y"] == pytest.approx(right["y"], abs=1) and right["x"] + right["width"] <= width
 
 
-def test_motion_ends_where_stillness_does(browser, from_disk, result):
+def test_motion_ends_where_stillness_does(browser, landing_page, result):
     moving = browser.new_page(viewport={"width": 800, "height": 800}, reduced_motion="no-preference")
     moving.set_default_timeout(PATIENCE)
-    moving.goto(from_disk)
+    moving.goto(landing_page)
     moving.locator(".landing input").fill("7")
     for _ in range(PATIENCE // 100):  # until it comes to rest
         if holds(moving, result, 0, 7):
