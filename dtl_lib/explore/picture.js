@@ -18,6 +18,31 @@ function node(tag, parent, attributes = {}) {
   return parent.appendChild(made);
 }
 
+// What ipywidgets draws without a name gets one.
+function name(box) {
+  for (const each of box.querySelectorAll(".widget-slider :is([role=slider], .widget-readout)")) {
+    each.setAttribute("aria-label", each.closest(".widget-slider").querySelector("label").textContent);
+    if (each.matches(".widget-readout")) each.setAttribute("role", "textbox");
+  }
+  box.querySelectorAll(".widget-play button").forEach((each, at) => {
+    each.setAttribute("aria-label", ["play or pause", "stop", "repeat"][at]);
+  });
+  box.querySelector(".widget-upload[title=null]")?.removeAttribute("title");
+}
+
+// Inside the explorer plain keys are its own: JupyterLab would take arrows and letters for commands on its cells.
+function settle(box) {
+  if (!box || box.dataset.settled) return Boolean(box);
+  box.dataset.settled = "";
+  box.addEventListener("keydown", (event) => {
+    const runs = event.shiftKey && event.key === "Enter";
+    if (!event.altKey && !event.ctrlKey && !event.metaKey && !runs) event.stopPropagation();
+  });
+  for (const moment of ["focusin", "pointerover"]) box.addEventListener(moment, () => name(box));
+  name(box);
+  return true;
+}
+
 function render({ model, el }) {
   const root = node("figure", el, { class: "dtl-panel" });
   const title = node("figcaption", root);
@@ -106,6 +131,7 @@ function render({ model, el }) {
     event.preventDefault();
   });
 
+  new ResizeObserver((_, observer) => settle(el.closest(".dtl-box")) && observer.disconnect()).observe(el);
   model.on("change:png", drawImage);
   model.on("change:seen", draw);
   drawImage();

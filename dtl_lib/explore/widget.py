@@ -102,7 +102,8 @@ class Explorer:
             [self.scale, self.overlay],
         ]
         wrapped = [widgets.HBox(row, layout={"flex_flow": "row wrap"}) for row in rows]
-        return widgets.VBox([*wrapped, self.message, self._pictures_shown])
+        box = widgets.VBox([*wrapped, self.message, self._pictures_shown])
+        return box.add_class("dtl-box")
 
     def _connect(self) -> None:
         widgets.link((self.play, "value"), (self.block, "value"))

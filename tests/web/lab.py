@@ -1,7 +1,8 @@
-"""JupyterLab, started on this machine with a notebook, for as long as a test takes."""
+"""JupyterLab or Notebook 7, started on this machine with notebooks, for as long as a test takes."""
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -9,6 +10,7 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import nbformat
 import pytest
@@ -16,14 +18,20 @@ import pytest
 from book.tools.project import ROOT
 
 PATIENCE = 180  # seconds until the server has started, however busy the machine
+PLACES = {"jupyterlab": "lab/tree", "notebook": "notebooks"}
+READY = """(name) => {
+    const { context, sessionContext } = globalThis.jupyterapp?.shell.currentWidget ?? {};
+    return context?.path === `${name}.ipynb` && sessionContext.session?.kernel?.status === 'idle';
+}"""
 
 
 @contextmanager
-def jupyter(folder: Path, **notebooks: list[str]):
-    """The address of a running JupyterLab, `{}` in it for a notebook's name; notebooks are lists of code cells."""
-    for package in ("jupyterlab", "jupyterlab_widgets", "ipykernel"):
+def jupyter(folder: Path, app: str = "jupyterlab", **notebooks: list[str]):
+    """The address of a running JupyterLab, or of `notebook`, `{}` in it for a notebook's name; notebooks are lists of
+    code cells."""
+    for package in (app, "jupyterlab_widgets", "ipykernel"):
         if find_spec(package) is None:
-            pytest.skip(f"{package} is not installed: the widget is not opened in JupyterLab")
+            pytest.skip(f"{package} is not installed: the widget is not opened in {app}")
     if version("ipywidgets").startswith("7."):
         pytest.skip("JupyterLab 4 draws the widgets of ipywidgets 8, and this is 7")
     for name, cells in notebooks.items():
@@ -40,12 +48,12 @@ def jupyter(folder: Path, **notebooks: list[str]):
         "--expose-app-in-browser",
         f"--ServerApp.root_dir={folder}",
     ]
-    command = [sys.executable, "-m", "jupyterlab", *flags]
+    command = [sys.executable, "-m", app, *flags]
     with (folder / "server.log").open("wb") as log:
         server = subprocess.Popen(command, env=environment, cwd=folder, stdout=log, stderr=log)
     try:
         about = _started(server, folder / "jupyter_runtime_dir", folder / "server.log")
-        yield f"{about['url']}lab/tree/{{}}.ipynb?token={about['token']}"
+        yield f"{about['url']}{PLACES[app]}/{{}}.ipynb?token={about['token']}"
     finally:
         server.terminate()
         try:
@@ -64,11 +72,25 @@ def _started(server: subprocess.Popen, runtime: Path, log: Path) -> dict:
             except json.JSONDecodeError:
                 pass  # it is being written
         time.sleep(0.2)
-    pytest.fail(f"JupyterLab did not start: {log.read_text()[-2000:]}")
+    pytest.fail(f"Jupyter did not start: {log.read_text()[-2000:]}")
+
+
+@contextmanager
+def opened(browser, address: str):
+    """A notebook in a browser that reaches this machine alone, run, once its first panel of an explorer is there."""
+    context = browser.new_context(viewport={"width": 1440, "height": 1400})
+    context.set_default_timeout(1000 * PATIENCE)
+    page = context.new_page()
+    host = address.split("/")[2]
+    page.route(re.compile(rf"^https?://(?!{re.escape(host)})"), lambda route: route.abort())
+    run_all(page, address)
+    page.locator(".dtl-panel").wait_for()
+    yield page
+    context.close()
 
 
 def run_all(page, address: str) -> None:
     """Open a notebook and run it, once its kernel answers."""
     page.goto(address)
-    page.locator(".jp-StatusBar-TextItem", has_text="| Idle").wait_for()
+    page.wait_for_function(READY, arg=Path(urlsplit(address).path).stem)
     page.evaluate("() => { jupyterapp.commands.execute('notebook:run-all-cells'); }")

@@ -8,32 +8,105 @@ import pytest
 from PIL import Image
 
 from dtl_lib import data, load_pretrained, record
-from tests.web.lab import jupyter, run_all
-from tests.web.pages import PATIENCE
+from tests.web.controls import Control, unknown
+from tests.web.lab import jupyter, opened
 
 MODELS = ["zoo/shapes_depth6_reg4", "zoo/shapes_depth12_cls6"]
 CELL = f"from dtl_lib import Explorer\nexplorer = Explorer({MODELS}, ['chelsea', 'coffee'])\nexplorer"
+NAMED = """() => {
+    document.querySelectorAll('.widget-inline-hbox').forEach((each) => {
+        each.dataset.name = each.querySelector('label')?.textContent ?? 'play'; });
+    window.shown = () => [...document.querySelectorAll('.dtl-panel :is(figcaption, [role=status], td)')]
+        .map((each) => each.textContent);
+}"""
+START = """() => { const start = Object.assign(document.createElement('span'), { tabIndex: 0, className: 'dtl-start' });
+    document.querySelector('[data-name=picture]').before(start); }"""  # Tab goes on from here
+
+
+def file_of(image, form="PNG"):
+    held = io.BytesIO()
+    image.save(held, form)
+    return held.getvalue()
+
+
+MINE = {"name": "mine.png", "mimeType": "image/png", "buffer": file_of(Image.new("RGB", (90, 60)))}
+
+
+def chosen(page, one):
+    """Another entry of a native list, whose popup is the browser's own."""
+    options = page.locator(one).locator("option").count()
+    at = page.locator(one).evaluate("list => list.selectedIndex")
+    page.locator(one).select_option(index=(at + 1) % options)
+
+
+def dragged(page, one):
+    """A slider's handle, as far as it goes on the other side."""
+    handle = page.locator(one).bounding_box()
+    x, y = handle["x"] + handle["width"] / 2, handle["y"] + handle["height"] / 2
+    far = page.locator(one).evaluate("e => e.ariaValueNow === e.ariaValueMax") and -400 or 400
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x + far, y, steps=4)
+    page.mouse.up()
+
+
+def typed(page, one):
+    page.locator(one).click()
+    for key in ("Control+a", "1", "Enter"):
+        page.keyboard.press(key)
+
+
+def uploading(page, one):
+    with page.expect_file_chooser() as chooser:
+        page.locator(one).click()
+    chooser.value.set_files([MINE])
+
+
+DOWN, RIGHT, TYPED, NONE = ("ArrowDown",), ("ArrowRight",), ("Control+a", "2", "Enter"), ("Control+a", "0", "Enter")
+OVERLAY = "document.querySelector('.dtl-panel img').src"
+UPLOADED = "document.querySelector('[data-name=picture] select').length"
+REPEATS = "document.querySelectorAll('[data-name=play] button')[2].className"
+WIDGET = {
+    "picture": Control("[data-name=picture] select", keys=DOWN, point=chosen),
+    "asks": Control("[data-name=asks] select", keys=DOWN, point=chosen),
+    "head": Control("[data-name=head] select", keys=DOWN, point=chosen),
+    "colours": Control("[data-name=colours] select", keys=DOWN, point=chosen),
+    "block": Control("[data-name=block] [role=slider]", keys=RIGHT, point=dragged),
+    "block, typed": Control("[data-name=block] .widget-readout", keys=TYPED, point=typed),
+    "play": Control("[data-name=play] button:nth-child(1)"),
+    "stop": Control("[data-name=play] button:nth-child(2)"),
+    "repeat": Control("[data-name=play] button:nth-child(3)", changes=REPEATS),
+    "overlay": Control("[data-name=overlay] [role=slider]", keys=RIGHT, point=dragged, changes=OVERLAY),
+    "overlay, typed": Control("[data-name=overlay] .widget-readout", "", NONE, typed, OVERLAY),
+    "patches": Control(".dtl-panel .frame", keys=("ArrowDown",)),
+    "show": Control("[data-name=show] select", keys=DOWN, point=chosen),
+    "beside it": Control("[data-name='beside it'] select", keys=DOWN + DOWN, point=chosen),
+    "model": Control("[data-name=model] select", keys=DOWN, point=chosen),
+    "upload": Control(".widget-upload", point=uploading, changes=UPLOADED),
+}
 
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
     pytest.importorskip("anywidget", reason="anywidget is not installed: the panels are plain widgets")
-    with jupyter(tmp_path_factory.mktemp("lab"), explorer=[CELL]) as address:
-        yield address.format("explorer")
+    with jupyter(tmp_path_factory.mktemp("lab"), explorer=[CELL], keys=[CELL], pointer=[CELL]) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")
 def page(browser, lab):
-    context = browser.new_context(viewport={"width": 1440, "height": 1400})
-    context.set_default_timeout(PATIENCE)
-    page = context.new_page()
-    host = lab.split("/lab/")[0].split("://")[1]
-    away = re.compile(rf"^https?://(?!{re.escape(host)})")
-    page.route(away, lambda route: route.abort())
-    run_all(page, lab)
-    page.locator(".dtl-panel").wait_for()
-    yield page
-    context.close()
+    with opened(browser, lab.format("explorer")) as page:
+        yield page
+
+
+@pytest.fixture(scope="module", params=["keys", "pointer"])
+def untouched(request, browser, lab):
+    """The same in a notebook for each way; each control has a name: that of its label, or of its place."""
+    with opened(browser, lab.format(request.param)) as page:
+        page.evaluate(NAMED)
+        page.evaluate(START)
+        page.way = request.param
+        yield page
 
 
 def row(model, block, of="cls", head=None, photo="chelsea"):
@@ -143,10 +216,26 @@ def test_the_overlay_moves_the_colours_and_no_number(page):
     assert numbers(page, 1) == before
 
 
-def file_of(image, form="PNG"):
-    held = io.BytesIO()
-    image.save(held, form)
-    return held.getvalue()
+@pytest.mark.parametrize("name", WIDGET)
+def test_each_control_by_keys_and_by_pointer(untouched, name):
+    def by_keys(page):
+        page.focus(".dtl-start")
+        if name != "upload":
+            return WIDGET[name].by_keys(page)
+        with page.expect_file_chooser() as chooser:
+            WIDGET[name].by_keys(page)
+        return chooser.value.set_files([MINE])
+
+    WIDGET[name].moves(untouched, by_keys if untouched.way == "keys" else WIDGET[name].by_pointer)
+
+
+def test_there_is_no_other_control(untouched):
+    assert unknown(untouched, ".jp-OutputArea", [*WIDGET.values(), Control(".dtl-start")]) == []
+    assert all(untouched.locator(row.every).count() for row in WIDGET.values())
+    untouched.focus("[data-name=block] [role=slider]")
+    named = ".dtl-box :is([role=slider], .widget-readout, button, .frame)"
+    unnamed = "all => all.filter((e) => !e.ariaLabel && !e.textContent.trim()).map((e) => e.outerHTML)"
+    assert untouched.locator(named).evaluate_all(unnamed) == []
 
 
 def test_uploads_are_pictures_or_one_line(page):
