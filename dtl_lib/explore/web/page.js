@@ -183,7 +183,8 @@ function dtlStart(root, index) {
   const put = (name, ...children) => find(`[data-part=${name}]`).replaceChildren(...children);
 
   function titleOf({ at, plan: now, usual }, same) {
-    return usual ? `${models[at].name}${same ? ", its own plan" : ""}` : `${models[at].name}, ${dtlMoved(now, models[at].plan)}`;
+    const plan = usual ? "its own plan" : dtlMoved(now, models[at].plan);
+    return same ? plan : usual ? models[at].name : `${models[at].name}, ${plan}`;
   }
 
   function drawControls() {
@@ -197,7 +198,9 @@ function dtlStart(root, index) {
     put("beside", dtlChoice("beside it", [{ value: null, name: "nothing" },
       ...others.filter(({ value }) => value !== chosen.model || !isUsual())], many ? chosen.beside : null,
     (beside) => { chosen.beside = beside; problem = ""; return show(); }));
-    put("says", ...page.sides.map(({ about, title }) => dtlMake("p", { textContent: (title && `${title}: `) + unlike(about) })));
+    const apart = page.sides.length > 1 && page.sides[0].trained !== page.sides[1].trained;
+    put("says", ...(apart ? page.sides : page.sides.slice(0, 1)).map(({ about, title }) =>
+      dtlMake("p", { textContent: (apart ? `${title}: ` : "") + unlike(about) })));
     const block = find(".dtl-block input"), overlay = find(".dtl-overlay input"), share = `${Math.round(100 * state.overlay)}%`;
     find(".dtl-block b").textContent = state.block;
     Object.assign(block, { max: blocksShown() - 1, value: state.block });
@@ -226,7 +229,7 @@ function dtlStart(root, index) {
     each("[data-part=tokens]").replaceChildren(dtlTokens(page, side, ask));
     set(each(".dtl-says b"), title && `${title}: `);
     set(each(".dtl-says span"), view.sentence);
-    each("[data-part=answers]").previousElementSibling.textContent = title ? `${title} says` : "the model says";
+    each("[data-part=answers]").previousElementSibling.textContent = title ? `${title}: the model says` : "the model says";
     each("[data-part=answers]").replaceChildren(dtlAnswerList(side));
   }
 
