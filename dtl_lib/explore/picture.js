@@ -30,14 +30,11 @@ function name(box) {
   box.querySelector(".widget-upload[title=null]")?.removeAttribute("title");
 }
 
-// Inside the explorer plain keys are its own: JupyterLab would take arrows and letters for commands on its cells.
+// Inside the explorer keys are its own: JupyterLab and Notebook would take arrows and letters for commands on cells.
 function settle(box) {
   if (!box || box.dataset.settled) return Boolean(box);
   box.dataset.settled = "";
-  box.addEventListener("keydown", (event) => {
-    const runs = event.shiftKey && event.key === "Enter";
-    if (!event.altKey && !event.ctrlKey && !event.metaKey && !runs) event.stopPropagation();
-  });
+  box.addEventListener("focusin", ({ target }) => target.setAttribute("data-lm-suppress-shortcuts", "true"));
   for (const moment of ["focusin", "pointerover"]) box.addEventListener(moment, () => name(box));
   name(box);
   return true;
