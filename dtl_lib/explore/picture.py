@@ -35,7 +35,7 @@ def numbers(view: View, state: State, patch: tuple[int, int]) -> list[list[str]]
 
 def shown(view: View, state: State, patch: tuple[int, int], title: str) -> dict:
     """A view as the values of a panel."""
-    high = "" if view.map is None else format(view.range[1], FORMS[state.show])
+    high = "" if view.map is None else format(view.range[1], FORMS[state.show]) + " or more" * (state.scale == "shared")
     return {
         "png": png(paint(view, state)),
         "title": title,

@@ -79,8 +79,8 @@ def _norms(recorded, state, values, others, off, most, top) -> str:
 
 def _lens(recorded, state, values, others, off, most, top) -> str:
     return (
-        f"after block {state.block} the head would give “{recorded.answers[0][0]}” {top} at patch {most}, the most of "
-        f"any patch{_beside(others, '.1%')}"
+        f"after block {state.block} the classifier would give “{recorded.answers[0][0]}” {top} at patch {most}, the "
+        f"most of any patch{_beside(others, '.1%')}"
     )
 
 
@@ -106,4 +106,4 @@ def _colours(state: State, high: str, models: int) -> str:
     if state.scale == "own":
         return f"colours from 0 to {high}, this map’s own maximum"
     over = "all blocks and heads" if state.show == "attention" else "all blocks"
-    return f"colours from 0 to {high}, one scale for {over}{' of all models shown' if models > 1 else ''}"
+    return f"colours from 0 to {high} or more, one scale for {over}{' of all models shown' if models > 1 else ''}"

@@ -5,6 +5,8 @@ the class's probability falls early. Insertion begins with all of them replaced 
 rises early. What stands in a patch's place changes both curves, so there are four ways (`replace`).
 """
 
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -51,7 +53,7 @@ class Curves:
 
 
 def insertion_deletion(
-    model: nn.Module,
+    model: Callable[[Tensor], Tensor],
     images: Tensor,
     ranking: Tensor,
     target: Tensor | None = None,
@@ -73,7 +75,7 @@ def insertion_deletion(
         (torch.Size([2, 5]), torch.Size([2]))
 
     Args:
-        model: images → logits `(batch, classes)`; a `ViT`, timm's or any other.
+        model: images → logits `(batch, classes)`; a `ViT`, timm's, any other, or a function.
         images: `(batch, channels, height, width)`, normalised as the model expects.
         ranking: a map, `(batch, rows, columns)`: the largest value goes first, and comes back first. Equal values are
             in random order. Several maps of the same images, `(maps, batch, rows, columns)`, share what they can.
@@ -179,9 +181,9 @@ def _pixels(patches: Tensor, images: Tensor) -> Tensor:
     return repeat(patches, "b r k -> b 1 (r h) (k w)", h=size, w=size)
 
 
-def _probabilities(model: nn.Module, images: Tensor) -> Tensor:
-    """Without gradients, in evaluation mode."""
-    with evaluating(model), torch.no_grad():
+def _probabilities(model: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    """Without gradients, in evaluation mode; a function has none."""
+    with evaluating(model) if isinstance(model, nn.Module) else nullcontext(), torch.no_grad():
         logits = model(images)
     if logits.ndim != 2 or (isinstance(model, ViT) and not model.config.classes):
         raise ValueError("a probability is of a class: give a model whose output is logits, (batch, classes)")

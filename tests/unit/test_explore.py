@@ -220,7 +220,7 @@ def test_the_sentence_says_the_numbers(image):
         f"cls {view.others['cls']:.1%}, reg {registers:.1%}",
     )
     assert all(part in view.sentence for part in (*parts, f"({row}, {column}), has {view.map.max():.1%}"))
-    assert f"from 0 to {view.range[1]:.1%}, one scale for all blocks and heads" in view.sentence
+    assert f"from 0 to {view.range[1]:.1%} or more, one scale for all blocks and heads" in view.sentence
     late = seen(model_of("late"), image, State(1))
     assert late.sentence == "Cls enters at block 2; in block 1 the sequence holds only patches."
     assert "class 0" not in seen(model, image, State(2, show="norms")).sentence

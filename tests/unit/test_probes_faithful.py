@@ -126,6 +126,12 @@ def test_equal_values_are_in_random_order_and_the_same_for_the_same_seed():
     assert faithful.order(known).tolist() == [[2, 0, 3, 1]]
 
 
+def test_a_function_will_do():
+    model, x, maps = ReadsOnePatch(1, 2), noise(2, 3, 16, 16), noise(2, 4, 4)
+    asked, expected = (probes.insertion_deletion(one, x, maps, steps=4) for one in (lambda x: model(x), model))
+    assert torch.equal(asked.deletion, expected.deletion) and torch.equal(asked.insertion, expected.insertion)
+
+
 def test_areas_are_those_under_the_curves():
     shares = torch.tensor([0, 0.5, 1])
     curves = probes.Curves(shares, torch.tensor([[1, 0.5, 0.0]]), torch.tensor([[0, 1.0, 1.0]]))

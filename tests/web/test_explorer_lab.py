@@ -185,7 +185,7 @@ def test_every_control_by_pointer_and_by_keys(page):
         ("rollout", "Class token, blocks 0 to 3 rolled out"),
         ("relevance", "Class token, blocks 0 to 3, asked about"),
         ("norms", "After block 3 the longest patch token"),
-        ("lens", "After block 3 the head would give"),
+        ("lens", "After block 3 the classifier would give"),
         ("attention", "Class token, block 3, mean"),
     ):
         choose(page, "show", show)

@@ -225,7 +225,8 @@ function dtlStart(root, index) {
     each("canvas").setAttribute("aria-label", `The picture under the colours of the map${title && ` of ${title}`}`);
     if (photo) dtlPaint(each("canvas"), photo, view.says ? null : dtlPatches(view), about.grid, view.high, state.overlay);
     each("[data-part=grid]").replaceChildren(dtlGrid(page, side, askPatch));
-    each(".dtl-high").textContent = view.says ? "–" : dtlFormats[state.show](view.high);
+    each(".dtl-high").textContent = view.says ? "–"
+      : `${dtlFormats[state.show](view.high)}${state.scale === "shared" ? " or more" : ""}`;
     each("[data-part=tokens]").replaceChildren(dtlTokens(page, side, ask));
     set(each(".dtl-says b"), title && `${title}: `);
     set(each(".dtl-says span"), view.sentence);

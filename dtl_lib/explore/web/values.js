@@ -118,12 +118,12 @@ function dtlSentence(view, state, about) {
     relevance: () => `${who}, ${blocks}, asked about ${answer}: the most relevant patch, ${most}, has ${top}`,
     norms: () => `after block ${state.block} the longest patch token, ${most}, has length ${top}, `
       + `${(patches[best] / (median || 1)).toFixed(1)} times the median${beside}`,
-    lens: () => `after block ${state.block} the head would give ${answer} ${top} at patch ${most}, the most of any `
+    lens: () => `after block ${state.block} the classifier would give ${answer} ${top} at patch ${most}, the most of any `
       + `patch${beside}`,
   };
   const said = parts[state.show](), high = form(view.high);
   const over = `${state.show === "attention" ? "all blocks and heads" : "all blocks"}${models > 1 ? " of all models shown" : ""}`;
   const colours = state.scale === "own" ? `colours from 0 to ${high}, this map’s own maximum`
-    : `colours from 0 to ${high}, one scale for ${over}`;
+    : `colours from 0 to ${high} or more, one scale for ${over}`;
   return dtlSaid(`${said}; ${colours}`);
 }
