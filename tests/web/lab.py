@@ -18,7 +18,10 @@ import pytest
 from book.tools.project import ROOT
 
 PATIENCE = 180  # seconds until the server has started, however busy the machine
-PLACES = {"jupyterlab": "lab/tree", "notebook": "notebooks"}
+PLACES = {
+    "jupyterlab": "lab/workspaces/{0}/tree/{0}.ipynb",
+    "notebook": "notebooks/{0}.ipynb",
+}  # a workspace has one tab
 READY = """(name) => {
     const { context, sessionContext } = globalThis.jupyterapp?.shell.currentWidget ?? {};
     return context?.path === `${name}.ipynb` && sessionContext.session?.kernel?.status === 'idle';
@@ -27,7 +30,7 @@ READY = """(name) => {
 
 @contextmanager
 def jupyter(folder: Path, app: str = "jupyterlab", **notebooks: list[str]):
-    """The address of a running JupyterLab, or of `notebook`, `{}` in it for a notebook's name; notebooks are lists of
+    """The address of a running JupyterLab, or of `notebook`, `{0}` in it for a notebook's name; notebooks are lists of
     code cells."""
     for package in (app, "jupyterlab_widgets", "ipykernel"):
         if find_spec(package) is None:
@@ -53,7 +56,7 @@ def jupyter(folder: Path, app: str = "jupyterlab", **notebooks: list[str]):
         server = subprocess.Popen(command, env=environment, cwd=folder, stdout=log, stderr=log)
     try:
         about = _started(server, folder / "jupyter_runtime_dir", folder / "server.log")
-        yield f"{about['url']}{PLACES[app]}/{{}}.ipynb?token={about['token']}"
+        yield f"{about['url']}{PLACES[app]}?token={about['token']}"
     finally:
         server.terminate()
         try:

@@ -33,10 +33,10 @@ MINE = {"name": "mine.png", "mimeType": "image/png", "buffer": file_of(Image.new
 
 
 def chosen(page, one):
-    """Another entry of a native list, whose popup is the browser's own."""
-    options = page.locator(one).locator("option").count()
+    """The last entry of a native list, or the first where it is that; the list's popup is the browser's own."""
+    last = page.locator(one).locator("option").count() - 1
     at = page.locator(one).evaluate("list => list.selectedIndex")
-    page.locator(one).select_option(index=(at + 1) % options)
+    page.locator(one).select_option(index=0 if at == last else last)
 
 
 def dragged(page, one):
@@ -52,7 +52,7 @@ def dragged(page, one):
 
 def typed(page, one):
     page.locator(one).click()
-    for key in ("Control+a", "1", "Enter"):
+    for key in ("Control+a", "0", "Enter"):
         page.keyboard.press(key)
 
 
