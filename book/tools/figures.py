@@ -6,6 +6,7 @@
 import ast
 
 from book.tools.definitions import parse
+from book.tools.project import read
 
 DRAWN = ("image/png", "image/jpeg", "image/svg+xml")
 LEAST_ALT = 20  # characters: "figure" or "attention map" tells nothing to somebody who cannot see it
@@ -34,6 +35,19 @@ def shares(chapter):
             of_attention = not isinstance(label, ast.Constant) or "attention" in label.value
             if ast.unparse(call.func) == "figures.show_maps" and of_attention and "notes" not in given:
                 yield n, "draws attention on the patches alone: notes= says what share each map leaves out"
+
+
+def named_once(project) -> list[str]:
+    """Figures of two chapters, or of one, that have the same name: a link to it would lead to either."""
+    seen, problems = {}, []
+    for path in project.notebooks:
+        for cell in read(path).cells:
+            name = cell.metadata.get("mystnb", {}).get("figure", {}).get("name")
+            if name in seen:
+                problems.append(f"notebooks/{path.name}: {seen[name]} has a figure {name!r} too: choose another name")
+            elif name:
+                seen[name] = path.name
+    return problems
 
 
 def _draws(source: str) -> bool:

@@ -252,7 +252,8 @@ def main(project: Project | None = None) -> int:
     """Print every problem; the exit status is 1 where there is one."""
     project = project or Project()
     problems = [line for path in project.notebooks for line in check(Chapter(project, path, read(path)))]
-    problems += contents(project) + stray_addresses(project) + numbers.pages(project.root)
+    problems += figures.named_once(project) + contents(project) + stray_addresses(project)
+    problems += numbers.pages(project.root)
     print("\n".join(problems) or f"{len(project.notebooks)} notebooks keep the book's rules")
     return 1 if problems else 0
 

@@ -5,7 +5,7 @@ import json
 import nbformat
 import pytest
 
-from book.tools import exercises, lint, numbers
+from book.tools import exercises, figures, lint, numbers
 from book.tools.lint import Chapter, check, contents, stray_addresses
 from book.tools.project import read
 from book.tools.sync import sync
@@ -271,6 +271,14 @@ def test_the_contents_list_every_chapter(project, good):
     assert contents(project) == ["_toc.yml: notebooks/01_pictures is not listed: add it to its part"]
     (project.root / "_toc.yml").write_text("- file: notebooks/01_pictures\n- file: notebooks/02_gone\n")
     assert contents(project) == ["_toc.yml: notebooks/02_gone is listed but does not exist"]
+
+
+def test_a_figure_has_a_name_of_its_own(project, add, notebook):
+    for number, name in enumerate(("fig-curves", "fig-curves", "fig-maps"), 1):
+        add(f"0{number}_a.ipynb", notebook(code("1", mystnb={"figure": {"name": name}}), code("2")))
+    assert figures.named_once(project) == [
+        "notebooks/02_a.ipynb: 01_a.ipynb has a figure 'fig-curves' too: choose another name"
+    ]
 
 
 def test_the_address_stands_in_one_place(project):
