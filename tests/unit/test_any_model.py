@@ -4,7 +4,6 @@ stays as it was, with each of its modules in its own mode.
 
 import copy
 import functools
-import logging
 
 import pytest
 import torch
@@ -46,7 +45,6 @@ def built(kind: str) -> ViT:
 @functools.cache
 def converted(kind: str) -> ViT:
     """With weights that all matter, as a reader has it: converted from timm."""
-    logging.getLogger("dtl_lib").setLevel(logging.ERROR)  # what a conversion says is not asked here
     torch.manual_seed(0)
     theirs = MODELS[kind]()
     with torch.no_grad():

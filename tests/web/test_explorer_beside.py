@@ -74,6 +74,7 @@ def test_two_models_by_pointer(open_explorer, small_models):
     tab.click("[data-part=head] [data-value='2']")
     shown(State(block=1, query="patch:1,2", head=2))
     tab.click("summary")
+    tab.locator("[data-part=table] caption").first.wait_for()
     captions = tab.locator("[data-part=table] caption").all_inner_texts()
     assert len(captions) == 1 and captions[0].startswith(f"{LATE}: share") and "no head 2" in says(tab, 1)
     notes = tab.locator("[data-part=says] p").all_inner_texts()
