@@ -19,6 +19,7 @@ from av.video.reformatter import Colorspace
 from PIL import Image
 
 from ..checks import first_line
+from ..host import usable_cores
 from ..paths import kind, user_path
 from .decoding import decode, endings
 from .images import CorruptImage
@@ -138,6 +139,7 @@ class Video(Clip):
         read = 0
         with _opened(self.path) as (container, stream):
             stream.thread_type = "AUTO"
+            stream.codec_context.thread_count = _beside_a_model()
             if keyframes:
                 stream.codec_context.skip_frame = "NONKEY"
             packets = container.demux(stream)
@@ -251,6 +253,7 @@ class Writer:
         name = next(name for name in ENCODERS if name in av.codecs_available)
         stream = self._container.add_stream(name, rate=self._rate, options=ENCODERS[name])
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream.codec_context.thread_count = _beside_a_model()
         stream.codec_context.time_base = self._time_base
         stream.codec_context.colorspace = BT601  # players take large pictures for BT.709 where nothing is said
         return stream
@@ -297,3 +300,8 @@ def _seconds(container, stream) -> float:
 
 def _is_cover(stream) -> bool:
     return "attached_pic" in str(getattr(stream, "disposition", "")).lower()
+
+
+def _beside_a_model() -> int:
+    """Threads of a decoder or an encoder: one core is the model's."""
+    return max(1, len(usable_cores()) - 1)
