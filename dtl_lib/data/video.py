@@ -303,5 +303,5 @@ def _is_cover(stream) -> bool:
 
 
 def _beside_a_model() -> int:
-    """Threads of a decoder or an encoder: one core is the model's."""
-    return max(1, len(usable_cores()) - 1)
+    """Threads of a decoder or an encoder: one core is the model's, and more than 16 FFmpeg advises against."""
+    return min(16, max(1, len(usable_cores()) - 1))

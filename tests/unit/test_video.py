@@ -191,6 +191,16 @@ def test_what_is_written_is_what_was_given(tmp_path, size):
         assert np.abs(frame.astype(int) - colour).max() <= 6
 
 
+@pytest.mark.parametrize(("cores", "threads"), [(1, 1), (2, 1), (8, 7), (64, 16)])
+def test_a_core_is_left_to_the_model(tmp_path, monkeypatch, cores, threads):
+    monkeypatch.setattr(video, "usable_cores", lambda: frozenset(range(cores)))
+    with open(tmp_path / "out.mp4", "wb") as file:
+        writer = video.Writer(file, Fraction(30), Fraction(1, 30))
+        writer.write(0, np.zeros((16, 16, 3), np.uint8))
+        assert writer._stream.codec_context.thread_count == threads
+        writer.close()
+
+
 SPACES = {1: (0.2126, 0.0722), 5: (0.299, 0.114), 6: (0.299, 0.114), 7: (0.212, 0.087), 9: (0.2627, 0.0593)}
 
 
