@@ -13,13 +13,22 @@ three more (28 runs); `python -m book.experiments.gpu` makes them. Predictions a
 """
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import cache, partial
+
+import torch
 
 from dtl_lib import ledger
+from dtl_lib.data import load
+from dtl_lib.data.images import Sets
 from dtl_lib.lab import atlas
 from dtl_lib.lab.atlas import followup
-from dtl_lib.lab.atlas.grid import Grid
+from dtl_lib.lab.atlas.grid import Cell, Grid
+from dtl_lib.lab.atlas.train_cell import fresh, measured
+
+from .stacked import fit_all
+from .study import Run, Study
 
 
 def rate(run) -> Iterator[ledger.Record]:
@@ -51,6 +60,44 @@ def at_two_rates(run, by_rate: dict[float, Grid]) -> Iterator[ledger.Record]:
     for rate, grid in by_rate.items():
         if places := tuple(cell.cls for cell in grid.cells() if chosen[cell] == rate):
             yield from run(replace(grid, cls=places))
+
+
+def on_a_gpu() -> tuple[Study, ...]:
+    """`length` and `rate` as studies whose seeds are trained as one; all five of `length` at both rates."""
+    grids = [grid for epochs in reversed(followup.EPOCHS) for grid in followup.lengths(epochs).values()]
+    return tuple(study_of(grid, "length") for grid in grids) + (study_of(followup.half_rate(), "rate"),)
+
+
+def study_of(grid: Grid, name: str) -> Study:
+    """A grid's surface as a study of the same records."""
+    runs = tuple(
+        Run(str(cell), seed, cell.config(grid.config), replace(grid.recipe, seed=seed))
+        for cell in grid.cells()
+        for seed in grid.seeds
+    )
+    command = f"python -m book.experiments.atlas_followup {name}"
+    return Study(grid.experiment, command, runs, partial(one_cell, grid), 0, partial(one_stack, grid))
+
+
+def one_cell(grid: Grid, run: Run, device: str) -> dict:
+    """The values of a run's record."""
+    return one_stack(grid, [run], device)[0]
+
+
+def one_stack(grid: Grid, runs: Sequence[Run], device: str) -> list[dict]:
+    """The values of the records of runs of one cell, trained as one; in float32, as on a CPU, on a GPU, too."""
+    torch.backends.cudnn.allow_tf32 = False
+    cell, sets = Cell.from_config(runs[0].config), _sets(grid.data, grid.data_path)
+    models = [fresh(grid, cell, run.seed) for run in runs]
+    results = fit_all(models, sets, [replace(run.recipe, amp="off") for run in runs], device)
+    data = {"data": [int(part.fingerprint(), 16) for part in (sets.train, sets.held_out, sets.test)]}
+    return [measured(*each, run.recipe, sets) | data for *each, run in zip(models, results, runs)]
+
+
+@cache
+def _sets(name: str, path: str | None) -> Sets:
+    """The images of a grid, once in a process."""
+    return load(name, path)
 
 
 class Runner:

@@ -7,6 +7,7 @@ two of class attention cost nearly what a plain ViT of `k + 1` blocks does, and 
 runs at one `k` take the difference apart. What was expected, and how it is judged, is in `book/predictions.md`.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from types import MappingProxyType
@@ -19,8 +20,9 @@ from dtl_lib.data.images import Images, Sets
 from dtl_lib.models import ViT
 from dtl_lib.probes import attention_row, entropy
 from dtl_lib.tokens import Group, TokenPlan
-from dtl_lib.train import Recipe, fit
+from dtl_lib.train import FitResult, Recipe
 
+from .stacked import fit_all
 from .study import Run, Study, main
 
 EXPERIMENT, COMMAND = "cait", "python -m book.experiments.cait --scale {}"
@@ -68,7 +70,8 @@ def study(scale: str) -> Study:
         for seed in seeds
         for name, plan in stage.items()
     )
-    return Study(EXPERIMENT, COMMAND.format(scale), runs, measure_toy if toy else measure)
+    how = (measure_toy,) if toy else (measure, 0, measure_stacked)
+    return Study(EXPERIMENT, COMMAND.format(scale), runs, *how)
 
 
 @cache
@@ -86,24 +89,35 @@ def shapes() -> Sets:
 
 def measure(run: Run, device: str) -> dict:
     """Train a model on CIFAR-10: its accuracy, and where its class token looks."""
-    return trained(run, device, cifar())
+    return trained([run], device, cifar())[0]
+
+
+def measure_stacked(runs: Sequence[Run], device: str) -> list[dict]:
+    """The same for runs that differ in the seed alone, trained as one."""
+    return trained(runs, device, cifar())
 
 
 def measure_toy(run: Run, device: str) -> dict:
     """The same on few images of `shapes`."""
-    return trained(run, device, shapes())
+    return trained([run], device, shapes())[0]
 
 
-def trained(run: Run, device: str, sets: Sets) -> dict:
-    """The values of a run's record."""
-    torch.manual_seed(run.seed)
-    model = ViT(run.config)
-    result = fit(model, sets, run.recipe, device=device, progress=False)
+def trained(runs: Sequence[Run], device: str, sets: Sets) -> list[dict]:
+    """The values of the records of runs that differ in the seed alone."""
+    models = []
+    for run in runs:
+        torch.manual_seed(run.seed)
+        models.append(ViT(run.config))
+    results = fit_all(models, sets, [run.recipe for run in runs], device)
+    return [_values(model, result, sets, device) for model, result in zip(models, results)]
+
+
+def _values(model: ViT, result: FitResult, sets: Sets, device: str) -> dict:
     rows = [row for row in result.history if "accuracy" in row]
     return {
         "accuracy": result.test.accuracy, "test_loss": result.test.loss, "n": result.test.n,
         "steps": [row["step"] for row in rows], "held_out": [row["accuracy"] for row in rows],
-        "multiply_adds": run.config.cost().total, "seconds": result.seconds,
+        "multiply_adds": model.config.cost().total, "seconds": result.seconds,
         **looks(model, sets.test, device),
     }  # fmt: skip
 

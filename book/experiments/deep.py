@@ -9,19 +9,21 @@ the learned factors. What was expected is in `book/predictions.md`, committed be
 """
 
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 
 import torch
 from torch import Tensor, nn
 
+from book.experiments.stacked import fit_all
 from book.experiments.study import Run, Study, main
 from dtl_lib import data
 from dtl_lib.config import ViTConfig
 from dtl_lib.layers import LayerScale
 from dtl_lib.models import ViT
 from dtl_lib.probes.stream import signal
-from dtl_lib.train import Recipe, fit
+from dtl_lib.train import FitResult, Recipe
 
 EXPERIMENT = "deep"
 SHARES = (0.1, 0.5, 0.9)  # quantiles of |λ| over channels
@@ -114,14 +116,22 @@ def factors(model: ViT) -> dict[str, list[float]]:
 
 def measure(run: Run, device: str) -> dict:
     """One run: accuracy, its curve, and what the trained model looks like by block."""
-    scale = next(name for name, size in SIZES.items() if size["patch_size"] == run.config.patch_size)
-    torch.manual_seed(run.seed)
-    model, images = build(run.what, run.config), sets(scale)
-    losses: list[Tensor] = []
-    result = fit(
-        model, images, run.recipe, device=device, progress=False, workers=0,
-        on_step=lambda step, loss, model: losses.append(loss),
-    )  # fmt: skip
+    return measure_stacked([run], device)[0]
+
+
+def measure_stacked(runs: Sequence[Run], device: str) -> list[dict]:
+    """Runs that differ in the seed alone, trained as one; the values of each."""
+    scale = next(name for name, size in SIZES.items() if size["patch_size"] == runs[0].config.patch_size)
+    models, images, losses = [], sets(scale), []
+    for run in runs:
+        torch.manual_seed(run.seed)
+        models.append(build(run.what, run.config))
+    results = fit_all(models, images, [run.recipe for run in runs], device, lambda _, loss: losses.append(loss))
+    curves = torch.stack(losses).float().cpu().unfold(0, 4, 4).mean(dim=-1)  # of 4 steps each
+    return [_values(*each, images, device) for each in zip(models, results, curves.T)]
+
+
+def _values(model: ViT, result: FitResult, losses: Tensor, images: data.Sets, device: str) -> dict:
     rows = [row for row in result.history if "accuracy" in row]
     model.eval()
     pixels, labels = images.test.batch(range(min(LOOKED_AT, len(images.test))))
@@ -130,7 +140,7 @@ def measure(run: Run, device: str) -> dict:
         "accuracy": result.test.accuracy,
         "steps": [row["step"] for row in rows],
         "held_out": [row["accuracy"] for row in rows],
-        "losses": torch.stack(losses).float().cpu().unfold(0, 4, 4).mean(dim=1).tolist(),  # of 4 steps each
+        "losses": losses.tolist(),
         **signal(model, pixels.to(device), labels.to(device)).to_dict(),
         **factors(model),
     }
@@ -151,7 +161,7 @@ def study(scale: str) -> Study:
         for seed in SEEDS[scale] for depth, method in conditions
     )  # fmt: skip
     command = "python -m book.experiments.deep" + (" --scale gpu --jobs 12" if scale == "gpu" else "")
-    return Study(EXPERIMENT, command, runs, measure)
+    return Study(EXPERIMENT, command, runs, measure, measure_stacked=measure_stacked)
 
 
 if __name__ == "__main__":

@@ -8,8 +8,9 @@ A run that has a record of this device is not repeated, so an interrupted comman
 import argparse
 import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -50,6 +51,8 @@ class Study:
         measure: makes a run on a device, in a process of its own; the values of its record with `n`, the test images.
             A function of a module: it is found there by name.
         first: how many runs at the head have to end before any other begins, such as a teacher's.
+        measure_stacked: makes runs that differ in the seed alone as one (`stacked.fit_all`), where there is a GPU; the
+            values of each. None makes them one by one there, too.
     """
 
     experiment: str
@@ -57,6 +60,7 @@ class Study:
     runs: tuple[Run, ...]
     measure: Callable[[Run, str], dict]
     first: int = 0
+    measure_stacked: Callable[[Sequence[Run], str], list[dict]] | None = None
 
     def left(self, folder: str | None, device: str) -> list[Run]:
         """The runs that have no record of this device."""
@@ -69,54 +73,87 @@ class Study:
         return [run for run in self.runs if (run.what, run.seed) not in done]
 
     def carry_out(self, folder: str | None = None, jobs: int = 1, device: str = "cpu") -> Iterator[ledger.Record]:
-        """Make the runs that are left; yields each record once it is in its file. When it ends, no process is left.
+        """Make the runs that are left: `carry_out` of this study alone."""
+        return carry_out([self], folder, jobs, device)
 
-        Args:
-            folder: where the records go; the library's ledger where None.
-            jobs: processes, each with its share of the cores.
-            device: as in `fit`.
+    def stacks(self, runs: Sequence[Run], device: str) -> list[list[Run]]:
+        """Runs that are made as one: on a GPU those that differ in the seed alone, elsewhere each by itself."""
+        if self.measure_stacked is None or torch.device(device).type != "cuda":
+            return [[run] for run in runs]
+        alike: dict[tuple, list[Run]] = {}
+        for run in runs:
+            seed = {"seed": run.seed} if run.config.drop_path else {}  # which is drawn run by run
+            alike.setdefault((run.what, repr(replace(run.recipe, seed=0)), *seed.values()), []).append(run)
+        return list(alike.values())
 
-        Raises:
-            ValueError: where the records cannot be written, or another process makes runs for them.
-            RuntimeError: at the end, where runs have failed: how many, and why the first.
-        """
-        ledger.check_writable(self.experiment, folder)
-        path = ledger.path(self.experiment, folder)
-        busy = f"another process makes runs for {path}: let it end, or choose another folder (--folder)"
-        with lock(path.with_name(f".{path.stem}.lock"), busy):
-            left = self.left(folder, device)
-            head = [run for run in self.runs[: self.first] if run in left]
-            for runs in (head, [run for run in left if run not in head]):
-                yield from self._together(runs, folder, jobs, device)
+    def measure_all(self, runs: Sequence[Run], device: str) -> list[dict]:
+        """The values of the records of runs that are made as one."""
+        return self.measure_stacked(runs, device) if len(runs) > 1 else [self.measure(runs[0], device)]
 
-    def _together(self, runs: Sequence[Run], folder: str | None, jobs: int, device: str) -> Iterator[ledger.Record]:
-        if not runs:
-            return
-        jobs = min(jobs, len(runs))
-        threads = max(1, torch.get_num_threads() // jobs)
-        spawn = multiprocessing.get_context("spawn")
-        pool = ProcessPoolExecutor(jobs, spawn, initializer=torch.set_num_threads, initargs=(threads,))
-        failed = []
-        try:
-            waiting = {pool.submit(self.measure, run, device): run for run in runs}
-            for ended in as_completed(waiting):
-                run = waiting[ended]
-                if error := ended.exception():
-                    failed.append(f"{run.what}, seed {run.seed}: {type(error).__name__}: {first_line(error)}")
-                    continue
-                values = dict(ended.result())
-                about = {"config": run.config.to_dict(), "recipe": run.recipe.to_dict(), "folder": folder}
-                n = values.pop("n")
-                yield ledger.add(
-                    self.experiment, run.what, self.command, device, values, n=n, seed=run.seed, **about
-                )  # fmt: skip
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-            for process in multiprocessing.active_children():  # a run in flight would hold the exit for minutes
-                process.kill()
-                process.join()
-        if failed:
-            raise RuntimeError(f"{len(failed)} of {len(runs)} runs failed: {failed[0]}")
+
+def carry_out(
+    studies: Sequence[Study], folder: str | None = None, jobs: int = 1, device: str = "cpu"
+) -> Iterator[ledger.Record]:
+    """Make the runs that are left of studies; yields each record once it is in its file. No process outlives it.
+
+    Args:
+        studies: the most important first.
+        folder: where the records go; the library's ledger where None.
+        jobs: processes, each with its share of the cores.
+        device: as in `fit`.
+
+    Raises:
+        ValueError: where the records cannot be written, or another process makes runs for them.
+        RuntimeError: at the end, where runs have failed: how many, and why the first.
+    """
+    with ExitStack() as locks:
+        heads, others = [], []
+        for study in studies:
+            ledger.check_writable(study.experiment, folder)
+            path = ledger.path(study.experiment, folder)
+            busy = f"another process makes runs for {path}: let it end, or choose another folder (--folder)"
+            locks.enter_context(lock(path.with_name(f".{path.stem}.lock"), busy))
+            left = study.left(folder, device)
+            head = [run for run in study.runs[: study.first] if run in left]
+            heads += [(study, [run]) for run in head]
+            others += [(study, runs) for runs in study.stacks([run for run in left if run not in head], device)]
+        for work in (heads, others):
+            yield from _together(work, folder, jobs, device)
+
+
+def _together(work: Sequence[tuple[Study, list[Run]]], folder, jobs: int, device: str) -> Iterator[ledger.Record]:
+    if not work:
+        return
+    jobs = min(jobs, len(work))
+    threads = max(1, torch.get_num_threads() // jobs)
+    spawn = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(jobs, spawn, initializer=torch.set_num_threads, initargs=(threads,))
+    failed = []
+    try:
+        waiting = {pool.submit(study.measure_all, runs, device): (study, runs) for study, runs in work}
+        for ended in as_completed(waiting):
+            study, runs = waiting[ended]
+            if error := ended.exception():
+                why = f"{type(error).__name__}: {first_line(error)}"
+                failed += [f"{run.what}, seed {run.seed}: {why}" for run in runs]
+                continue
+            yield from _records(study, runs, ended, folder, device)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in multiprocessing.active_children():  # a run in flight would hold the exit for minutes
+            process.kill()
+            process.join()
+    if failed:
+        total = sum(len(runs) for _, runs in work)
+        raise RuntimeError(f"{len(failed)} of {total} runs failed: {failed[0]}")
+
+
+def _records(study: Study, runs: Sequence[Run], ended: Future, folder, device: str) -> Iterator[ledger.Record]:
+    for run, found in zip(runs, ended.result()):
+        values = {**found, "stacked": len(runs)} if len(runs) > 1 else dict(found)
+        about = {"config": run.config.to_dict(), "recipe": run.recipe.to_dict(), "folder": folder}
+        n = values.pop("n")
+        yield ledger.add(study.experiment, run.what, study.command, device, values, n=n, seed=run.seed, **about)
 
 
 def main(made: Callable[[str], Study], arguments: Sequence[str] | None = None, about: str = "") -> str | None:

@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from book.experiments.stacked import fit_all
 from dtl_lib import data
 from dtl_lib.config import ViTConfig
 from dtl_lib.data.images import InMemory, Sets
@@ -213,3 +214,15 @@ def test_an_audit_is_that_of_the_cpu():
         assert block.received == pytest.approx(other.received, rel=1e-3) and block.rank == pytest.approx(
             other.rank, rel=1e-2
         )
+
+
+def test_runs_trained_as_one_are_those_trained_one_by_one():
+    recipes = [replace(RECIPE, seed=seed) for seed in (0, 1, 2)]
+    together, alone = [model().to(DEVICE) for _ in recipes], [model() for _ in recipes]
+    results = fit_all(together, sets(), recipes, DEVICE)
+    for one, other, result, recipe in zip(together, alone, results, recipes):
+        expected = fit(other, sets(), recipe, device=DEVICE, progress=False)
+        losses = [[row["loss"] for row in found.history] for found in (result, expected)]
+        assert apart(*map(torch.tensor, losses)) < NEAR["off"]
+        assert apart(one.blocks[0].mlp.expand.weight, other.blocks[0].mlp.expand.weight) < 1e-3
+    assert apart(together[0].positions, together[1].positions) > 1e-3, "seeds differ in their images"

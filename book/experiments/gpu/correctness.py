@@ -16,7 +16,7 @@ from .schedule import Task
 
 EXPERIMENT, TESTS = "gpu_tests", "tests/gpu/test_gpu.py"
 ROOT = Path(__file__).parents[3]
-SECONDS = 60.0
+SECONDS = 120.0
 QUICK = ("-k", "logits or evaluation")  # for the toy, which has no GPU to give back: it may take TOY_SECONDS
 TOY_SECONDS = 600.0
 OUTCOMES = ("passed", "failed", "skipped", "error")

@@ -7,13 +7,13 @@ from dtl_lib.host import device_name
 from dtl_lib.lab import atlas
 from dtl_lib.lab.atlas import followup
 
-from .. import one_gpu
+from .. import atlas_followup, one_gpu
 from . import beside, correctness, sizes, times, training
 
 EXPERIMENTS = (
     correctness.EXPERIMENT, times.EXPERIMENT, one_gpu.SPEED, one_gpu.STEPS, training.EXPERIMENT,
     atlas.grids()["gpu"].experiment, beside.EXPERIMENT, *(grid.experiment for grid in followup.large().values()),
-    *(made("gpu").experiment for made in sizes.STUDIES),
+    *(study.experiment for study in atlas_followup.on_a_gpu()), *(made("gpu").experiment for made in sizes.STUDIES),
 )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ import torch
 
 from dtl_lib.checks import first_line
 
-LIMITS = {1: 60.0, 2: 150.0}  # seconds that a part may take in one call
+LIMITS = {1: 130.0, 2: 150.0}  # seconds that a part may take in one call
 RESERVE = 8.0  # seconds before the end at which a task is interrupted: the process has to leave, too
 AGAIN = 5.0  # seconds after which it is interrupted again, where a library has swallowed it
 

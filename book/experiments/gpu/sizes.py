@@ -13,10 +13,10 @@ from dtl_lib.lab.atlas import Grid, followup
 from dtl_lib.tokens import TokenPlan
 from dtl_lib.train import Recipe, recipes
 
-from .. import cait, deep, distillation, one_gpu
+from .. import atlas_followup, cait, deep, distillation, one_gpu
 from ..study import Study
 
-STUDIES = (deep.study, cait.study, distillation.study)  # of the chapters: each gives its study at a scale
+STUDIES = (cait.study, deep.study, distillation.study)  # of the chapters: each gives its study at a scale
 
 
 @dataclass(frozen=True)
@@ -81,9 +81,9 @@ def full() -> Sizes:
         plans=one_gpu.DEIT, batches=(16, 64, 256, 1024, 4096), fast=(small, named(small), recipe["cifar10_fast"]),
         full=(large, named(large), recipe["cifar10_full"]), shortest=15, trial=60, seeds=(0, 1, 2),
         grids=atlas.stages(atlas.grids()["gpu"]), beside=(1, 4, 8, 12), jobs=4,
-        large=followup.large, studies=tuple(made("gpu") for made in STUDIES), rounds=20, steps=20,
-        products=(4096, 8192), compiler=True,
-        compiled=True, sets=lambda folder: data.load("cifar10", folder()),
+        large=followup.large, studies=(*atlas_followup.on_a_gpu(), *(made("gpu") for made in STUDIES)), rounds=20,
+        steps=20, products=(4096, 8192), compiler=True, compiled=True,
+        sets=lambda folder: data.load("cifar10", folder()),
     )  # fmt: skip
 
 

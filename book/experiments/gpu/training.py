@@ -18,7 +18,7 @@ from dtl_lib.train import FitResult, Recipe, fit
 
 from .. import atlas_followup, one_gpu
 from ..peaks import of_sheet
-from ..study import Study, line
+from ..study import carry_out, line
 from . import beside
 from .schedule import Deadline, NotNow, Task
 from .sizes import Sizes
@@ -47,10 +47,9 @@ def tasks(sizes: Sizes, folder: Callable, is_there: bool, options: Namespace, de
     large = Large(sizes, folder, options)
     made.append(beside_task(sizes, options))
     made.append(Task(5, "the larger atlas: where the class token enters", large.seconds, large.done, large.run))
-    for study in sizes.studies:
-        its = Together(study, sizes, folder, options)
-        title = f"{study.experiment}: {len(study.runs)} runs"
-        made.append(Task(6, title, its.seconds, its.done, its.run))
+    its = Together(sizes, folder, options)
+    title = f"the chapters' studies: {sum(len(study.runs) for study in sizes.studies)} runs"
+    made.append(Task(6, title, its.seconds, its.done, its.run))
     for number, grid in enumerate(sizes.grids, 1):
         stage = Stage(grid, sizes, folder, options, deadline)
         title = f"the atlas, stage {number} of {len(sizes.grids)}: {len(grid.cells())} cells, {len(grid.seeds)} seeds"
@@ -160,19 +159,18 @@ def beside_task(sizes: Sizes, options: Namespace) -> Task:
 
 
 class Together:
-    """A chapter's study: as many of its runs as there is time for, several beside each other.
+    """The chapters' studies: as many of their runs as there is time for, several beside each other.
 
     Args:
-        study: which.
         sizes, folder, options: of the command.
     """
 
-    def __init__(self, study: Study, sizes: Sizes, folder: Callable, options: Namespace):
-        self.study, self.sizes, self.folder, self.options = study, sizes, folder, options
+    def __init__(self, sizes: Sizes, folder: Callable, options: Namespace):
+        self.sizes, self.folder, self.options = sizes, folder, options
 
     def done(self) -> bool:
         """Whether every run has its record."""
-        return not self.study.left(self.options.folder, self.options.device)
+        return not any(study.left(self.options.folder, self.options.device) for study in self.sizes.studies)
 
     def seconds(self) -> float:
         """What is worth beginning: its runs are recorded as they end."""
@@ -183,15 +181,12 @@ class Together:
         if not self.sizes.is_toy:
             self.folder()
         jobs = beside.best(self.options, self.sizes.jobs)
-        for record in self.study.carry_out(self.options.folder, jobs, self.options.device):
+        for record in carry_out(self.sizes.studies, self.options.folder, jobs, self.options.device):
             print(f"{record.experiment}: {record.what}, seed {record.seed}: {line(record)}", flush=True)
 
 
 class Large(Together):
-    """The atlas's larger model. Args: as `Together`'s, without a study."""
-
-    def __init__(self, sizes: Sizes, folder: Callable, options: Namespace):
-        super().__init__(None, sizes, folder, options)
+    """The atlas's larger model."""
 
     def done(self) -> bool:
         """Whether every place has all of its seeds at one of the rates."""

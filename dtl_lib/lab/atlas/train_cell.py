@@ -13,7 +13,7 @@ from ...probes.attention import attention_row, entropy, share
 from ...probes.norms import norm_quantiles
 from ...tape import record
 from ...tokens import TokenPlan
-from ...train import fit
+from ...train import FitResult, Recipe, fit
 from ...train.evaluation import as_expected
 from .grid import Cell, Grid, weights_name
 
@@ -49,7 +49,14 @@ def train_cell(
     step = (lambda number, *_: on_step(number)) if on_step else None
     model = fresh(grid, cell, seed)
     result = fit(model, sets, recipe, device=device, progress=False, on_step=step)
-    values = {
+    if folder:
+        checkpoint.save_model(Path(folder) / weights_name(cell, seed), model, {"recipe": recipe.to_dict()})
+    return model, measured(model, result, recipe, sets)
+
+
+def measured(model: ViT, result: FitResult, recipe: Recipe, sets) -> dict:
+    """The values of the record of a run that `fit` has made, with `n`, the test images."""
+    return {
         "n": result.test.n,
         "accuracy": result.test.accuracy,
         "loss": result.test.loss,
@@ -61,9 +68,6 @@ def train_cell(
         "multiply_adds": model.config.cost().total,
         **look_inside(model, sets.test),
     }
-    if folder:
-        checkpoint.save_model(Path(folder) / weights_name(cell, seed), model, {"recipe": recipe.to_dict()})
-    return model, values
 
 
 def inspected(length: int) -> torch.Tensor:

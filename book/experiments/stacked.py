@@ -1,0 +1,151 @@
+"""Runs that differ in the seed alone, trained as one: their weights are stacked, and every kernel works on all of them.
+
+    from .stacked import fit_all
+
+A small model leaves most of a GPU idle: a step is a thousand kernels of a few microseconds each, and stacked they take
+hardly longer. What comes out is what `fit` gives run by run, up to rounding.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from torch.func import functional_call, vmap
+
+from dtl_lib.data.images import Sets
+from dtl_lib.host import find_device
+from dtl_lib.models import ViT
+from dtl_lib.train import FitResult, Recipe, fit
+from dtl_lib.train.device import autocast
+from dtl_lib.train.learner import Learner
+from dtl_lib.train.loop import StepResult
+from dtl_lib.train.run import Run
+
+OnStep = Callable[[int, Tensor], None]
+
+
+def fit_all(
+    models: Sequence[ViT], sets: Sets, recipes: Sequence[Recipe], device: str | None = None,
+    on_step: OnStep | None = None,
+) -> list[FitResult]:  # fmt: skip
+    """Train models of one architecture, each by its recipe; as `fit` does, each is left with its best weights.
+
+    Args:
+        models: alike but for their weights.
+        sets: as in `fit`.
+        recipes: alike but for the seed.
+        device: as in `fit`.
+        on_step: called after every step with its number (from 1) and the losses `(models,)`.
+
+    Raises:
+        ValueError: where recipes differ in more than the seed, or draw what stacked models cannot: they are trained one
+            by one then.
+    """
+    if why := cannot_be_stacked(models, recipes):
+        raise ValueError(why)
+    if len(models) == 1:
+        alone = (lambda step, loss, _: on_step(step, loss[None])) if on_step else None
+        return [fit(models[0], sets, recipes[0], device=device, progress=False, workers=0, on_step=alone)]
+    runs = [_run(model, sets, recipe, find_device(device)) for model, recipe in zip(models, recipes)]
+    stack, schedule = Stack([run.learner for run in runs]), runs[0].learner.schedule
+    for run in runs:
+        run.__enter__()
+    for number, batches in enumerate(zip(*(run.batches() for run in runs)), 1):
+        losses = stack.step(batches, number - 1)
+        for run, loss in zip(runs, losses):
+            run.count(StepResult(loss, False))
+        if on_step:
+            on_step(number, losses)
+        if number == schedule.total or number % schedule.eval_every == 0:
+            for run in runs:
+                run.evaluate()
+                run.learner.model.train()
+        elif number % recipes[0].log_every == 0:
+            for run in runs:
+                run.report()
+    for run in runs:
+        run.__exit__(None, None, None)
+    return [run.end() for run in runs]
+
+
+def cannot_be_stacked(models: Sequence[ViT], recipes: Sequence[Recipe]) -> str:
+    """Why these runs have to be trained one by one; "" where they can be stacked."""
+    first, recipe = models[0].config, recipes[0]
+    if any(model.config != first for model in models):
+        return "stacked models are of one configuration"
+    if any(replace(other, seed=recipe.seed) != recipe for other in recipes):
+        return "stacked runs differ in the seed alone"
+    if len(models) > 1 and (first.drop_path or recipe.mixup or recipe.cutmix):
+        return "stochastic depth and mixed images are drawn run by run: they cannot be stacked"
+    if len(models) > 1 and (recipe.amp == "fp16" or recipe.ema or recipe.accumulate > 1 or recipe.distill):
+        return "a stack knows no float16, moving average, micro-batches or teacher"
+    return ""
+
+
+class Stack:
+    """The weights of several learners, one behind another; each model's own are views of them.
+
+    Args:
+        learners: of `Run`, alike but for weights and seed.
+    """
+
+    def __init__(self, learners: Sequence[Learner]):
+        self.learners, first = learners, learners[0]
+        named = [dict(learner.model.named_parameters()) for learner in learners]
+        self.weights = {
+            name: torch.stack([weights[name].detach() for weights in named]).requires_grad_() for name in named[0]
+        }
+        for at, weights in enumerate(named):
+            for name, value in weights.items():
+                value.data = self.weights[name].detach()[at]
+        names = {id(value): name for name, value in named[0].items()}
+        groups = [
+            {**group, "params": [self.weights[names[id(value)]] for value in group["params"]]}
+            for group in first.optimizer.param_groups
+        ]
+        self.optimizer = type(first.optimizer)(groups)
+
+    def step(self, batches: Sequence[tuple[Tensor, Tensor]], step: int) -> Tensor:
+        """Move all weights once; `train_step` of each.
+
+        Args:
+            batches: for each model its images and labels.
+            step: steps taken before.
+
+        Returns:
+            The losses before the step, `(models,)`.
+        """
+        first = self.learners[0]
+        images, labels = (torch.stack(parts).to(first.device) for parts in zip(*batches))
+        with autocast(first.device, first.recipe.amp):
+            losses = vmap(self._loss)(self.weights, images, labels)
+        losses.sum().backward()
+        norms = self._clip(first.recipe.clip)
+        for learner, norm in zip(self.learners, norms):
+            learner.guard.should_step(norm, step + 1)
+        for group in self.optimizer.param_groups:
+            group["lr"] = first.schedule.lr(step) * group["lr_scale"]
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return losses.detach()
+
+    def _loss(self, weights: dict[str, Tensor], images: Tensor, labels: Tensor) -> Tensor:
+        named = {f"model.{name}": value for name, value in weights.items()}
+        return functional_call(self.learners[0].objective, named, (images, labels))
+
+    def _clip(self, limit: float | None) -> Tensor:
+        """Limit each model's gradient; the norms before, `(models,)`."""
+        gradients = [value.grad for value in self.weights.values() if value.grad is not None]
+        norms = torch.stack([gradient.flatten(1).norm(dim=1) for gradient in gradients]).norm(dim=0)
+        if limit is not None:
+            factor = (limit / (norms + 1e-6)).clamp(max=1.0)
+            torch._foreach_mul_(gradients, [factor.view(-1, *[1] * (value.ndim - 1)) for value in gradients])
+        return norms
+
+
+def _run(model: ViT, sets: Sets, recipe: Recipe, device: torch.device) -> Run:
+    return Run(
+        model, sets, recipe, None, device=device, resume=False, card={}, tensorboard=False, progress=False,
+        processes=None, shard=False, compiled=False, workers=0, max_corrupt=0.001,
+    )  # fmt: skip
