@@ -85,6 +85,12 @@ def test_as_many_runs_beside_each_other_as_are_worth_it(tmp_path):
     assert gpu_beside.best(Namespace(**{**vars(options), "jobs": 2}), 4) == 2
 
 
+def test_how_many_go_beside_each_other_is_not_measured_where_it_is_given(tmp_path, capsys):
+    assert dry(tmp_path, "--parts", "5", "--jobs", "1") == 0
+    assert not ledger.read(gpu_beside.EXPERIMENT, tmp_path, missing_ok=True)
+    assert len(ledger.read("atlas_toy_10", tmp_path)) == 2
+
+
 def test_without_a_folder_nothing_stays(quick, monkeypatch, tmp_path):
     monkeypatch.setattr(ledger, "FOLDER", tmp_path)
     assert command.main(["--dry", "--parts", "1", "3"]) == 0

@@ -145,12 +145,12 @@ def measured(found: FitResult, recipe: Recipe, job: Job) -> dict:
 
 
 def beside_task(sizes: Sizes, options: Namespace) -> Task:
-    """How many runs go beside each other: measured once."""
+    """How many runs go beside each other: measured once, unless it is given."""
     name, config, batch = sizes.cifar
     title = beside.what(name, batch)
 
     def done() -> bool:
-        return title in ledger.measured(beside.EXPERIMENT, options.device, options.folder)
+        return bool(options.jobs) or title in ledger.measured(beside.EXPERIMENT, options.device, options.folder)
 
     def run() -> None:
         beside.measure(name, config, batch, options, sizes.beside, sizes.steps)
