@@ -6,15 +6,18 @@ A small model leaves most of a GPU idle: a step is a thousand kernels of a few m
 hardly longer. What comes out is what `fit` gives run by run, up to rounding.
 """
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.func import functional_call, vmap
 
 from dtl_lib.data.images import Sets
 from dtl_lib.host import find_device
+from dtl_lib.layers import DotProduct
 from dtl_lib.models import ViT
 from dtl_lib.train import FitResult, Recipe, fit
 from dtl_lib.train.device import autocast
@@ -83,6 +86,30 @@ def cannot_be_stacked(models: Sequence[ViT], recipes: Sequence[Recipe]) -> str:
     return ""
 
 
+class FoldedAttention(torch.autograd.Function):
+    """Fused attention under `vmap`: models become a part of the batch, as CUDA's kernels do not know of `vmap`."""
+
+    @staticmethod
+    def forward(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return F.scaled_dot_product_attention(q, k, v)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:
+        """Nothing is kept: under `vmap` autograd follows what `vmap` below calls."""
+
+    @staticmethod
+    def vmap(info, in_dims, *qkv: Tensor) -> tuple[Tensor, int]:
+        q, k, v = (part.movedim(at, 0).flatten(0, 1) for part, at in zip(qkv, in_dims))
+        return F.scaled_dot_product_attention(q, k, v).unflatten(0, (info.batch_size, -1)), 0
+
+
+class FoldedDotProduct(DotProduct):
+    """`DotProduct` in a stack."""
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return FoldedAttention.apply(q, k, v)
+
+
 class Stack:
     """The weights of several learners, one behind another; each model's own are views of them.
 
@@ -92,6 +119,10 @@ class Stack:
 
     def __init__(self, learners: Sequence[Learner]):
         self.learners, first = learners, learners[0]
+        self._objective = copy.deepcopy(first.objective)
+        for part in self._objective.modules():
+            if isinstance(getattr(part, "core", None), DotProduct):
+                part.core = FoldedDotProduct()
         named = [dict(learner.model.named_parameters()) for learner in learners]
         self.weights = {
             name: torch.stack([weights[name].detach() for weights in named]).requires_grad_() for name in named[0]
@@ -132,7 +163,7 @@ class Stack:
 
     def _loss(self, weights: dict[str, Tensor], images: Tensor, labels: Tensor) -> Tensor:
         named = {f"model.{name}": value for name, value in weights.items()}
-        return functional_call(self.learners[0].objective, named, (images, labels))
+        return functional_call(self._objective, named, (images, labels))
 
     def _clip(self, limit: float | None) -> Tensor:
         """Limit each model's gradient; the norms before, `(models,)`."""
