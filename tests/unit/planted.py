@@ -33,7 +33,7 @@ def planted(model: ViT, mask: torch.Tensor, block: int, times: float = 8.0, leav
         output, count = output.clone(), mask[0].numel()
         patches = output[:, -count:]
         long = mask.flatten(1)
-        sizes = 1 + 0.15 * noise(*long.shape, seed=8).to(output.dtype)
+        sizes = 1 + 0.15 * noise(*long.shape, seed=8).to(output)
         vectors = (
             times * patches.norm(dim=-1).median() * (long * sizes)[..., None] * direction(output.shape[-1]).to(output)
         )
