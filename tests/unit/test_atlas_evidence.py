@@ -83,6 +83,10 @@ def test_the_second_rate_is_read_beside_the_first(tmp_path):
                 )
     found = {one.study: one.value for one in evidence(tmp_path)}
     assert list(found.values()) == pytest.approx([-5.0, 1.0])
+    (more,) = first.sweep_cells(atlas.Cell(0, 0, 4))[1:2]
+    add(tmp_path, first, more, 0, 0.9)  # the sweep over numbers of registers has no second rate
+    assert {one.study: one.value for one in evidence(tmp_path)} == pytest.approx(found)
+    assert followup.surface_at_better_rate(tmp_path).keys() == {(c, s) for c in first.cells() for s in first.seeds}
 
 
 def test_fine_tuning_is_held_against_its_control_once_every_photo_was_held_out(tmp_path):

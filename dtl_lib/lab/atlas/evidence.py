@@ -63,11 +63,8 @@ def _atlas(folder) -> Iterator[Evidence]:
 
 
 def _better_rate(folder) -> Iterator[Evidence]:
-    first, half = grids()["cpu"], followup.half_rate()
-    by_rate = dict(zip(followup.RATES, (read(grid, folder) for grid in (first, half))))
-    if not any(missing(first.cells(), first.seeds, records) for records in by_rate.values()):
-        better = followup.at_better_rate(by_rate, first.seeds)
-        yield from _surface("the same, better rate", half, better)
+    if better := followup.surface_at_better_rate(folder):
+        yield from _surface("the same, better rate", followup.half_rate(), better)
 
 
 def _length(folder) -> Iterator[Evidence]:

@@ -14,7 +14,7 @@ from ...ledger import Record
 from ...train.recipe import Recipe
 from .analysis import Estimate
 from .grid import NEVER, Cell, Grid, Job, grids
-from .run import read
+from .run import missing, read
 
 RATES = 2e-3, 1e-3  # the atlas's own, and half of it
 EPOCHS = 1, 3, 10
@@ -93,6 +93,17 @@ def at_better_rate(
     chosen = better_rates(by_rate, seeds)
     return {(cell, seed): record for rate, records in by_rate.items() for (cell, seed), record in records.items()
             if chosen[cell] == rate}  # fmt: skip
+
+
+def surface_at_better_rate(folder=None) -> dict[Job, Record]:
+    """The `cpu` grid's surface, each cell at the better of its two rates; empty until both rates have every run."""
+    grid, by_rate = grids()["cpu"], {}
+    for rate, other in zip(RATES, (grid, half_rate())):
+        records = read(other, folder)
+        if missing(grid.cells(), grid.seeds, records):
+            return {}
+        by_rate[rate] = {job: record for job, record in records.items() if job[0] in grid.cells()}  # not the sweep's
+    return at_better_rate(by_rate, grid.seeds)
 
 
 def length_records(epochs: float, folder=None) -> dict[Job, Record]:
