@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from book.tools.project import Project, read
 from dtl_lib import ledger
 from dtl_lib.lab import atlas
+from dtl_lib.lab.atlas import followup
 
 # experiment, how its records' `what` begins, how README.md describes it
 TRAINED = (
@@ -137,6 +138,13 @@ def _compared() -> Iterator[str]:
                 f"{test.estimate.value:+.1f} ± {half:.1f} points by strata, post hoc (registered: ± {registered:.1f})"
             )
             yield _row(COMPARED[test.name], value, f"{len(grid.cells()) * len(grid.seeds)} runs", last)
+    for epochs in (1, 3):
+        if not any(atlas.read(grid) for grid in followup.lengths(epochs).values()):
+            continue
+        runs = followup.length_records(epochs)
+        gap = followup.over_seeds(list(followup.late_minus_early(runs).values()))
+        words = f"the same without registers, {epochs} epoch{'s' * (epochs > 1)}: from block 4, against 0"
+        yield _row(words, f"{gap.value:+.1f} ± {gap.half:.1f} points", f"{len(runs)} runs", list(runs.values())[-1])
 
 
 def _row(words: str, value: str, n: str, run: ledger.Record) -> str:

@@ -76,7 +76,7 @@ def _length(folder) -> Iterator[Evidence]:
             continue
         gaps = followup.late_minus_early(records)
         if len(gaps) == len(followup.SEEDS):
-            name = f"longer: {epochs} epoch{'s' * (epochs > 1)}"
+            name = f"block 0 or 4, {epochs} epoch{'s' * (epochs > 1)}"
             yield _over_seeds(name, "block 4 − block 0", followup.over_seeds(list(gaps.values())), records)
 
 
