@@ -161,3 +161,11 @@ def first_line(error: BaseException, lines: int = 1) -> str:
         return error.strerror
     text = [line.strip() for line in re.sub(r"\[/\S+\] ", "", str(error)).splitlines() if line.strip()]
     return " ".join(text[:lines])[:LONGEST].strip() or type(error).__name__
+
+
+def check_tape(tape) -> None:
+    """A ValueError where a probe is given the model in place of its tape."""
+    if hasattr(tape, "parameters"):
+        raise ValueError(
+            f"a probe reads a tape, not a {type(tape).__name__}: with record(model) as tape: model(images)"
+        )

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..checks import check_tape
 from ..tape import Tape, Token
 from ..tokens import PATCHES, READ_BY_HEAD, TokenNotThere
 
@@ -22,6 +23,7 @@ def attention_row(tape: Tape, block: int, of: Token = "cls", stage: str = "softm
     Raises:
         TokenNotThere: where the token is not in that block, or is no query there.
     """
+    check_tape(tape)
     return tape.row(block, of, stage)
 
 
@@ -46,6 +48,7 @@ def share(tape: Tape, block: int, on: str, of: Token = "cls") -> Tensor:
     Raises:
         TokenNotThere: where one of the two is not in that block.
     """
+    check_tape(tape)
     row, layout = attention_row(tape, block, of), tape.plan.layout(block)
     if on not in layout:
         raise TokenNotThere(f"{tape.plan.where(on)}; in block {block} there are {', '.join(layout)}")
@@ -92,6 +95,7 @@ def flow(tape: Tape) -> tuple[Flow, ...]:
     Args:
         tape: from `record`; not with `all_queries=False`.
     """
+    check_tape(tape)
     return tuple(_flow(tape, block) for block in range(tape.plan.blocks))
 
 

@@ -7,7 +7,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from ..checks import whole
+from ..checks import check_tape, whole
 from ..hooks import full_precision
 from ..models import ViT
 from ..tape import Tape
@@ -40,6 +40,7 @@ def mean_attention_distance(tape: Tape, block: int, renormalise: bool = True) ->
     Raises:
         TokenNotThere: for a block of class attention, in which no patch asks.
     """
+    check_tape(tape)
     layout = tape.plan.layout(block)
     if block >= tape.plan.depth:
         raise TokenNotThere(f"block {block} is class attention: no patch asks there (blocks 0 … {tape.plan.depth - 1})")

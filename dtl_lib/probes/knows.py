@@ -9,7 +9,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from ..checks import as_whole, check_finite, whole
+from ..checks import as_whole, check_finite, check_tape, whole
 from ..tape import Tape
 from ..tokens import PATCHES, TokenNotThere
 from .entry_rows import Interval
@@ -144,6 +144,7 @@ def one_token(tape: Tape, block: int, group: str = PATCHES, where: Tensor | None
         ValueError: for a mask of another shape, and of another group than patches.
         TokenNotThere: for a group that is not there after this block.
     """
+    check_tape(tape)
     layout = tape.plan.layout(0 if block == "input" else block)
     if group not in layout:
         raise TokenNotThere(f"after block {block} there are {', '.join(layout)}, and no {group!r}")

@@ -5,6 +5,7 @@ from typing import Literal
 
 import torch
 
+from ..checks import check_tape
 from ..tape import Tape
 from ..tokens import PATCHES
 
@@ -20,6 +21,7 @@ def norm_quantiles(tape: Tape, block: int | Literal["input"], shares: Sequence[f
     Raises:
         ValueError: for a share outside 0 … 1.
     """
+    check_tape(tape)
     if not all(0 <= share <= 1 for share in shares):
         raise ValueError(f"shares are numbers from 0 to 1, not {list(shares)}")
     lengths = tape.norms(block)[PATCHES].flatten()
@@ -32,5 +34,6 @@ def norm_ratio(tape: Tape, block: int | Literal["input"]) -> float:
     Far above 1, a few patches have become registers in all but name (Vision Transformers Need Registers, Darcet et al.
     2024, §2.1).
     """
+    check_tape(tape)
     median, high = norm_quantiles(tape, block)
     return high / median

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from ..checks import as_whole, check_finite
+from ..checks import as_whole, check_finite, check_tape
 from ..tape import Tape
 from ..tokens import PATCHES
 from .sinks import KINDS, Sinks, find_sinks
@@ -111,6 +111,7 @@ def find_outliers(tape: Tape) -> Outliers:
     Raises:
         ValueError: for a tape without the residual stream, or without an image, and non-finite tokens.
     """
+    check_tape(tape)
     before = patch_tokens(tape, "input")
     if not len(before):
         raise ValueError("there are no images to measure on")

@@ -19,6 +19,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from ..checks import check_tape
 from ..hooks import full_precision
 from ..layers import ALL
 from ..tape import Tape, Token
@@ -68,6 +69,7 @@ def rollout(
         TokenNotThere: where the token is never a query.
         ValueError: for arguments outside their range, with what would be right.
     """
+    check_tape(tape)
     _check(fuse, discard, residual)
     return _map(tape, of, first, lambda block, queries: rollout_shares(tape, block, queries, fuse, discard, residual))
 
@@ -106,6 +108,7 @@ def gradient_rollout(
         TokenNotThere: as in `rollout`.
         ValueError: as in `rollout`, and for a tape that has no gradients.
     """
+    check_tape(tape)
     _check(fuse, discard, residual)
 
     def shares(block: int, queries: slice) -> tuple[Tensor, Tensor]:
@@ -138,6 +141,7 @@ def relevance(tape: Tape, of: Token = "cls", first: int | None = None) -> Tensor
         TokenNotThere: as in `rollout`.
         ValueError: as in `gradient_rollout`.
     """
+    check_tape(tape)
     return _map(tape, of, first, lambda block, queries: relevance_shares(tape, block, queries))
 
 

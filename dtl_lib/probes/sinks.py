@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
+from ..checks import check_tape
 from ..tape import Tape
 from ..tokens import PATCHES
 
@@ -54,6 +55,7 @@ def find_sinks(tape: Tape, block: int, mask: Tensor) -> Sinks:
     Raises:
         ValueError: for an empty mask, one of another type or shape, and a block of class attention.
     """
+    check_tape(tape)
     if tape.plan.check_block(block) >= tape.plan.depth:
         raise ValueError(f"block {block} is class attention, where no patch attends: give one of the trunk")
     wanted = (len(tape.keys(block)), *tape.grid)
