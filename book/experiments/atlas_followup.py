@@ -8,8 +8,9 @@
 class token at 0 and at 4 for 1, 3 and 10 epochs: both rates with two seeds, then the rate with the higher held-out
 accuracy with three more (42 runs, seven core-hours). `depth` has twelve blocks and enters at 0, 3, 6 and 9 (20 runs,
 two core-hours). `large` has twelve blocks of width 192 on CIFAR-10, both rates with two seeds and the better one with
-three more (28 runs); `python -m book.experiments.gpu` makes them. Predictions and analysis are in
-`book/predictions.md`. A run that has a record is not repeated, so an interrupted command continues where it stopped.
+three more (28 runs). `python -m book.experiments.gpu` makes `large`, and in minutes `rate` and `length`. Predictions
+and analysis are in `book/predictions.md`. A run that has a record is not repeated, so an interrupted command continues
+where it stopped.
 """
 
 import argparse

@@ -8,6 +8,7 @@ hardly longer. What comes out is what `fit` gives run by run, up to rounding.
 
 import copy
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 
 import torch
@@ -52,23 +53,19 @@ def fit_all(
         return [fit(models[0], sets, recipes[0], device=device, progress=False, workers=0, on_step=alone)]
     runs = [_run(model, sets, recipe, find_device(device)) for model, recipe in zip(models, recipes)]
     stack, schedule = Stack([run.learner for run in runs]), runs[0].learner.schedule
-    for run in runs:
-        run.__enter__()
-    for number, batches in enumerate(zip(*(run.batches() for run in runs)), 1):
-        losses = stack.step(batches, number - 1)
-        for run, loss in zip(runs, losses):
-            run.count(StepResult(loss, False))
-        if on_step:
-            on_step(number, losses)
-        if number == schedule.total or number % schedule.eval_every == 0:
-            for run in runs:
-                run.evaluate()
-                run.learner.model.train()
-        elif number % recipes[0].log_every == 0:
-            for run in runs:
-                run.report()
-    for run in runs:
-        run.__exit__(None, None, None)
+    with ExitStack() as bars:
+        for run in runs:
+            bars.enter_context(run)
+        for number, batches in enumerate(zip(*(run.batches() for run in runs)), 1):
+            losses = stack.step(batches, number - 1)
+            if on_step:
+                on_step(number, losses)
+            for run, loss in zip(runs, losses):
+                run.count(StepResult(loss, False))
+                if number == schedule.total or number % schedule.eval_every == 0:
+                    run.evaluate()
+                elif number % run.learner.recipe.log_every == 0:
+                    run.report()
     return [run.end() for run in runs]
 
 
