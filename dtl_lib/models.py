@@ -243,4 +243,7 @@ class ViT(nn.Module):
             raise ValueError(f"images are (batch, {channels}, height, width), not {tuple(images.shape)}")
         if not images.is_floating_point():
             raise ValueError(f"images are floating point, with mean and std taken out, not {images.dtype}")
+        weight = self.patch_embed.project.weight
+        if images.dtype != weight.dtype and not torch.is_autocast_enabled(images.device.type):
+            raise ValueError(f"images are {images.dtype} and the model {weight.dtype}: images.to(…), or model.float()")
         self.config.grid_of(*images.shape[2:])

@@ -134,6 +134,20 @@ class TestSizes:
         with pytest.raises(ValueError, match="images are floating point.*not torch.uint8"):
             build(SMALL)(torch.zeros(1, 3, 8, 12, dtype=torch.uint8))
 
+    @pytest.mark.parametrize(
+        "images, weights", [("float32", "float16"), ("float16", "float32"), ("float64", "bfloat16")]
+    )
+    def test_images_of_another_precision_than_the_weights(self, images, weights):
+        model = build(SMALL).to(getattr(torch, weights))
+        x = torch.zeros(1, 3, 8, 12, dtype=getattr(torch, images))
+        with pytest.raises(ValueError, match=f"images are torch.{images} and the model torch.{weights}: images.to"):
+            model(x)
+
+    def test_autocast_takes_images_of_either_precision(self):
+        for precision in (torch.float32, torch.bfloat16):
+            with torch.autocast("cpu", torch.bfloat16):
+                assert build(SMALL).float()(noise(1, 3, 8, 12).to(precision)).isfinite().all()
+
     def test_an_empty_batch(self):
         assert build(SMALL)(noise(0, 3, 8, 12)).shape == (0, 5)
 
