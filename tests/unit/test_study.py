@@ -1,6 +1,7 @@
 """A study makes each run once, in parallel, and leaves no process."""
 
 import multiprocessing
+from dataclasses import replace
 
 import pytest
 
@@ -61,3 +62,14 @@ def test_a_run_that_fails_is_told_once_the_others_have_ended(tmp_path):
     with pytest.raises(RuntimeError, match="2 of 4 runs failed: broken, seed [01]: RuntimeError: no such kernel"):
         list(made("broken", "late").carry_out(str(tmp_path), jobs=2))
     assert len(ledger.read("made_up", tmp_path)) == 2 and not multiprocessing.active_children()
+
+
+def test_studies_share_one_pool_and_keep_their_own_records(tmp_path):
+    other = replace(made("plain"), experiment="another")
+    records = list(study.carry_out([made("late", "early"), other], str(tmp_path), jobs=2))
+    assert len(records) == 6 and not multiprocessing.active_children()
+    assert [len(ledger.read(name, tmp_path)) for name in ("made_up", "another")] == [4, 2]
+    assert not list(study.carry_out([made("late", "early"), other], str(tmp_path)))
+    with pytest.raises(RuntimeError, match="2 of 4 runs failed: broken"):
+        list(study.carry_out([made("broken"), replace(made("new"), experiment="another")], str(tmp_path)))
+    assert len(ledger.read("another", tmp_path)) == 4
