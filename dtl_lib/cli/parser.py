@@ -19,6 +19,7 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, **options):
         super().__init__(**{**options, "allow_abbrev": False})
+        self._apart = False
 
     def error(self, message: str):
         """Raise instead of printing usage."""
@@ -33,6 +34,16 @@ class Parser(argparse.ArgumentParser):
         if rest:
             raise ValueError(self._unknown(rest[0], getattr(parsed, "command", None)))
         return parsed
+
+    def parse_known_args(self, args=None, namespace=None):
+        """As argparse's, but a flag may stand among a command's words: `MODEL --weights FILE IMAGE` names an image."""
+        if self._apart or self._subparsers or not self._get_positional_actions():
+            return super().parse_known_args(args, namespace)
+        self._apart = True  # it calls this method for the flags, and again for the words
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self._apart = False
 
     def _unknown(self, word: str, command: str | None) -> str:
         if not word.startswith("-"):

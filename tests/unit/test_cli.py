@@ -83,6 +83,24 @@ def test_underscores_in_flags_alone():
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("probe pca M --weights F a.jpg b.jpg", {"model": "M", "weights": "F", "images": ["a.jpg", "b.jpg"]}),
+        ("probe pca --weights F M a.jpg", {"question": "pca", "model": "M", "images": ["a.jpg"]}),
+        ("probe pca M a.jpg --quiet b.jpg", {"images": ["a.jpg", "b.jpg"], "quiet": True}),
+        ("probe pca M a.jpg --weights F -- -b.jpg", {"images": ["a.jpg", "-b.jpg"], "weights": "F"}),
+        ("probe pca M", {"model": "M", "images": []}),
+        ("registers test-time --output F M", {"way": "test-time", "model": "M", "output": "F"}),
+        ("attention a.jpg --quiet b.jpg", {"images": ["a.jpg", "b.jpg"]}),
+        ("predict a.jpg --model-path F b.jpg", {"images": ["a.jpg", "b.jpg"], "model_path": "F"}),
+    ],
+)
+def test_flags_may_stand_among_the_words(line, expected):
+    args = vars(parser(line.split()[0]).parse_args(line.split()))
+    assert {name: args[name] for name in expected} == expected
+
+
 def test_every_field_is_a_flag():
     known = parser().parse_args(["train"])
     assert not any(hasattr(known, field.name) for field in fields(Recipe))
