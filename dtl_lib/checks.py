@@ -164,8 +164,8 @@ def first_line(error: BaseException, lines: int = 1) -> str:
 
 
 def check_tape(tape) -> None:
-    """A ValueError where a probe is given the model in place of its tape."""
-    if hasattr(tape, "parameters"):
+    """A ValueError where a probe is given something else than its tape, such as the model."""
+    if not hasattr(tape, "maps"):
         raise ValueError(
             f"a probe reads a tape, not a {type(tape).__name__}: with record(model) as tape: model(images)"
         )

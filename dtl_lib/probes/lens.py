@@ -7,6 +7,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from ..checks import check_tape
 from ..models import ViT
 from ..tape import Tape
 from ..tokens import PATCHES, READ_BY_HEAD
@@ -44,6 +45,7 @@ def logit_lens(model: ViT, tape: Tape, block: int | Literal["input"]) -> Tensor:
     Raises:
         ValueError: for a model without classes, and one that is not the tape's.
     """
+    check_tape(tape)
     if not isinstance(model, ViT) or model.plan != tape.plan:
         raise ValueError("give the model that was recorded: the tape is of another plan")
     if not model.config.classes:

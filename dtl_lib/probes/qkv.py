@@ -5,6 +5,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from ..checks import check_tape
 from ..layers import ALL, Attention
 from ..models import ViT, enter_and_leave
 from ..tape import Tape
@@ -47,6 +48,7 @@ def features(model: ViT, tape: Tape, block: int, of: str = "k", bias: str = "kee
         ValueError: for another `of` or `bias`, and a model that is not the tape's.
         TokenNotThere: for queries of class attention, where patches do not ask.
     """
+    check_tape(tape)
     if not isinstance(model, ViT) or model.plan != tape.plan:
         raise ValueError("give the model that was recorded: the tape is of another plan")
     for name, value, allowed in (("of", of, KINDS), ("bias", bias, BIASES)):

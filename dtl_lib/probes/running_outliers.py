@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..checks import check_tape
 from ..tape import Tape
 from .lengths import RunningLengths
 from .outliers import likest_is_long, patch_tokens
@@ -109,6 +110,7 @@ class RunningOutliers:
         Args:
             tape: from `record(model)`; images have one size in all batches.
         """
+        check_tape(tape)
         before = patch_tokens(tape, "input")
         return [after.add(patch_tokens(tape, block), before) for block, after in enumerate(self.after)]
 
