@@ -1,4 +1,7 @@
-"""Drawings of boxes and arrows, as SVG: text takes the page's colour, so that they are right in light and dark."""
+"""Drawings of boxes and arrows, as SVG: text takes the page's colour, so that they are right in light and dark.
+
+A drawing that is shown alone, as an image, has no page to take it from, and has a ground of its own.
+"""
 
 from collections.abc import Sequence
 from html import escape
@@ -9,6 +12,8 @@ CODE = "ui-monospace, monospace"
 TEXT = 14  # units; a drawing is at most WIDTH of them wide, so that its text can be read on a telephone
 SMALL = 12
 WIDTH = 440
+# Shown as an image, as in JupyterLab, a drawing does not get the page's colour: it has white paper of its own then.
+ALONE = "<style>svg:root{background:#fff;color:#1b1f24}</style>"
 
 
 class Drawing:
@@ -96,7 +101,7 @@ class Drawing:
         return (
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {self.width:g} {self.height:g}" '
             f'width="{self.width:g}" height="{self.height:g}" role="img" aria-label="{escape(self.alt)}" '
-            f'data-drawing="dtl">{"".join(self._parts)}</svg>'
+            f'data-drawing="dtl">{ALONE}{"".join(self._parts)}</svg>'
         )
 
     def _repr_svg_(self) -> str:

@@ -55,6 +55,7 @@ def test_a_drawing_is_described_and_takes_the_pages_colour(name):
     drawing = DRAWN[name]()
     root = ElementTree.fromstring(drawing._repr_svg_())
     assert root.get("role") == "img" and len(root.get("aria-label")) > 40
+    assert root.find(f"{SVG}style").text.startswith("svg:root{background:#fff"), "black on black where it is an image"
     assert not any(part.tail for part in root), "characters between the shapes: markup that is not closed well"
     assert {text.get("fill") for text in root.iter(f"{SVG}text")} <= {"currentColor", "white"}
     width, height = (float(root.get(side)) for side in ("width", "height"))
