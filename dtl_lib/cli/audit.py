@@ -48,7 +48,7 @@ def main(args: Namespace) -> None:
     """Measure, and write the page; at the end, a ValueError that names the images that could not be read."""
     from .. import probes
     from ..data.numbered import Numbered
-    from ..pretrained import load_pretrained
+    from ..pretrained import LoadReport, load_pretrained
     from ..train.evaluation import as_expected, check_weights
     from .questions.chosen import Chosen, read
 
@@ -67,7 +67,10 @@ def main(args: Namespace) -> None:
     size = args.batch_size or at_once(model, images.image_size, tape=True)
     found = probes.audit(model.to(device), read(chosen, args, size, corrupt))
     notes = [f"{unreadable(corrupt.names)}, and left out."] if corrupt.names else []
-    title = args.model if args.weights is None else f"{args.model}, weights of {Path(args.weights).name}"
+    file = Path(args.weights or "")
+    title = args.model if file.stem in ("", args.model) else f"{args.model}, weights of {file.name}"
+    if about := getattr(model, "loaded", LoadReport((), (), ())).said:  # what a name of timm's does not tell
+        notes.append(f"{file.name}: {'; '.join(about)}.")
     for ending, fill in _writers(found, title, said, notes).items():
         atomic.replace(paths[ending], fill, force=args.force)
     print(

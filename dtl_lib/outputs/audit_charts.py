@@ -155,7 +155,7 @@ def _outliers(audit: Audit) -> Rows:
             f"{sinks.output:.2f}" if sinks else "",
             said,
         ))  # fmt: skip
-    head = ("block", "an image", "images", "times", "channels", "attention", "gives", "type")
+    head = ("block", "an image", "images", "times", "energy in", "attention", "gives", "type")
     note = (
         "After each block: outliers an image, images that have some, how many times as long as others, and which "
         "channels hold half of their energy. Of those that enter it: the attention that they get, what they give back "
@@ -165,7 +165,10 @@ def _outliers(audit: Audit) -> Rows:
 
 
 def _channels(channels: Sequence[int]) -> str:
-    return ", ".join(map(str, channels)) if len(channels) <= 3 else f"{len(channels)} of them"
+    """By their numbers where they are few; how many otherwise. Both are said, since either is a number."""
+    if len(channels) > 3:
+        return f"{len(channels)} channels"
+    return f"channel{'s' * (len(channels) > 1)} {', '.join(map(str, channels))}"
 
 
 def places(audit: Audit) -> np.ndarray | None:

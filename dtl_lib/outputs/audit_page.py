@@ -102,8 +102,8 @@ def facts(audit: Audit) -> list[tuple[str, str]]:
     found = [("images", f"{audit.n:,}"), ("outliers", "none")]
     if audit.start is not None and (outliers := audit.blocks[audit.shown].outliers):
         found = [("images", f"{audit.n:,}"), ("outliers from block", f"{audit.start}")]
-        found.append(("outliers an image", f"{outliers.n / audit.n:.2g}"))
-        found.append(("times as long", f"{outliers.ratio:.2g}"))
+        found.append((f"outliers an image, after block {audit.shown}", f"{outliers.n / audit.n:.2g}"))
+        found.append((f"times as long, after block {audit.shown}", f"{outliers.ratio:.2g}"))
     if audit.strongest is not None and (sinks := audit.blocks[audit.strongest].sinks):
         found += [("of the attention, at most", f"{sinks.share:.0%}"), ("type", audit.kind or "")]
     return found + ([("cost of four registers", f"+{cost.multiply_adds:.1%}")] if cost else [])

@@ -232,9 +232,13 @@ def _verdict(audit: Audit) -> str:
     assert found is not None  # of the block with most of them
     when = f"After block {audit.start}" if audit.start == audit.last else f"From block {audit.start} to {audit.last}"
     when = f"From block {audit.start} on" if audit.start < audit.last == audit.plan.depth - 1 else when
-    long = f"{found.n / audit.n:.2g} of {audit.config.grid[0] * audit.config.grid[1]} patches of an image"
-    times = f"{found.ratio:.2g} times as long as the others{has}"
-    said = f"{when}, {long} are {times} ({found.images:,} of {images} have some)"
+    many, patches = f"{found.n / audit.n:.2g} of {audit.config.grid[0] * audit.config.grid[1]}", "patches of an image"
+    times = f"{found.ratio:.2g} times as long"  # after the block with most of them, and not after every one
+    others = f"the others{', even' * bool(has)}{has}"
+    said = f"{when}, {many} {patches} are {times} as {others}"
+    if audit.start < audit.last:
+        said = f"{when}, some {patches} are longer than {others}: {many} after block {audit.shown}, {times}"
+    said += f" ({found.images:,} of {images} have some)"
     if audit.strongest is not None:
         said += f"; {SINKS[audit.kind]} {audit.blocks[audit.strongest].sinks.share:.0%} of the attention"
     advice = "whether they would take over was not measured, and test_time_registers tries it without training"

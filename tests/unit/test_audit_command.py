@@ -1,12 +1,15 @@
 """`dtl audit`: a page, a PDF and numbers of any model, from a folder of anything; what cannot be is one line."""
 
+import html
 import json
 import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import timm
 import torch
+from safetensors.torch import save_file
 
 from dtl_lib import checkpoint, data, outputs, probes
 from dtl_lib.cli.main import main
@@ -105,6 +108,27 @@ def test_photos_of_the_wheel_where_no_images_are_named(tmp_path, capsys):
     assert said in capsys.readouterr().out
     page = (tmp_path / "audit_shapes_depth6.html").read_text()
     assert said in page and f"{len(data.photo_names())} images" in page
+
+
+def test_the_page_says_what_a_file_of_weights_says_of_itself(tmp_path, folder):
+    torch.manual_seed(0)
+    tensors = {name: value.half() for name, value in timm.create_model("test_vit").state_dict().items()}
+    said = "it says of itself: fine-tuned to predict <saliency>; float16 becomes float32."
+    for file, title in (
+        ("other", "Audit of test_vit, weights of other.safetensors"),
+        ("test_vit", "Audit of test_vit"),
+    ):
+        path = tmp_path / f"{file}.safetensors"
+        save_file(tensors, path, {"about": "fine-tuned to predict <saliency>"})
+        assert audit("test_vit", "--weights", path, "--images", folder, folder=tmp_path) == 0
+        page = (tmp_path / f"audit_{file}.html").read_text()
+        assert f"<h1>{title}</h1>" in page and html.escape(f"{file}.safetensors: {said}") in page
+        assert json.loads((tmp_path / f"audit_{file}.json").read_text())["notes"] == [f"{file}.safetensors: {said}"]
+
+
+def test_channels_are_named_or_counted():
+    named = [outputs.audit_charts._channels(channels) for channels in ((41,), (3, 5), range(21))]
+    assert named == ["channel 41", "channels 3, 5", "21 channels"]
 
 
 def test_one_corrupt_file_is_left_out_counted_and_said_at_the_end(tmp_path, folder, capsys):

@@ -91,7 +91,9 @@ def test_planted_outliers_are_reported_where_they_are_whatever_the_batches(times
         np.testing.assert_allclose(block.outliers.places, truth.mean(dim=0), atol=0.051)
         assert block.outliers.ratio == pytest.approx(once.modes[number].ratio, rel=0.05)
         assert block.outliers.alike == pytest.approx(once.modes[number].alike, rel=0.05)
-    assert f"From block 2 on, {mask.sum() / 60:.2g} of 64 patches" in found.verdict
+    shown = found.blocks[found.shown].outliers  # its numbers are not those of every block
+    said = f"{shown.n / 60:.2g} of 64 after block {found.shown}, {shown.ratio:.2g} times as long ({shown.images} of"
+    assert f"From block 2 on, some patches of an image are longer than the others: {said}" in found.verdict
 
 
 def test_one_batch_is_what_find_outliers_finds_to_the_last_patch():
