@@ -65,6 +65,9 @@ def require_writable(file: Path, what: str) -> None:
     if (found := kind(file)) not in ("a file", None):
         raise ValueError(f"{what} cannot be written to {file}: it is {found}; move it away")
     try:
+        for folder in file.parents:
+            if (found := kind(folder)) not in ("a folder", None):
+                raise ValueError(f"{what} cannot be written to {file}: {folder} is {found}, not a folder")
         file.parent.mkdir(parents=True, exist_ok=True)
         new = not file.exists()
         with open(file, "a"):

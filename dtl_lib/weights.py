@@ -82,9 +82,9 @@ def _load(path: Path) -> Any:
             "alone, torch.save(model.state_dict(), …)"
         ) from None
     except (RuntimeError, OSError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
-        what = first_line(error)
+        what = "" if isinstance(error, KeyError) else f" ({first_line(error)})"  # a number, of a byte that pickle lacks
         raise ValueError(
-            f"{path} is neither safetensors nor a whole file of torch.save ({what}): fetch it again"
+            f"{path} is neither safetensors nor a whole file of torch.save{what}: fetch it again"
         ) from None
 
 

@@ -170,9 +170,12 @@ def main(args: Namespace) -> None:
     from ..pretrained import load_pretrained
     from ..train.evaluation import check_weights
 
-    if not args.model:
+    if not args.question:
         raise ValueError("say what to ask, and which model: dtl probe entry MODEL --data-path DIR")
     question = QUESTIONS[args.question]
+    if not args.model:
+        images = {OfEntry: " --data-path DIR", OfWeights: ""}.get(type(question), " IMAGE|DIR")
+        raise ValueError(f"say which model: dtl probe {args.question} MODEL{images}")
     _settle(args, question)
     model = load_pretrained(args.model, weights=args.weights).eval()
     check_weights(model)

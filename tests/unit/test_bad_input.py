@@ -90,6 +90,12 @@ def refused(capsys, tmp_path, monkeypatch):
         ("plan --layer-scale -1", "layer_scale is 0 or more, or none, not -1"),
         ("train --finetune nowhere.safetensors", "nowhere.safetensors does not exist"),
         ("train --finetune zoo/nothing", "the zoo has no 'zoo/nothing'"),
+        ("probe", "say what to ask, and which model: dtl probe entry MODEL --data-path DIR"),
+        ("probe entry", "say which model: dtl probe entry MODEL --data-path DIR"),
+        ("probe lost", "say which model: dtl probe lost MODEL IMAGE|DIR"),
+        ("probe filters", "say which model: dtl probe filters MODEL"),
+        ("audit a.safetensors b.jpg --quiet", "unexpected argument 'b.jpg'; see dtl audit --help"),
+        ("probe lost M a.jpg --wieghts F", "probe has no flag --wieghts; did you mean --weights?"),
         ("evaluate", "say which model: --model-path best.safetensors"),
         ("evaluate --model deit_tiny_patch16_224", "has random weights: add --pretrained"),
         ("evaluate --model nonsense --pretrained", "'nonsense' is no timm model"),
@@ -133,6 +139,21 @@ def refused(capsys, tmp_path, monkeypatch):
 )
 def test_one_line_says_what_would_be_right(refused, arguments, said):
     assert said in refused(arguments)
+
+
+@pytest.mark.parametrize("folder", ["file", "file/deeper"])
+def test_a_file_where_the_output_folder_should_be_is_said(refused, tmp_path, folder):
+    (tmp_path / "file").write_text("mine")
+    assert "file is a file, not a folder" in refused(f"probe filters zoo/shapes_depth6 --output-dir {folder}")
+    test_time = "registers test-time zoo/shapes_depth6 --output"
+    assert "file is a file, not a folder" in refused(f"{test_time} {folder}/x.safetensors")
+    assert (tmp_path / "file").read_text() == "mine" and os.listdir(tmp_path) == ["file"]
+
+
+def test_weights_that_are_words_are_said_to_be_damaged_and_no_more(refused, tmp_path):
+    (tmp_path / "junk.pth").write_text("junk\n")
+    said = refused("probe filters vit_tiny_patch16_224 --weights junk.pth")
+    assert said.endswith("junk.pth is neither safetensors nor a whole file of torch.save: fetch it again")
 
 
 def test_weights_that_are_not_there_name_the_place_to_put_them(refused, monkeypatch, tmp_path):

@@ -83,7 +83,7 @@ def test_boxes_and_components_are_the_probes(given, tmp_path, folder, capsys):
             assert Image.open(out / f"{question}_{stem}.png").width > 300
     assert (asked_of.KINDS, asked_of.BIASES) == (probes.qkv.KINDS, probes.qkv.BIASES)
     said = capsys.readouterr().out
-    assert "in pixels" in said and "of the variance" in said
+    assert "pixels that the model saw" in said and "of the variance" in said
 
 
 def test_without_a_class_token_the_patches_ask(tmp_path, folder):

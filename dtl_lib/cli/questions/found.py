@@ -50,5 +50,8 @@ def lost(of: Pass) -> Iterator[Answer]:
         arrays = {"mask": found.masks[number], "degrees": found.degrees[number], "seed": found.seeds[number]}
         arrays = {name: value.numpy(force=True) for name, value in arrays.items()}
         top, left, bottom, right = box
-        said = f"rows {top} to {bottom} and columns {left} to {right}, in pixels"
+        said = (
+            f"rows {top} to {bottom} and columns {left} to {right} of the {photo.shape[0]} × {photo.shape[1]} pixels "
+        )
+        said += "that the model saw"
         yield Answer(figure, arrays | {"box": boxes[number].numpy(force=True), "photo": photo}, lines=[said])
