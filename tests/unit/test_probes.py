@@ -35,11 +35,17 @@ def cait():
     return recorded(replace(SMALL, depth=2, plan=CAIT, talking_heads=True))
 
 
+def same(row, of_all):
+    """Up to rounding: some processors sum one row of a product in another order than all of its rows."""
+    torch.testing.assert_close(row, of_all, rtol=1e-6, atol=1e-7)
+
+
 def test_a_row_is_what_the_token_attends_to(tape):
     row, attention = attention_row(tape, 1), tape.attention(1)
-    assert row.shape == (2, 3, 1 + 4 + 6) and row.equal(attention[:, :, 0])
+    assert row.shape == (2, 3, 1 + 4 + 6)
+    same(row, attention[:, :, 0])
     torch.testing.assert_close(row.sum(dim=-1), torch.ones(2, 3))
-    assert attention_row(tape, 1, ("reg", 2)).equal(attention[:, :, 3])
+    same(attention_row(tape, 1, ("reg", 2)), attention[:, :, 3])
     assert attention_row(tape, 1, "reg").equal(attention[:, :, 1:5])
     assert attention_row(tape, 1, ("patch", 1, 0)).equal(attention[:, :, 5 + 3])
 
@@ -93,8 +99,9 @@ def test_talking_heads_have_a_distribution_and_what_they_make_of_it():
     talking = recorded(replace(SMALL, plan=PLAN, talking_heads=True))
     row, mixed = attention_row(talking, 1), attention_row(talking, 1, stage="attention")
     torch.testing.assert_close(row.sum(dim=-1), torch.ones(2, 3))
-    assert row.equal(talking.attention(1, stage="softmax")[:, :, 0])
-    assert mixed.equal(talking.attention(1)[:, :, 0]) and not torch.allclose(mixed.sum(dim=-1), torch.ones(2, 3))
+    same(row, talking.attention(1, stage="softmax")[:, :, 0])
+    same(mixed, talking.attention(1)[:, :, 0])
+    assert not torch.allclose(mixed.sum(dim=-1), torch.ones(2, 3))
     assert share(talking, 1, "reg").max() < 1
 
 
