@@ -46,13 +46,13 @@ def test_a_row_is_what_the_token_attends_to(tape):
     same(row, attention[:, :, 0])
     torch.testing.assert_close(row.sum(dim=-1), torch.ones(2, 3))
     same(attention_row(tape, 1, ("reg", 2)), attention[:, :, 3])
-    assert attention_row(tape, 1, "reg").equal(attention[:, :, 1:5])
-    assert attention_row(tape, 1, ("patch", 1, 0)).equal(attention[:, :, 5 + 3])
+    same(attention_row(tape, 1, "reg"), attention[:, :, 1:5])
+    same(attention_row(tape, 1, ("patch", 1, 0)), attention[:, :, 5 + 3])
 
 
 def test_a_row_and_a_map_say_the_same(tape):
     for of in ("cls", "reg", ("reg", 1), ("patch", 0, 2)):
-        assert attention_row(tape, 2, of)[..., 5:].unflatten(-1, (2, 3)).equal(tape.maps(2, of))
+        same(attention_row(tape, 2, of)[..., 5:].unflatten(-1, (2, 3)), tape.maps(2, of))
 
 
 def test_enough_is_recorded_where_the_head_reads_alone(tape):
@@ -107,7 +107,8 @@ def test_talking_heads_have_a_distribution_and_what_they_make_of_it():
 
 def test_in_class_attention_the_class_token_alone_asks(cait):
     row = attention_row(cait, 2)
-    assert row.shape == (2, 3, 1 + 2 + 6) and row.equal(cait.attention(2)[:, :, 0])
+    assert row.shape == (2, 3, 1 + 2 + 6)
+    same(row, cait.attention(2)[:, :, 0])
     torch.testing.assert_close(share(cait, 2, "reg") + share(cait, 2, "patches") + share(cait, 2, "cls"), row.sum(-1))
     for of in ("reg", ("reg", 1), ("patch", 0, 0)):
         with pytest.raises(TokenNotThere, match="class attention, only cls attends"):
