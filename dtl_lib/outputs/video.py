@@ -28,6 +28,7 @@ from .pages import check_heads, scale_of
 LAYOUTS = ("side-by-side", "overlay")
 SAMPLE = 64  # frames, at most, that the scale is taken from
 APART = 8  # frames; between them, in the second pass, there are others to compute while frames are written
+SAMPLED = 2  # frames of a batch in that first pass, most of which is reading: the model works while more are read
 AHEAD = 3  # batches that are read, and that are written, beside the one in the model
 MOST_PATCHES = 2**15
 
@@ -105,7 +106,7 @@ def attention_video(
     def write(file: Path) -> None:
         nonlocal frames
         with open(file, "wb") as stream, _writing(stream, clip, panels, comment) as put:
-            for batch in maps.of_frames(clip.frames(), known):
+            for batch in maps.of_frames(clip.frames(), known, batch_size):
                 put(batch)
                 frames += len(batch)
                 done(batch)
@@ -136,17 +137,18 @@ class _Maps:
         count = self.clip.count or 0
         apart = max(1, min(APART, count // 4), -(-count // SAMPLE))
         frames = islice(self.clip.frames(apart), SAMPLE)
-        maps = {time: maps for batch in self.of_frames(frames, {}) for time, _, maps in batch}
+        batches = self.of_frames(frames, {}, min(SAMPLED, self.batch_size))
+        maps = {time: maps for batch in batches for time, _, maps in batch}
         return scale_of(np.stack([*maps.values()])), maps if apart <= KEYFRAMES else {}
 
-    def of_frames(self, frames: Iterable, known: Mapping[int, np.ndarray]) -> Iterator[list[tuple]]:
-        """Batches of (time, frame, maps); those that are known already are not computed again."""
-        for chunk, x in ahead(self._batches(iter(frames), known)):
+    def of_frames(self, frames: Iterable, known: Mapping[int, np.ndarray], size: int) -> Iterator[list[tuple]]:
+        """Batches of so many (time, frame, maps); those that are known already are not computed again."""
+        for chunk, x in ahead(self._batches(iter(frames), known, size)):
             fresh = iter(() if x is None else self._of_batch(x))
             yield [(time, frame, known[time] if time in known else next(fresh)) for time, frame in chunk]
 
-    def _batches(self, frames: Iterator, known: Mapping) -> Iterator[tuple[list, Tensor | None]]:
-        while chunk := list(islice(frames, self.batch_size)):
+    def _batches(self, frames: Iterator, known: Mapping, size: int) -> Iterator[tuple[list, Tensor | None]]:
+        while chunk := list(islice(frames, size)):
             fresh = [self._prepared(frame) for time, frame in chunk if time not in known]
             yield chunk, torch.cat(fresh) if fresh else None
 
