@@ -25,7 +25,7 @@ def show_modes(
     """
     counts = np.sqrt(array(counts))
     ends = np.geomspace(*edges, counts.shape[1] + 1)
-    figure, axes = plt.subplots(len(counts), 1, figsize=(width, 0.42 * len(counts) + 0.6), sharex=True)
+    figure, axes = plt.subplots(len(counts), 1, figsize=(width, 0.42 * len(counts) + 1.0), sharex=True)
     for axis, row, name, cut in zip(np.atleast_1d(axes), counts, names, cuts):
         beyond = np.zeros(len(row), bool) if cut is None else ends[1:] > cut
         colours = np.where(beyond, COLOURS[1], COLOURS[0])
@@ -37,5 +37,6 @@ def show_modes(
     axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.xaxis.set_major_formatter("{x:g}")
     axis.minorticks_off()
-    axis.set_xlabel(x)
+    line = "" if all(cut is None for cut in cuts) else "\ndashed: where they part"
+    axis.set_xlabel(f"{x}\nheight: square root of the count{line}")
     return figure
