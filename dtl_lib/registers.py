@@ -206,7 +206,7 @@ def _plan_with_tokens(model: ViT, neurons: Sequence[RegisterNeuron], n, enter, l
     enter = first if enter is None else whole("enter", enter, 0)
     if enter > first:
         raise ValueError(
-            f"the tokens have to enter before block {first}, that of the first neuron, or earlier, not before block {enter}"
+            f"the tokens have to enter before block {first}, that of the first neuron, or earlier, not before {enter}"
         )
     if model.plan.group(NAME):
         raise ValueError(
