@@ -58,7 +58,9 @@ def test_there_are_commands_for_one_gpu_for_many_and_for_two_hosts():
 def test_what_a_gpu_has_shown_has_rows(tmp_path, monkeypatch):
     """Made-up records of a GPU beside the ledger's own of CPUs: each kind has its row, and the CPU's rows stay."""
     for path in ledger.FOLDER.glob("*.jsonl"):
-        (tmp_path / path.name).write_text("".join(one for one in path.open() if ledger.CPU in json.loads(one)["device"]))
+        (tmp_path / path.name).write_text(
+            "".join(one for one in path.open() if ledger.CPU in json.loads(one)["device"])
+        )
     monkeypatch.setattr(ledger, "FOLDER", tmp_path)
     assert "no GPU was at hand" in readme.results()
     about = {

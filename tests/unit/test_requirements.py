@@ -32,6 +32,7 @@ NOT_IMPORTED = {
     "ruff": "`make lint` runs it",
     "axe-playwright-python": "tests/web/test_accessibility.py asks for its axe.min.js by pytest.importorskip",
     "jupyterlab": "tests/web/lab.py starts it",
+    "notebook": "tests/web/lab.py starts it",
     "playwright": "the fixtures of tests/web ask for it by pytest.importorskip",
 }
 
