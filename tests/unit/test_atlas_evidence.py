@@ -118,3 +118,11 @@ def test_the_ledger_holds_the_studies_that_chapter_7_names():
     assert all(one.low is None for name, one in found.items() if name.startswith("shapes, 6 blocks"))
     minutes = found["CIFAR-10, 10 minutes"]
     assert minutes.low < minutes.value < minutes.high and "Welch" in minutes.over
+
+
+def test_block_0_is_below_block_3_in_every_seed_on_shapes_and_not_always_the_lowest():
+    records = atlas.read(followup.deep())
+    seeds = followup.SEEDS
+    at = {place: [records[atlas.Cell(place), seed].get("accuracy") for seed in seeds] for place in (0, 3, 6, 9)}
+    assert all(early < late for early, late in zip(at[0], at[3])) and all(a > b for a, b in zip(at[6], at[9]))
+    assert [min(at, key=lambda place: at[place][seed]) for seed in seeds] == [0, 0, 0, 9, 0]
