@@ -16,13 +16,14 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import functional_call, vmap
 
+from dtl_lib.config import ViTConfig
 from dtl_lib.data.images import Sets
 from dtl_lib.host import find_device
 from dtl_lib.layers import DotProduct
 from dtl_lib.models import ViT
 from dtl_lib.train import FitResult, Recipe, fit
 from dtl_lib.train.device import autocast
-from dtl_lib.train.learner import Learner
+from dtl_lib.train.learner import Learner, check_given
 from dtl_lib.train.loop import StepResult
 from dtl_lib.train.run import Run
 
@@ -43,10 +44,12 @@ def fit_all(
         on_step: called after every step with its number (from 1) and the losses `(models,)`.
 
     Raises:
-        ValueError: where recipes differ in more than the seed, or draw what stacked models cannot: they are trained one
-            by one then.
+        ValueError: where recipes differ in more than the seed, or ask for what a stack cannot: they are trained one by
+            one then; and as `fit` does.
     """
-    if why := cannot_be_stacked(models, recipes):
+    if not models or len(models) != len(recipes):
+        raise ValueError(f"a stack takes models and a recipe for each, not {len(models)} and {len(recipes)}")
+    if why := cannot_be_stacked([model.config for model in models], recipes):
         raise ValueError(why)
     if len(models) == 1:
         alone = (lambda step, loss, _: on_step(step, loss[None])) if on_step else None
@@ -69,17 +72,21 @@ def fit_all(
     return [run.end() for run in runs]
 
 
-def cannot_be_stacked(models: Sequence[ViT], recipes: Sequence[Recipe]) -> str:
-    """Why these runs have to be trained one by one; "" where they can be stacked."""
-    first, recipe = models[0].config, recipes[0]
-    if any(model.config != first for model in models):
+def cannot_be_stacked(configs: Sequence[ViTConfig], recipes: Sequence[Recipe]) -> str:
+    """Why the runs of these models have to be made one by one; "" where they can be stacked."""
+    first, recipe = configs[0], recipes[0]
+    if any(config != first for config in configs):
         return "stacked models are of one configuration"
     if any(replace(other, seed=recipe.seed) != recipe for other in recipes):
         return "stacked runs differ in the seed alone"
-    if len(models) > 1 and (first.drop_path or recipe.mixup or recipe.cutmix):
+    if len(configs) == 1:
+        return ""
+    if first.drop_path or recipe.mixup or recipe.cutmix:
         return "stochastic depth and mixed images are drawn run by run: they cannot be stacked"
-    if len(models) > 1 and (recipe.amp == "fp16" or recipe.ema or recipe.accumulate > 1 or recipe.distill):
+    if recipe.amp == "fp16" or recipe.ema or recipe.accumulate > 1 or recipe.distill:
         return "a stack knows no float16, moving average, micro-batches or teacher"
+    if recipe.optimizer != "adamw" or recipe.on_nan == "skip":
+        return "a stack knows AdamW alone, and skips no step: LAMB's step and a skipped one are a model's own"
     return ""
 
 
@@ -122,13 +129,14 @@ class Stack:
                 part.core = FoldedDotProduct()
         named = [dict(learner.model.named_parameters()) for learner in learners]
         self.weights = {
-            name: torch.stack([weights[name].detach() for weights in named]).requires_grad_() for name in named[0]
+            name: torch.stack([weights[name].detach() for weights in named]).requires_grad_(value.requires_grad)
+            for name, value in named[0].items()
         }
         for at, weights in enumerate(named):
             for name, value in weights.items():
                 value.data = self.weights[name].detach()[at]
         names = {id(value): name for name, value in named[0].items()}
-        groups = [
+        groups = [  # what is frozen is in none
             {**group, "params": [self.weights[names[id(value)]] for value in group["params"]]}
             for group in first.optimizer.param_groups
         ]
@@ -173,6 +181,7 @@ class Stack:
 
 
 def _run(model: ViT, sets: Sets, recipe: Recipe, device: torch.device) -> Run:
+    check_given(model, sets, recipe, None, None, 0)
     return Run(
         model, sets, recipe, None, device=device, resume=False, card={}, tensorboard=False, progress=False,
         processes=None, shard=False, compiled=False, workers=0, max_corrupt=0.001,

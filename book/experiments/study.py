@@ -21,6 +21,8 @@ from dtl_lib.config import ViTConfig
 from dtl_lib.host import device_name, find_device
 from dtl_lib.train import Recipe
 
+from .stacked import cannot_be_stacked
+
 SCALES = ("cpu", "gpu", "toy")
 
 
@@ -82,13 +84,18 @@ class Study:
             return [[run] for run in runs]
         alike: dict[tuple, list[Run]] = {}
         for run in runs:
-            seed = {"seed": run.seed} if run.config.drop_path else {}  # which is drawn run by run
-            alike.setdefault((run.what, repr(replace(run.recipe, seed=0)), *seed.values()), []).append(run)
-        return list(alike.values())
+            alike.setdefault((run.what, run.config, replace(run.recipe, seed=0)), []).append(run)
+        return [stack for runs in alike.values() for stack in _stackable(runs)]
 
     def measure_all(self, runs: Sequence[Run], device: str) -> list[dict]:
         """The values of the records of runs that are made as one."""
         return self.measure_stacked(runs, device) if len(runs) > 1 else [self.measure(runs[0], device)]
+
+
+def _stackable(runs: list[Run]) -> list[list[Run]]:
+    """Runs that differ in the seed alone as one stack, or each by itself where they cannot be stacked."""
+    alone = cannot_be_stacked([run.config for run in runs], [run.recipe for run in runs])
+    return [[run] for run in runs] if alone else [runs]
 
 
 def carry_out(
@@ -175,6 +182,8 @@ def main(made: Callable[[str], Study], arguments: Sequence[str] | None = None, a
             print(f"{record.experiment}: {record.what}, seed {record.seed}: {line(record)}", flush=True)
     except ValueError as error:
         parser.error(first_line(error))
+    except RuntimeError as error:  # runs have failed, and the others have their records
+        raise SystemExit(f"{parser.prog}: {first_line(error)}") from None
     return options.folder
 
 

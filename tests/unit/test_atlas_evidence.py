@@ -109,6 +109,9 @@ def test_the_ledger_holds_the_studies_that_chapter_7_names():
     found = {one.study: one for one in evidence()}
     assert found["CIFAR-10, 1 epoch"].value == pytest.approx(-2.31, abs=0.01)
     assert found["CIFAR-10, 1 epoch"].high - found["CIFAR-10, 1 epoch"].value == pytest.approx(0.89, abs=0.01)
+    better = found["the same, better rate"]  # of 24 cells, 19 begin with weights that another PyTorch has drawn
+    assert (better.value, better.high - better.value) == pytest.approx((-1.66, 0.86), abs=0.01)
+    assert better.over == "3 seeds, unpaired" and found["CIFAR-10, 1 epoch"].over == "3 seeds"
     trained = [found["trained ViT-Ti/16, as learned"], found["trained, its own state"]]
     assert [one.value for one in trained] == pytest.approx([-63, -20])
     assert all(one.low < one.value < one.high < 0 and one.over == "200 photos" for one in trained)

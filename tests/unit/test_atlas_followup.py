@@ -90,6 +90,21 @@ def test_what_length_brings_is_paired_by_seed():
         followup.gain_with_length({0: 1.0}, gaps[1])
 
 
+@pytest.mark.parametrize(
+    "versions, alike",
+    [
+        (["2.14.1+cu130", "2.15.0+cu132"], True),
+        (["2.11.0+cu130", "2.11.1"], True),
+        (["2.11.0+cu130", "2.15.0+cu132"], False),
+        (["2.11.0", "2.12.0"], False),
+        (["2.9.1", "2.15.0a0+git1"], False),
+    ],
+)
+def test_seeds_of_two_versions_are_paired_only_where_they_draw_the_same(versions, alike):
+    made = records(atlas.grids()["cpu"], {(EARLY, 0): 0.4, (LATE, 0): 0.3}).values()
+    assert followup.begin_alike([replace(one, torch=torch, id="") for one, torch in zip(made, versions)]) == alike
+
+
 def test_the_trend_is_the_slope_a_block():
     grid = followup.deep()
     exact = {(cell, seed): 0.9 + 0.003 * cell.cls + 0.01 * seed for cell in grid.cells() for seed in range(3)}

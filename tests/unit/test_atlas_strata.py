@@ -225,3 +225,16 @@ class TestCoverage:
         against, among = held
         assert against == pytest.approx(0.88 * self.TIMES, abs=0.03 * self.TIMES) and against < low
         assert among > 0.96 * self.TIMES
+
+
+def test_unpaired_rows_have_the_noise_of_their_own_seeds():
+    rng = np.random.default_rng(1)
+    runs = 2 * rng.standard_normal((6, 1, 3)) + noise(6, 4, 3)
+    layers = atlas.strata(records(runs)).unpaired()
+    rows = {cls: runs.mean(axis=1)[at] for at, cls in enumerate(dict.fromkeys(cell.cls for cell in CELLS))}
+    late, early = (np.array([rows[one] for one in places]) for places in ((4, 5), (0, 2)))
+    variance = np.mean([row.var(ddof=1) for row in rows.values()])
+    weights = {cell: {0: -1, 2: -1, 4: 1, 5: 1}.get(cell.cls, 0) / 8 for cell in CELLS}
+    estimate = layers.estimate(weights)
+    assert estimate.value == pytest.approx(late.mean() - early.mean()) and estimate.freedom == pytest.approx(12)
+    assert estimate.error == pytest.approx((variance / 3) ** 0.5)

@@ -29,9 +29,9 @@ def made(seed: int, config: ViTConfig = CONFIG) -> ViT:
     return ViT(config)
 
 
-@pytest.mark.parametrize("clip", [0.5, None])
-def test_it_is_fit_of_each(clip):
-    recipes = [replace(RECIPE, seed=seed, clip=clip) for seed in SEEDS]
+@pytest.mark.parametrize("changes", [{}, {"clip": None}, {"freeze": "blocks.*", "layer_decay": 0.7, "clip": 0.1}])
+def test_it_is_fit_of_each(changes):
+    recipes = [replace(RECIPE, seed=seed, **changes) for seed in SEEDS]
     together, losses = [made(seed) for seed in SEEDS], []
     results = stacked.fit_all(together, noise(), recipes, "cpu", lambda step, loss: losses.append((step, loss)))
     for at, (model, result, recipe) in enumerate(zip(together, results, recipes)):
@@ -56,6 +56,8 @@ def test_it_is_fit_of_each(clip):
         ({}, {"mixup": 0.5}, "mixed images"),
         ({}, {"ema": 0.9}, "moving average"),
         ({}, {"accumulate": 2}, "micro-batches"),
+        ({}, {"optimizer": "lamb"}, "LAMB"),
+        ({}, {"on_nan": "skip"}, "skips no step"),
     ],
 )
 def test_what_cannot_be_stacked_is_refused(config, changes, why):
@@ -71,6 +73,14 @@ def test_models_and_recipes_are_alike():
         stacked.fit_all([made(0), made(1)], noise(), [RECIPE, replace(RECIPE, lr=1e-3)], "cpu")
 
 
+def test_every_model_has_a_recipe_and_learns():
+    for models, recipes in (([], []), ([made(0), made(1)], [RECIPE])):
+        with pytest.raises(ValueError, match=f"a recipe for each, not {len(models)} and {len(recipes)}"):
+            stacked.fit_all(models, noise(), recipes, "cpu")
+    with torch.no_grad(), pytest.raises(ValueError, match="fit needs gradients"):
+        stacked.fit_all([made(0), made(1)], noise(), [RECIPE, RECIPE], "cpu")
+
+
 def test_stacks_of_a_study_on_a_gpu_differ_in_the_seed_alone():
     length = atlas_followup.study_of(followup.lengths(1)[1e-3], "length")
     stacks = length.stacks(length.runs, "cuda")
@@ -81,6 +91,8 @@ def test_stacks_of_a_study_on_a_gpu_differ_in_the_seed_alone():
     assert [len(runs) for runs in length.stacks(length.runs, "cpu")] == [1] * 10
     drawn = replace(length, runs=tuple(replace(run, config=replace(run.config, drop_path=0.1)) for run in length.runs))
     assert [len(runs) for runs in drawn.stacks(drawn.runs, "cuda")] == [1] * 10
+    mixed = [replace(run, recipe=replace(run.recipe, mixup=0.5)) for run in length.runs]
+    assert [len(runs) for runs in length.stacks(mixed, "cuda")] == [1] * 10
 
 
 def test_a_cell_of_the_atlas_has_the_record_that_the_atlas_would_write(monkeypatch):

@@ -58,6 +58,12 @@ def test_bad_input_is_one_line(tmp_path, capsys):
     )
 
 
+def test_runs_that_fail_are_one_line_of_the_command(tmp_path, capsys):
+    with pytest.raises(SystemExit, match="2 of 4 runs failed: broken, seed [01]: RuntimeError: no such kernel"):
+        study.main(lambda scale: made("broken", "late"), ["--device", "cpu", "--folder", str(tmp_path)])
+    assert capsys.readouterr().out.count("made_up: late") == 2
+
+
 def test_a_run_that_fails_is_told_once_the_others_have_ended(tmp_path):
     with pytest.raises(RuntimeError, match="2 of 4 runs failed: broken, seed [01]: RuntimeError: no such kernel"):
         list(made("broken", "late").carry_out(str(tmp_path), jobs=2))

@@ -171,12 +171,15 @@ def _surface(name: str, grid: Grid, records: Mapping[Job, Record]) -> Iterator[E
     if not records or missing(grid.cells(), grid.seeds, records):
         return
     layers = strata(records, "accuracy", POINTS, cells=grid.cells(), seeds=grid.seeds)
-    estimate = layers.estimate(contrasts(grid)[0].weights)
-    yield _over_seeds(name, "blocks 4, 5 − blocks 0, 2", estimate, records)
+    paired = followup.begin_alike(records.values())
+    estimate = (layers if paired else layers.unpaired()).estimate(contrasts(grid)[0].weights)
+    yield _over_seeds(name, "blocks 4, 5 − blocks 0, 2", estimate, records, "" if paired else ", unpaired")
 
 
-def _over_seeds(study: str, compared: str, estimate: Estimate, records: Mapping[Job, Record]) -> Evidence:
+def _over_seeds(
+    study: str, compared: str, estimate: Estimate, records: Mapping[Job, Record], how: str = ""
+) -> Evidence:
     low, high = estimate.value - estimate.half, estimate.value + estimate.half
     seeds = len({seed for _, seed in records})
     command = next(iter(records.values())).command
-    return Evidence(study, compared, estimate.value, low, high, f"{seeds} seeds", command)
+    return Evidence(study, compared, estimate.value, low, high, f"{seeds} seeds{how}", command)

@@ -1,11 +1,14 @@
 """What follows up the `cpu` grid: a second learning rate, longer training, a deeper model, a larger one on a GPU.
 
 The grids, and the numbers that the book's predictions ask of them. Seeds are the replicates: runs of one seed
-share weights and the order of the images, so everything is paired by seed.
+share weights and the order of the images, so everything is paired by seed. Where versions of PyTorch draw other weights
+from a seed (`begin_alike`), a mean of differences by seed still has a valid interval, if a longer one; a noise that is
+pooled over rows has not, unless it is that of `Strata.unpaired`.
 """
 
+import re
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from ...config import named
@@ -21,6 +24,7 @@ EPOCHS = 1, 3, 10
 PLACES = 0, 4  # of the class token, where length is varied
 SEEDS = tuple(range(5))
 CHOOSING = 0, 1  # seeds by which a place's rate is chosen
+SAME_DRAWS_SINCE = 2, 14  # of PyTorch; what `trunc_normal_` draws from a seed has changed between 2.11 and this
 LARGE_RATES = 1e-3, 5e-4
 LARGE_PLACES = 0, 3, 6, 9
 
@@ -104,6 +108,12 @@ def surface_at_better_rate(folder=None) -> dict[Job, Record]:
             return {}
         by_rate[rate] = {job: record for job, record in records.items() if job[0] in grid.cells()}  # not the sweep's
     return at_better_rate(by_rate, grid.seeds)
+
+
+def begin_alike(records: Iterable[Record]) -> bool:
+    """Whether runs of one seed began with the same weights, by the PyTorch that made them; a doubt is a no."""
+    versions = {tuple(map(int, re.findall(r"\d+", record.torch)[:2])) for record in records}
+    return len({min(version, SAME_DRAWS_SINCE) for version in versions}) <= 1
 
 
 def length_records(epochs: float, folder=None) -> dict[Job, Record]:

@@ -7,7 +7,7 @@ columns by column × seed, and interactions by what is left (Searle, Casella & M
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -53,6 +53,12 @@ class Strata(Level):
     def half_alone(self) -> float:
         """Half of the 95 % interval of one cell's mean by itself, with what a seed does to all cells left in."""
         return self.estimate({self.rows[0][0]: 1}).half
+
+    def unpaired(self) -> "Strata":
+        """For rows that share no seeds: what a seed does to all of a row's cells is noise of rows' differences, too."""
+        pooled, freedom = (self.seed, self.row_by_seed), self.seed.freedom + self.row_by_seed.freedom
+        noise = Stratum(sum(of.mean_square * of.freedom for of in pooled) / freedom, freedom)
+        return replace(self, seed=noise, row_by_seed=noise)
 
     def estimate(self, weights: Mapping[Cell, float]) -> Estimate:
         """A weighted sum of cells' means.
