@@ -103,6 +103,8 @@ def test_what_length_brings_is_paired_by_seed():
 def test_seeds_of_two_versions_are_paired_only_where_they_draw_the_same(versions, alike):
     made = records(atlas.grids()["cpu"], {(EARLY, 0): 0.4, (LATE, 0): 0.3}).values()
     assert followup.begin_alike([replace(one, torch=torch, id="") for one, torch in zip(made, versions)]) == alike
+    other = [replace(one, torch=torch, seed=seed, id="") for seed, (one, torch) in enumerate(zip(made, versions))]
+    assert followup.begin_alike(other), "what is of another seed is not paired with it"
 
 
 def test_the_trend_is_the_slope_a_block():

@@ -173,13 +173,11 @@ def _surface(name: str, grid: Grid, records: Mapping[Job, Record]) -> Iterator[E
     layers = strata(records, "accuracy", POINTS, cells=grid.cells(), seeds=grid.seeds)
     paired = followup.begin_alike(records.values())
     estimate = (layers if paired else layers.unpaired()).estimate(contrasts(grid)[0].weights)
-    yield _over_seeds(name, "blocks 4, 5 − blocks 0, 2", estimate, records, "" if paired else ", unpaired")
+    yield _over_seeds(name, "blocks 4, 5 − blocks 0, 2", estimate, records)
 
 
-def _over_seeds(
-    study: str, compared: str, estimate: Estimate, records: Mapping[Job, Record], how: str = ""
-) -> Evidence:
+def _over_seeds(study: str, compared: str, estimate: Estimate, records: Mapping[Job, Record]) -> Evidence:
     low, high = estimate.value - estimate.half, estimate.value + estimate.half
     seeds = len({seed for _, seed in records})
-    command = next(iter(records.values())).command
-    return Evidence(study, compared, estimate.value, low, high, f"{seeds} seeds{how}", command)
+    over = f"{seeds} seeds" if followup.begin_alike(records.values()) else f"{seeds} seeds, unpaired"
+    return Evidence(study, compared, estimate.value, low, high, over, next(iter(records.values())).command)

@@ -112,8 +112,11 @@ def surface_at_better_rate(folder=None) -> dict[Job, Record]:
 
 def begin_alike(records: Iterable[Record]) -> bool:
     """Whether runs of one seed began with the same weights, by the PyTorch that made them; a doubt is a no."""
-    versions = {tuple(map(int, re.findall(r"\d+", record.torch)[:2])) for record in records}
-    return len({min(version, SAME_DRAWS_SINCE) for version in versions}) <= 1
+    draws: dict[int | None, set] = {}
+    for record in records:
+        version = tuple(map(int, re.findall(r"\d+", record.torch)[:2]))
+        draws.setdefault(record.seed, set()).add(min(version, SAME_DRAWS_SINCE))
+    return all(len(versions) == 1 for versions in draws.values())
 
 
 def length_records(epochs: float, folder=None) -> dict[Job, Record]:
