@@ -5,8 +5,10 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from itertools import chain, islice
 
@@ -25,6 +27,7 @@ PIXELS_ON_A_GPU = 2**23  # made together there, where the overhead is the launch
 PREFETCH = 4  # pieces that a worker makes before they are asked for
 SHARED_MEMORY = "/dev/shm"  # where Linux keeps what processes share
 WORKER_TIMEOUT = 600.0  # seconds without a piece, after which the workers count as hung
+SIGNAL_DELAY = 1.0  # seconds from the end of a worker's connection to the signal that it has ended, at most
 MAX_WORKERS = 16  # processes, unless more are asked for
 
 
@@ -166,7 +169,10 @@ def _receive(loader) -> Iterator:
     try:
         yield from loader
     except (OSError, EOFError) as error:
-        raise RuntimeError(f"DataLoader worker is gone ({type(error).__name__})") from None
+        why = f"DataLoader worker is gone ({type(error).__name__})"
+        with suppress(RuntimeError):  # torch's at the signal of that end: any later it would come up anywhere
+            time.sleep(SIGNAL_DELAY)
+        raise RuntimeError(why) from None
     except RuntimeError as error:
         if "timed out" not in str(error):
             raise

@@ -154,7 +154,7 @@ def test_tokens_may_enter_earlier():
         norms = tape.norms(3)
         assert norms["patches"].max() < 0.1 * norms[NAME].min()
     assert not torch.equal(*logits)
-    with pytest.raises(ValueError, match="enter is 2 at most"):
+    with pytest.raises(ValueError, match="have to enter before block 2"):
         with dtl_lib.test_time_registers(model, neurons, enter=3):
             pass
 

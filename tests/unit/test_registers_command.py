@@ -167,7 +167,7 @@ def test_what_test_time_has_no_use_for_and_a_clean_model(given, tmp_path, capsys
     for flags, said in (
         (["--norms"], "--norms is about training"),
         (["--lr", "0.1"], "--lr is about training"),
-        (["--at", "3"], "enter is 2 at most"),
+        (["--at", "3"], "have to enter before block 2"),
     ):
         assert main([*line, *flags]) == 2 and said in capsys.readouterr().err
     assert main(["registers", "remove", path, "--output", "x.safetensors"]) == 2

@@ -10,6 +10,8 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 from multiprocessing import resource_sharer
 from multiprocessing.connection import Client
 from pathlib import Path
@@ -111,6 +113,26 @@ def test_a_worker_that_is_killed_is_one_line(pictures, tmp_path):
     status, _, error = launch.finished(process)
     assert status == 1 and error.startswith("dtl: a process that reads images") and error.count("\n") == 1, error
     assert "lower --workers" in error
+
+
+def test_the_signal_of_a_dead_worker_is_waited_for_where_its_connection_ends_first():
+    """torch's handler raises wherever the process is by then, in the midst of saying what went wrong."""
+
+    def handler(*_):
+        raise RuntimeError("DataLoader worker (pid 1) is killed by signal: Killed.")
+
+    def broken():
+        threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGUSR1)).start()
+        raise ConnectionResetError
+        yield
+
+    before = signal.signal(signal.SIGUSR1, handler)
+    try:
+        with pytest.raises(RuntimeError, match="is gone"):
+            list(batches._receive(broken()))
+        time.sleep(0.3)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
 
 
 def test_asking_workers_for_pictures_starts_no_thread_that_their_death_would_upset(pictures, monkeypatch):
