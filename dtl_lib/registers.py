@@ -205,9 +205,7 @@ def _plan_with_tokens(model: ViT, neurons: Sequence[RegisterNeuron], n, enter, l
     first, n = min(_by_block(model, neurons)), whole("n", n, 1)
     enter = first if enter is None else whole("enter", enter, 0)
     if enter > first:
-        raise ValueError(
-            f"the tokens have to enter before block {first}, that of the first neuron, or earlier, not before {enter}"
-        )
+        raise ValueError(f"the tokens have to enter before block {first}, where the first neuron is, or an earlier one")
     if model.plan.group(NAME):
         raise ValueError(
             f'the model has tokens called "{NAME}" already: leave the with block that gave them, or give the model '

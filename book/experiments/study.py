@@ -92,6 +92,10 @@ class Study:
         return self.measure_stacked(runs, device) if len(runs) > 1 else [self.measure(runs[0], device)]
 
 
+class RunsFailed(RuntimeError):
+    """Some runs of a study have no record; the message says how many, and why the first."""
+
+
 def _stackable(runs: list[Run]) -> list[list[Run]]:
     """Runs that differ in the seed alone as one stack, or each by itself where they cannot be stacked."""
     alone = cannot_be_stacked([run.config for run in runs], [run.recipe for run in runs])
@@ -111,7 +115,7 @@ def carry_out(
 
     Raises:
         ValueError: where the records cannot be written, or another process makes runs for them.
-        RuntimeError: at the end, where runs have failed: how many, and why the first.
+        RunsFailed: at the end, where runs have failed: how many, and why the first.
     """
     with ExitStack() as locks:
         heads, others = [], []
@@ -152,7 +156,7 @@ def _together(work: Sequence[tuple[Study, list[Run]]], folder, jobs: int, device
             process.join()
     if failed:
         total = sum(len(runs) for _, runs in work)
-        raise RuntimeError(f"{len(failed)} of {total} runs failed: {failed[0]}")
+        raise RunsFailed(f"{len(failed)} of {total} runs failed: {failed[0]}")
 
 
 def _records(study: Study, runs: Sequence[Run], ended: Future, folder, device: str) -> Iterator[ledger.Record]:
@@ -182,7 +186,7 @@ def main(made: Callable[[str], Study], arguments: Sequence[str] | None = None, a
             print(f"{record.experiment}: {record.what}, seed {record.seed}: {line(record)}", flush=True)
     except ValueError as error:
         parser.error(first_line(error))
-    except RuntimeError as error:  # runs have failed, and the others have their records
+    except RunsFailed as error:  # the others have their records
         raise SystemExit(f"{parser.prog}: {first_line(error)}") from None
     return options.folder
 

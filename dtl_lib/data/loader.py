@@ -170,7 +170,7 @@ def _receive(loader) -> Iterator:
         yield from loader
     except (OSError, EOFError) as error:
         why = f"DataLoader worker is gone ({type(error).__name__})"
-        with suppress(RuntimeError):  # torch's at the signal of that end: any later it would come up anywhere
+        with suppress(RuntimeError):  # torch raises one when the signal comes, wherever the process is by then
             time.sleep(SIGNAL_DELAY)
         raise RuntimeError(why) from None
     except RuntimeError as error:
