@@ -27,11 +27,11 @@ book: $(STAMP)  ## run the notebooks and render the book into _build/html
 pdf: $(STAMP)  ## each chapter and the whole book as PDF into _build/pdf, from the built pages (needs Chromium)
 	@$(BIN)/python -m book.tools.pdf
 
-test: lint book pytest  ## lint, book, and every test
+test: lint $(if $(SLOW),book) pytest  ## lint and the tests; with SLOW=1 the book too, and the tests that are slow
 
 pytest: $(STAMP)
 	@$(BIN)/python -m pytest tests notebooks --ignore=tests/benchmarks -q -n 2 --dist loadscope \
-	    --nbval-lax --nbval-current-env --nbval-cell-timeout=600
+	    --nbval-lax --nbval-current-env --nbval-cell-timeout=600 $(if $(SLOW),--slow)
 
 quick: $(STAMP)  ## unit tests of the core and of what changed since main: under a minute
 	@$(BIN)/python -m pytest $$($(BIN)/python -m tests.quick) -q -n 2 --dist loadscope

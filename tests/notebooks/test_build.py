@@ -51,6 +51,7 @@ def page(book) -> str:
     return (book / "_build/html/notebooks/01_a.html").read_text("utf8")
 
 
+@pytest.mark.slow
 def test_the_book_is_never_stale_and_never_quietly_broken(book):
     built = build(book)
     assert built.returncode == 0, built.stdout + built.stderr
@@ -86,6 +87,7 @@ def test_the_book_is_never_stale_and_never_quietly_broken(book):
         ("# A\n\nIt is 123.4 ([record](../book/ledger.md#speed_of_date)).", "no 'speed_of_date': one of speed_of_data"),
     ],
 )
+@pytest.mark.slow
 def test_a_page_that_is_wrong_fails_the_build(book, text, message):
     write(book, "print(1)", text)
     failed = build(book)
@@ -93,6 +95,7 @@ def test_a_page_that_is_wrong_fails_the_build(book, text, message):
     assert message in failed.stdout + failed.stderr
 
 
+@pytest.mark.slow
 def test_a_page_whose_number_is_not_in_its_record_fails_the_build(book):
     (book / "book" / "page.md").write_text("# P\n\nIt makes 123.4 images/s ([record](ledger.md#speed_of_data)).\n")
     failed = build(book)
@@ -100,6 +103,7 @@ def test_a_page_whose_number_is_not_in_its_record_fails_the_build(book):
     assert "book/page.md: '123.4 images/s' is not in ledger.md#speed_of_data" in failed.stderr
 
 
+@pytest.mark.slow
 def test_a_link_to_a_record_leads_into_its_section_of_the_ledger(book):
     identity = json.loads((book / RECORDS).read_text().splitlines()[-1])["id"]
     (book / "book" / "ledger.md").write_text("# L\n\n```{ledger}\n```\n")
@@ -115,6 +119,7 @@ def test_a_link_to_a_record_leads_into_its_section_of_the_ledger(book):
         assert section.index("</summary>") < section.index(f'id="{target}"')
 
 
+@pytest.mark.slow
 def test_rendering_without_running_first_is_refused(book):
     render = "from jupyter_book.cli.main import main; main()"
     command = [sys.executable, "-c", render, "build", ".", "-W", "-n", "-q"]

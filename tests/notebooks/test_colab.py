@@ -97,6 +97,7 @@ def fingerprint(packages: Path) -> dict[str, str]:
     return digests
 
 
+@pytest.mark.slow
 def test_a_chapter_runs_where_the_library_is_missing(colab, packages, repository, tmp_path):
     project = Project()
     if not project.notebooks:

@@ -146,6 +146,7 @@ def test_a_parser_becomes_a_page():
     assert "--help" not in page
 
 
+@pytest.mark.slow
 def test_every_flag_on_the_page_has_its_default():
     flags = re.findall(r"^`--.*\n: (.*)$", command_line.reference(), re.MULTILINE)
     assert len(flags) > 100
@@ -182,6 +183,7 @@ def test_a_citation_names_the_commit(project, monkeypatch):
     assert reference.commit(project.root) == "unknown"
 
 
+@pytest.mark.slow
 def test_the_command_line_page_has_every_command():
     page = command_line.reference()
     for name, command in COMMANDS.items():

@@ -315,6 +315,7 @@ class TestGrid:
             tiny(**axes)
 
 
+@pytest.mark.slow
 def test_two_at_once_killed_and_resumed(tmp_path, monkeypatch):
     """Real processes: the second is refused, the first is killed, and a third makes what is missing."""
     monkeypatch.undo()
@@ -336,6 +337,7 @@ def test_two_at_once_killed_and_resumed(tmp_path, monkeypatch):
     assert len(again) == 4 and again[: len(done)] == done
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_whole_records(tmp_path, monkeypatch):
     monkeypatch.undo()
     code = """

@@ -66,6 +66,7 @@ def test_the_surface_comes_first_then_the_sweep_at_its_best_cell(undisturbed):
         assert load_model(undisturbed / "weights" / f"{weights}.safetensors").plan == cell.plan(2)
 
 
+@pytest.mark.slow
 def test_killed_damaged_and_resumed_is_undisturbed(undisturbed, tmp_path):
     process = launch.start([*KILLED, tmp_path, tmp_path / "mark"])  # one worker hangs
     status, out, _ = launch.finished(process)

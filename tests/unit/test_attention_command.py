@@ -152,6 +152,7 @@ def test_names_that_collide_are_told_apart(model, capsys):
         np.testing.assert_array_equal(np.load(name)["photo"], data.undo(prepared, CONFIG.mean, CONFIG.std)[0])
 
 
+@pytest.mark.slow
 def test_any_name_becomes_a_name_of_a_file(model, capsys, recwarn):
     odd = ["猫 ñ", "a\nb\x1b[31m", "x" * 240, "q?*:", b"caf\xe9".decode(errors="surrogateescape")]
     names = [photo(f"{name}.png", number) for number, name in enumerate(odd)]

@@ -110,6 +110,7 @@ def test_photos_of_the_wheel_where_no_images_are_named(tmp_path, capsys):
     assert said in page and f"{len(data.photo_names())} images" in page
 
 
+@pytest.mark.slow
 def test_the_page_says_what_a_file_of_weights_says_of_itself(tmp_path, folder):
     torch.manual_seed(0)
     tensors = {name: value.half() for name, value in timm.create_model("test_vit").state_dict().items()}

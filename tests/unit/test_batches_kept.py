@@ -46,6 +46,7 @@ def test_a_run_starts_them_once_for_each_part(tmp_path):
     assert rows(tmp_path / "none") == rows(tmp_path / "kept")
 
 
+@pytest.mark.slow
 def test_spawned_ones_are_started_once_too(tmp_path, monkeypatch):
     """There each takes seconds."""
     start, started = multiprocessing.process.BaseProcess.start, []

@@ -145,6 +145,7 @@ class TestWork:
         other.load_state_dict(model.state_dict())
         torch.testing.assert_close(model(images), other(images.contiguous()))
 
+    @pytest.mark.slow
     def test_compiled_steps_are_the_same_steps(self):
         losses = []
         for compiled in (False, "aot_eager"):

@@ -19,6 +19,7 @@ LINES = {
 
 @pytest.mark.parametrize("buffered", [True, False])
 @pytest.mark.parametrize("line", LINES.values(), ids=LINES)
+@pytest.mark.slow
 def test_a_reader_that_leaves_ends_it_without_a_word(tmp_path, line, buffered):
     Image.new("RGB", (32, 32)).save(tmp_path / "cat.png")
     reading, writing = os.pipe()

@@ -268,6 +268,7 @@ def test_the_lists_are_what_is_added():
     assert listed() == {kind: {*files} | WRITTEN.get(kind, set()) for kind, files in ADDED.items()}
 
 
+@pytest.mark.slow
 def test_one_of_each_passes_the_checks(copy):
     for command in (("check", "--fix"), ("format",)):  # make format, which goes on where a line is still too long
         subprocess.run([sys.executable, "-m", "ruff", *command, "--quiet", "."], cwd=copy, capture_output=True)
@@ -281,6 +282,7 @@ def test_one_of_each_passes_the_checks(copy):
     assert int(re.search(r"(\d+) passed", summary)[1]) > len(ADDED)
 
 
+@pytest.mark.slow
 def test_its_pages_name_it(copy):
     code = "from book.tools.command_line import reference; import dtl_lib; print(dtl_lib.__file__); print(reference())"
     page = run(copy, "-c", code)

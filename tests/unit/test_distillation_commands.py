@@ -46,6 +46,7 @@ def teacher(tmp_path_factory):
     return str(folder / "run" / "best.safetensors")
 
 
+@pytest.mark.slow
 def test_every_command_does_what_the_chapter_says(teacher, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert list(commands()) == list(MADE)

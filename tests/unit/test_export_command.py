@@ -37,6 +37,7 @@ def saved(folder, kind="late, registers that leave"):
 
 @onnx
 @pytest.mark.parametrize("kind", PLANS)
+@pytest.mark.slow
 def test_every_output_is_pytorchs(tmp_path, capsys, kind):
     import onnxruntime
 

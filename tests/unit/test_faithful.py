@@ -19,6 +19,7 @@ def subject():
     return experiment.Subject("planted", model, made[:6], made[6:], neurons_of(model, made), masks)
 
 
+@pytest.mark.slow
 def test_every_row_once_and_resumed(subject, tmp_path, monkeypatch):
     monkeypatch.setattr(asked, "RESAMPLED", 50)
     folder = str(tmp_path)

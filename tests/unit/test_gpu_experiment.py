@@ -46,6 +46,7 @@ def quick(monkeypatch):
     monkeypatch.setattr(gpu_beside, "measure", lambda *_: None)
 
 
+@pytest.mark.slow
 def test_every_part_records_and_a_second_call_measures_nothing(tmp_path, capsys):
     assert dry(tmp_path) == 0
     said = capsys.readouterr().out
@@ -85,6 +86,7 @@ def test_as_many_runs_beside_each_other_as_are_worth_it(tmp_path):
     assert gpu_beside.best(Namespace(**{**vars(options), "jobs": 2}), 4) == 2
 
 
+@pytest.mark.slow
 def test_how_many_go_beside_each_other_is_not_measured_where_it_is_given(tmp_path, capsys):
     assert dry(tmp_path, "--parts", "5", "--jobs", "1") == 0
     assert not ledger.read(gpu_beside.EXPERIMENT, tmp_path, missing_ok=True)
@@ -103,6 +105,7 @@ def test_the_minutes_are_kept(quick, tmp_path, capsys):
     assert not list(tmp_path.iterdir()) and said.count("do not fit into") == TASKS
 
 
+@pytest.mark.slow
 def test_a_task_is_interrupted_when_the_minutes_are_up(tmp_path, capsys):
     """Wherever it is, also where something on its way takes every exception for its own."""
     done = []
@@ -124,6 +127,7 @@ def test_a_task_is_interrupted_when_the_minutes_are_up(tmp_path, capsys):
     assert done == ["first"] and "out of time" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_what_fails_does_not_stop_the_others(quick, monkeypatch, tmp_path, capsys):
     def broken(*_):
         raise RuntimeError("no such kernel\nat line 3")

@@ -58,6 +58,7 @@ def test_each_kind_has_its_tokens_and_its_answers():
     assert torch.equal(rows["new token"][0], states["new token"][views][:, [0, 2, 4]])  # it enters before block 7
 
 
+@pytest.mark.slow
 def test_a_question_is_measured_once_and_planted_answers_are_found(tmp_path):
     states = photos()
     states["border"][:, :, -2, :8] = torch.eye(8)  # long ones know their place at the end

@@ -135,6 +135,7 @@ class Untouched:
         raise AssertionError("the work has begun")
 
 
+@pytest.mark.slow
 def test_two_processes_do_not_make_one_grid_s_runs(tmp_path, monkeypatch):
     monkeypatch.setattr(sys.modules["dtl_lib.lab.atlas.run"], "Workers", Here)
     first = atlas.run(tiny_atlas(), tmp_path, command="none", progress=False)

@@ -150,6 +150,7 @@ def test_the_model_is_all_there_is_to_wrap():
 
 
 @pytest.mark.parametrize("recipe", [Recipe(loss="bce", smoothing=0.1), HARD, SOFT])
+@pytest.mark.slow
 def test_it_compiles_into_one_graph(recipe):
     torch.compiler.reset()
     objective, teacher_logits = Objective(build(TWO), recipe), TAUGHT if recipe.distill else None
@@ -177,6 +178,7 @@ COMPILED = """
 
 
 @pytest.mark.parametrize("training", [True, False])
+@pytest.mark.slow
 def test_it_is_compiled_once(training):
     """In a new process, where einops has not met a tensor yet: its list of types grows at the first call."""
     code = textwrap.dedent(COMPILED).format(training=training)

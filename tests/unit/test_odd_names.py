@@ -36,6 +36,7 @@ def test_a_run_on_a_folder_of_that_name_goes_on_and_keeps_its_log(tmp_path, name
 
 
 @pytest.mark.parametrize("name", ODD)
+@pytest.mark.slow
 def test_a_command_with_such_a_folder(tmp_path, monkeypatch, capsys, name):
     monkeypatch.chdir(tmp_path)
     short = ["--max-steps", "1", "--samples", "32", "--batch-size", "8", "--quiet"]

@@ -132,6 +132,7 @@ def test_a_known_gpu_has_its_share_of_the_sheet(monkeypatch):
     assert one_gpu.shares(timing)["of_sheet"] == pytest.approx(timing.flops / 67e12)
 
 
+@pytest.mark.slow
 def test_on_a_gpu_also_where_images_are_made(monkeypatch):
     monkeypatch.setattr(nn.Module, "compile", lambda module, **how: None)
     with pretended_gpu():

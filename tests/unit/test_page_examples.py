@@ -12,6 +12,7 @@ BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.slow
 def test_the_examples_of_a_page_run(page, tmp_path, monkeypatch):
     blocks = BLOCK.findall(page.read_text("utf8"))
     assert blocks, "an example that runs is needed: a fenced python block"

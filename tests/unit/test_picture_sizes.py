@@ -46,6 +46,7 @@ print(data.open_image(folder / "large.png").shape)
 """
 
 
+@pytest.mark.slow
 def test_a_very_long_picture_takes_little_memory_and_a_large_one_no_warning(tmp_path):
     """torchvision and timm resize all of 50,000 × 1 before they cut: 13.5 GB."""
     for label in "ab":

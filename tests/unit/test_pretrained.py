@@ -45,6 +45,7 @@ def tiny(folder):
 
 @needs_weights
 class TestRealWeights:
+    @pytest.mark.slow
     def test_top_5_of_every_photo_is_timms(self):
         photos = sorted((DATA / "imagenet").glob("*/n*/*.JPEG"))
         if not photos:

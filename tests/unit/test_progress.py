@@ -85,6 +85,7 @@ def test_a_notebook_keeps_its_widget(capsys, monkeypatch):
     assert seen["total"] == 4 and "file" not in seen and "mininterval" not in seen
 
 
+@pytest.mark.slow
 def test_a_training_run_under_a_minute_writes_no_bar_to_a_pipe(tmp_path):
     model = ["--image-size", "16", "--patch-size", "8", "--dim", "8", "--depth", "1", "--heads", "1"]
     run = ["--data", "shapes", "--samples", "32", "--batch-size", "8", "--max-steps", "3", "--warmup-steps", "0"]

@@ -65,6 +65,7 @@ def test_a_damaged_record_is_not_passed_over(small, tmp_path):
         register_cost.main([*SHORT, "--folder", str(tmp_path)])
 
 
+@pytest.mark.slow
 def test_on_a_gpu(tmp_path, monkeypatch):
     monkeypatch.setattr(register_cost, "named", lambda name: TINY)
     with pretended_gpu():

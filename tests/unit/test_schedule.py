@@ -195,6 +195,7 @@ def run_in_process(rank, world_size, port, folder):
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_with_the_model_cut_over_two_processes_nothing_changes(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

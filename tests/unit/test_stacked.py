@@ -114,6 +114,7 @@ def measure_stacked(runs, device):
     return [{"n": 1, "accuracy": run.seed / 10} for run in runs]
 
 
+@pytest.mark.slow
 def test_each_run_of_a_stack_has_its_record(tmp_path, monkeypatch):
     recipe = Recipe(max_steps=7)
     runs = tuple(study.Run("late", seed, CONFIG, replace(recipe, seed=seed)) for seed in SEEDS)

@@ -63,5 +63,6 @@ def test_what_is_not_stored_or_damaged_is_said(tmp_path):
 
 
 @pytest.mark.skipif(not WEIGHTS.is_file(), reason="DTL_DATA does not hold the weights")
+@pytest.mark.slow
 def test_what_is_stored_is_what_the_weights_give():
     assert same(stored_faithful.load(), stored_faithful.compute(), 0.02)

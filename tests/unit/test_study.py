@@ -24,6 +24,7 @@ def made(*names: str, first: int = 0) -> study.Study:
     return study.Study("made_up", "python -m made_up", runs, measure, first)
 
 
+@pytest.mark.slow
 def test_every_run_has_one_record_and_none_is_repeated(tmp_path, capsys):
     study.main(lambda scale: made("late", "early"), ["--jobs", "2", "--device", "cpu", "--folder", str(tmp_path)])
     records = ledger.read("made_up", tmp_path)
@@ -36,6 +37,7 @@ def test_every_run_has_one_record_and_none_is_repeated(tmp_path, capsys):
     assert not multiprocessing.active_children()
 
 
+@pytest.mark.slow
 def test_what_comes_first_ends_before_the_others_begin(tmp_path):
     records = list(made("teacher", "student", first=1).carry_out(str(tmp_path), jobs=3))
     assert (records[0].what, records[0].seed) == ("teacher", 0) and len(records) == 4
@@ -70,6 +72,7 @@ def test_a_run_that_fails_is_told_once_the_others_have_ended(tmp_path):
     assert len(ledger.read("made_up", tmp_path)) == 2 and not multiprocessing.active_children()
 
 
+@pytest.mark.slow
 def test_studies_share_one_pool_and_keep_their_own_records(tmp_path):
     other = replace(made("plain"), experiment="another")
     records = list(study.carry_out([made("late", "early"), other], str(tmp_path), jobs=2))

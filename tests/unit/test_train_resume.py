@@ -176,6 +176,7 @@ def one_thread():
     torch.set_num_threads(before)
 
 
+@pytest.mark.slow
 def test_kill_9_at_random_steps_changes_nothing(tmp_path, one_thread):
     assert main([*TRAIN, "--output-dir", str(tmp_path / "whole")]) == 0
     folder, kills = tmp_path / "killed", 0

@@ -86,6 +86,7 @@ def test_a_signal_ends_a_run_between_two_steps(sets, tmp_path, undisturbed, numb
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
+@pytest.mark.slow
 def test_the_command_says_how_to_go_on(tmp_path, number, status):
     folder = tmp_path / "run"
     process = launch.start([sys.executable, "-m", "dtl_lib", "train", *TRAIN.split(), "--output-dir", folder])
@@ -111,6 +112,7 @@ def test_who_ignores_a_signal_is_not_stopped_by_it(number):
         signal.signal(number, before)
 
 
+@pytest.mark.slow
 def test_workers_that_read_pictures_outlive_a_signal_to_all(tmp_path):
     """torchrun and Slurm send SIGTERM to every process there is, those of the data loader too."""
     for number in range(60):

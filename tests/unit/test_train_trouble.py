@@ -104,6 +104,7 @@ def test_workers_whose_images_find_no_room_are_not_started(pictures, monkeypatch
     assert not multiprocessing.active_children()
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_is_one_line(pictures, tmp_path):
     flags = [*TRAIN, "--data-path", pictures, "--output-dir", tmp_path / "run", "--workers", "2"]
     line = [sys.executable, "-m", "dtl_lib", *flags, "--max-steps", "20000", "--checkpoint-every", "1"]

@@ -266,6 +266,7 @@ class TestOnTheCommandLine:
 class TestRealWeights:
     """A ViT-S/14 that began as DINOv2's and has been fine-tuned to predict saliency, in half precision."""
 
+    @pytest.mark.slow
     def test_at_every_size_and_what_it_is(self):
         name = "vit_small_patch14_dinov2"
         model = load_pretrained(name, weights=SALIENCY)
