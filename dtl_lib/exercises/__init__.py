@@ -96,11 +96,12 @@ def expect_close(tensor, expected, hint: str, tolerance: float = 1e-5) -> None:
 
 def expect_learns(tensor, sources: Mapping[str, torch.Tensor]) -> None:
     """Refuse a result through which no gradient reaches one of the named sources: a parameter, an input."""
-    asked = {name: source for name, source in sources.items() if source.requires_grad}
-    grads: Sequence[torch.Tensor | None] = [None] * len(asked)
+    for name, source in sources.items():
+        expect(source.requires_grad, f"{name} can learn nothing: leave requires_grad as it is")
+    grads: Sequence[torch.Tensor | None] = [None] * len(sources)
     if tensor.requires_grad:
-        grads = torch.autograd.grad(tensor.square().sum(), list(asked.values()), allow_unused=True)
-    for name, grad in zip(asked, grads):
+        grads = torch.autograd.grad(tensor.square().sum(), list(sources.values()), allow_unused=True)
+    for name, grad in zip(sources, grads):
         reached = grad is not None and bool(grad.any())
         expect(reached, f"no gradient reaches {name}, and so nothing is learned there: without detach() and no_grad()")
 
@@ -184,7 +185,11 @@ def _watched(answer):
 
 
 def _state(value):
-    """What an answer changes when it works in place on an argument: a tensor's version, a dictionary's names."""
+    """What an answer changes when it works in place on an argument: a tensor's version, a dictionary's names, a
+    list's parts.
+    """
     if isinstance(value, torch.Tensor):
         return None if value.is_inference() else value._version
+    if isinstance(value, list | tuple):
+        return [(id(part), _state(part)) for part in value]
     return list(value) if isinstance(value, dict) else None

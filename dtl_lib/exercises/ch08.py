@@ -109,6 +109,8 @@ def check_my_drop_path(my_drop_path) -> None:
     counts = {int((one != 0).sum()) for one in more}
     expect(len(counts) > 1, "always the same number is dropped: each sample draws for itself")
     expect(torch.equal(my_drop_path(x, 0.0, True), x), "at a probability of 0 everything stays")
+    branch = x.clone().requires_grad_()
+    expect_learns(my_drop_path(branch, 0.75, True), {"the branch": branch})
 
 
 @exercise
@@ -169,6 +171,8 @@ def check_positive(positive) -> None:
     expect(torch.allclose(factors, sizes), "the factors have other sizes than before: only their signs may change")
     hint = "the factors are positive, and the model computes something else: what else has to change its sign?"
     expect((answer - wanted).norm() <= 1e-4 * wanted.norm(), hint)
+    frozen = [name for name, part in model.named_parameters() if not part.requires_grad]
+    expect(not frozen, f"{', '.join(frozen[:3])} can learn nothing any more: change the numbers alone")
 
 
 def _factors(model: ViT) -> Tensor:
@@ -181,7 +185,7 @@ def _factors(model: ViT) -> Tensor:
 @exercise
 def check_branches_run(branches_run) -> None:
     """A few depths and probabilities, a single block among them."""
-    for depth, drop_path in ((12, 0.2), (12, 0.0), (48, 0.5), (1, 0.3), (5, 0.1)):
+    for depth, drop_path in ((12, 0.2), (12, 0.0), (48, 0.5), (1, 0.3), (5, 0.1), (9, 0.13)):
         config = ViTConfig(depth=depth, drop_path=drop_path)
         rates = config.drop_path_rates()
         right = 2 * sum(1 - rate for rate in rates)
@@ -250,6 +254,7 @@ def check_mended(mended) -> None:
         if isinstance(part, nn.Linear):
             spread = part.weight.std().item() * part.in_features**0.5
             expect(spread > 0.7, f"the matrix {name} is not wide: build on eight_wide()")
+            expect(spread < 1.3, f"the matrix {name} is wider than the plain model's: build on eight_wide()")
     factors = _factors(model)
     expect(bool((factors == config.layer_scale).all()), "every factor begins at 1e-5")
     frozen = [name for name, part in model.named_parameters() if not part.requires_grad]

@@ -10,7 +10,7 @@ from ..models import ViT
 from ..probes import trial
 from ..tape import record
 from ..tokens import TokenPlan
-from . import exercise, expect, expect_close, expect_fresh, expect_shape, refuse_mistakes
+from . import exercise, expect, expect_close, expect_fresh, expect_learns, expect_shape, refuse_mistakes
 
 GRID = 2, 3
 LAYOUT = {"cls": slice(0, 1), "reg": slice(1, 3), "patches": slice(3, 9)}
@@ -74,6 +74,9 @@ def check_my_maps(my_maps) -> None:
         | {"the patches are in reading order, row by row: the grid is filled column by column": turned},
     )
     expect_close(maps, right, "softmax(q kᵀ / √d) of the class token's query, its patches as rows and columns")
+    elsewhere = {"cls": slice(0, 1), "patches": slice(1, 7), "reg": slice(7, 9)}
+    hint = "right where the registers stand before the patches, and not behind: layout says where the patches are"
+    expect_close(my_maps(q.clone(), k.clone(), elsewhere, GRID), _on_grid(row[..., 1:7]), hint)
 
 
 @exercise
@@ -131,6 +134,12 @@ FUNCTIONS = {
         False,
         lambda model, images: F.avg_pool2d(_as_grid(_row(model, images), 3), 3, stride=1, padding=1),
     ),
+    "maps that mix in a tenth of the neighbours": (
+        False,
+        lambda model, images: (
+            0.9 * (maps := _as_grid(_row(model, images), 3)) + 0.1 * F.avg_pool2d(maps, 3, stride=1, padding=1)
+        ),
+    ),
     "maps of rows and columns exchanged": (False, lambda model, images: _as_grid(_row(model, images), 3).mT),
     "maps in which the last two patches are exchanged": (False, lambda model, images: _exchanged(model, images, 0)),
     "maps in which two patches of head 1 are exchanged": (False, lambda model, images: _exchanged(model, images, 1)),
@@ -143,7 +152,7 @@ FUNCTIONS = {
 
 @exercise
 def check_follows(follows) -> None:
-    """The right function, and nine that put a patch elsewhere, mix patches, or do not look at the image."""
+    """The right function, and ten that put a patch elsewhere, mix patches, or do not look at the image."""
     model = _model()
     image = torch.randn(1, 3, 12, 16, generator=torch.Generator().manual_seed(1))
     for name, (right, maps_of) in FUNCTIONS.items():
@@ -179,6 +188,8 @@ def check_heaviest_part(heaviest_part) -> None:
     expect(int(heaviest_part(values, 0.9).sum()) == 4, "for 0.9 four patches are enough, and three are not")
     even = int(heaviest_part(torch.full((8, 8), 1 / 64), 0.6).sum())
     expect(even == 39, f"of 64 equal patches 39 are enough for 0.6, and it keeps {even}: ties are no reason for more")
+    half = int(heaviest_part(torch.full((8, 8), 1 / 64), 0.5).sum())
+    expect(half == 32, f"of 64 equal patches 32 hold just 0.5, and it keeps {half}: none is to be added then")
     spike = torch.zeros(4, 4)
     spike[2, 1] = 1.0
     expect(
@@ -216,3 +227,5 @@ def check_wrong_axis(wrong_axis) -> None:
         expect_close(
             output, scores.softmax(dim=-2) @ v, f"block {number}: softmax over the queries of q kᵀ / √d, times v"
         )
+        asked = {name: part.clone().requires_grad_() for name, part in (("q", q), ("k", k), ("v", v))}
+        expect_learns(block.attention.core(*asked.values()), asked)

@@ -250,10 +250,12 @@ def check_blind(blind) -> None:
             _patches(masks).amax(dim=(2, 4)).mean(dim=0)
         ),
     }
+    for times, what in ((len(masks), "images"), (16, "pixels of a patch"), (16 * len(masks), "images and pixels")):
+        mistakes[f"that is a sum over the {what}: take the mean"] = times * right
+    mistakes["that is scaled to its maximum: how often is a share of the images"] = right / right.max()
+    mistakes["that is scaled to sum to 1: how often is a share of the images"] = right / right.sum()
     refuse_mistakes(answer, mistakes)
-    expect_close(
-        answer / answer.max(), right / right.max(), "how often, over the images, a pixel of the patch is an object's"
-    )
+    expect_close(answer, right, "how often, over the images, a pixel of the patch is an object's")
 
 
 @exercise

@@ -199,6 +199,26 @@ def test_an_answer_that_changes_a_dictionary_it_is_given_hears_so():
     check_first(lambda names: next(iter(names.values())))
 
 
+@pytest.mark.parametrize(
+    "change",
+    [lambda parts: parts.reverse(), lambda parts: parts.pop(), lambda parts: parts[1].add_(1)],
+    ids=["order", "length", "a part"],
+)
+def test_an_answer_that_works_on_a_list_is_refused(change):
+    @exercise
+    def check_sum(add):
+        expect_close(add([torch.ones(2), torch.ones(2)]), [2.0, 2.0], "the sum")
+
+    def in_place(parts):
+        total = sum(parts)
+        change(parts)
+        return total
+
+    with pytest.raises(WrongAnswer, match="parts itself has changed"):
+        check_sum(in_place)
+    check_sum(lambda parts: sum(parts))
+
+
 @pytest.mark.parametrize("kind", [torch.float16, torch.float64, torch.int64])
 def test_a_mistake_is_known_in_any_type(kind):
     answer = torch.tensor([1.0, 2.0])
@@ -214,6 +234,9 @@ def test_a_gradient_has_to_reach_every_source():
     for cut in (layer(x).detach(), x @ layer.weight + layer.bias.detach()):
         with pytest.raises(WrongAnswer, match="no gradient reaches"):
             expect_learns(cut, sources)
+    layer.bias.requires_grad_(False)
+    with pytest.raises(WrongAnswer, match="bias can learn nothing"):
+        expect_learns(layer(x), sources)
 
 
 def test_a_model_has_to_be_built_anew():

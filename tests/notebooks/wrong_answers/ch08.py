@@ -9,7 +9,7 @@ from torch import nn
 from dtl_lib import TokenPlan, ViT
 
 
-def scaled(forward, shape="channels", first=None, learned=True):
+def scaled(forward, shape="channels", first=None, learned=True, frozen=""):
     """A scaled residual with one mistake."""
 
     class Wrong(nn.Module):
@@ -19,6 +19,8 @@ def scaled(forward, shape="channels", first=None, learned=True):
             size = {"channels": (dim,), "one": (1,), "column": (dim, 1)}[shape]
             factor = torch.full(size, initial if first is None else first)
             self.factor = nn.Parameter(factor) if learned else factor
+            for part in {"": (), "factor": (self.factor,), "branch": branch.parameters()}[frozen]:
+                part.requires_grad_(False)
 
         def forward(self, x):
             return forward(x, self.branch, self.factor)
@@ -69,6 +71,8 @@ RESIDUALS = [
     scaled(lambda x, branch, factor: x + factor * branch(x), first=1.0),
     scaled(lambda x, branch, factor: x + factor * branch(x), first=0.0),
     scaled(lambda x, branch, factor: x + factor * branch(x), learned=False),
+    scaled(lambda x, branch, factor: x + factor * branch(x), frozen="factor"),
+    scaled(lambda x, branch, factor: x + factor * branch(x), frozen="branch"),
     TwoFactors,
 ]
 
@@ -91,6 +95,10 @@ def dropped(
 
 def never_dropped(x, probability, training):
     return x
+
+
+def detached(x, probability, training):
+    return dropped()(x.detach(), probability, training) if training else x
 
 
 def a_fixed_number(x, probability, training):
@@ -168,6 +176,13 @@ def a_copy(model):
     return signs()(copy.deepcopy(model))
 
 
+def frozen_signs(model):
+    signs()(model)
+    for block in model.blocks:
+        block.scale1.factor.requires_grad_(False)
+    return model
+
+
 def no_scale(model):
     for block in model.blocks:
         block.scale1 = block.scale2 = nn.Identity()
@@ -230,6 +245,7 @@ WRONG = {
         never_dropped,
         a_fixed_number,
         all_dropped,
+        detached,
     ],
     "check_my_fold": [
         fold(lambda linear, factor: linear.weight),
@@ -253,6 +269,7 @@ WRONG = {
         signs(branches=()),
         no_scale,
         a_copy,
+        frozen_signs,
     ],
     "check_branches_run": [
         run(count=1),
@@ -261,6 +278,7 @@ WRONG = {
         run(rate=lambda p, b, d: p * b / d),
         lambda depth, drop_path: (1 - torch.linspace(0, drop_path, depth, dtype=torch.double)).sum(),
         run(rate=lambda p, b, d: p * (b + 1) / d),
+        lambda depth, drop_path: round(run()(depth, drop_path), 1),
         lambda depth, drop_path: 2 * depth,
     ],
     "check_largest_factor": [
@@ -277,6 +295,7 @@ WRONG = {
         shapes(layer_scale=None),
         shapes(layer_scale=0.1),
         shapes(gain=0.2),
+        shapes(gain=2**0.5),
         shapes(mlp_ratio=2.0),
         one_wide,
         factors_at_one,

@@ -40,6 +40,15 @@ def from_the_start(q, k, layout, grid):
     return _as_grid(_row(q, k)[..., : grid[0] * grid[1]], grid)
 
 
+def from_the_end(q, k, layout, grid):
+    return _as_grid(_row(q, k)[..., -grid[0] * grid[1] :], grid)
+
+
+def after_the_registers(q, k, layout, grid):
+    registers = layout["reg"].stop - layout["reg"].start
+    return _as_grid(_row(q, k)[..., 1 + registers :], grid)
+
+
 def its_column(q, k, layout, grid):
     return _as_grid((q @ k.mT / q.shape[-1] ** 0.5).softmax(-1)[:, :, layout["patches"], 0], grid)
 
@@ -166,6 +175,15 @@ def the_first_patch_alone(maps_of, model, image):
     return bool((ratio[..., 1:, :].std() < 1e-3) and not torch.isclose(ratio[..., row, column], ratio[..., 2, 2]).all())
 
 
+def the_largest_change(maps_of, model, image):
+    for row, column, before, after in _changes(maps_of, model, image):
+        change = (after / before)[0].flatten(1).log()
+        apart = (change - change.median(dim=1).values[:, None]).abs()
+        if not (apart.argmax(dim=1) == row * before.shape[-1] + column).all():
+            return False
+    return shape_alone(maps_of, model, image)
+
+
 def _follows(maps_of, model, image, patches=slice(None), heads=slice(None)):
     for row, column, before, after in list(_changes(maps_of, model, image))[patches]:
         ratio = (after / before)[0, heads].flatten(1)
@@ -210,6 +228,13 @@ def below_the_line(values, share):
     ordered, places = values.flatten().sort(descending=True)
     mask = torch.zeros(values.numel(), dtype=torch.bool)
     mask[places[ordered.cumsum(0) <= share * values.sum()]] = True
+    return mask.view(values.shape)
+
+
+def one_beyond_the_line(values, share):
+    ordered, places = values.flatten().sort(descending=True)
+    mask = torch.zeros(values.numel(), dtype=torch.bool)
+    mask[places[: int((ordered.cumsum(0) <= share * values.sum()).sum()) + 1]] = True
     return mask.view(values.shape)
 
 
@@ -316,6 +341,10 @@ def no_softmax():
     return _with_cores(lambda: _Core(-2, soft=False))
 
 
+def detached_cores():
+    return _with_cores(lambda: _Weights(lambda scores: scores.softmax(dim=-2).detach()))
+
+
 def a_core():
     return _Core(-2)
 
@@ -328,6 +357,8 @@ WRONG = {
         not_divided,
         after_the_class_token,
         from_the_start,
+        from_the_end,
+        after_the_registers,
         its_column,
         to_sum_1,
         by_columns,
@@ -351,12 +382,14 @@ WRONG = {
         the_first_two_patches,
         the_last_patch,
         head_0,
+        the_largest_change,
     ],
     "check_heaviest_part": [
         above_the_share,
         of_the_maximum,
         the_smallest,
         below_the_line,
+        one_beyond_the_line,
         takes_the_sum_for_one,
         a_share_of_the_patches,
         everything,
@@ -375,6 +408,7 @@ WRONG = {
         exchanged_weights,
         transposed_weights,
         same_again,
+        detached_cores,
         another_model,
     ],
 }

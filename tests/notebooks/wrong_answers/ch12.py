@@ -96,6 +96,18 @@ def last_missing(attention):
     return _rolled(attention[:-1])
 
 
+def into_the_blocks(attention):
+    for heads in attention:
+        heads += torch.eye(heads.shape[-1])
+    return _rolled(attention, one=0)
+
+
+def emptied(attention):
+    result = _rolled(attention)
+    attention.clear()
+    return result
+
+
 def begun_with_zeros(attention):
     return 0 * _rolled(attention)
 
@@ -171,6 +183,12 @@ def last_alone(attention, gradients):
 
 def exchanged(attention, gradients):
     return _relevant(attention, gradients).T
+
+
+def into_the_attention(attention, gradients):
+    for a, g in zip(attention, gradients):
+        a.mul_(g).clamp_(min=0)
+    return _relevant(attention, gradients, lambda a, g: a.mean(dim=0))
 
 
 def largest_head(attention, gradients):
@@ -289,6 +307,11 @@ def last_patch_dropped(attention):
     return row
 
 
+def turned_round(attention):
+    attention.reverse()
+    return _way_back(_halves(attention)[::-1], torch.eye(7)[0])
+
+
 def class_token_too(attention):
     return torch.cat([torch.zeros(1), _way_back(_halves(attention), torch.eye(7)[0])])
 
@@ -319,6 +342,28 @@ def mixed_up(masks, patch_size):
 
 def any_pixel(masks, patch_size):
     return _by_patch(masks.float(), patch_size).amax(dim=(2, 4)).mean(dim=0)
+
+
+def in_all(masks, patch_size):
+    return _by_patch(masks.float().sum(dim=0), patch_size).mean(dim=(1, 3))
+
+
+def pixels_added(masks, patch_size):
+    return _by_patch(masks.float().mean(dim=0), patch_size).sum(dim=(1, 3))
+
+
+def everything_added(masks, patch_size):
+    return _by_patch(masks.float().sum(dim=0), patch_size).sum(dim=(1, 3))
+
+
+def to_its_maximum(masks, patch_size):
+    often = _by_patch(masks.float().mean(dim=0), patch_size).mean(dim=(1, 3))
+    return often / often.max()
+
+
+def to_sum_1(masks, patch_size):
+    often = _by_patch(masks.float().mean(dim=0), patch_size).mean(dim=(1, 3))
+    return often / often.sum()
 
 
 def far_apart(masks, patch_size):
@@ -417,22 +462,24 @@ WRONG = {
     "check_my_rollout": [
         no_identity, columns_scaled, not_scaled, only_added, scaled_too_early, reversed_order, last_block,
         first_missing, mean_of_heads, least_of_heads, turned, class_token_dropped, one_row, head_by_head,
-        element_by_element, columns_to_one, scaled_at_the_end, last_missing, begun_with_zeros,
+        element_by_element, columns_to_one, scaled_at_the_end, last_missing, begun_with_zeros, into_the_blocks,
+        emptied,
     ],
     "check_my_relevance": [
         positive_after_mean, all_signs, absolute, gradient_alone, attention_alone, product_of_means, heads_summed,
         last_comes_first, identity_removed, replaced, parts_added, rows_scaled, halved, part_to_the_right,
-        times_element, begun_with_nothing, first_left_out, last_alone, exchanged, largest_head,
+        times_element, begun_with_nothing, first_left_out, last_alone, exchanged, largest_head, into_the_attention,
     ],
     "check_even": [
         own_share, without_itself, one_block, wrong_power, nothing_kept, only_kept, all_patches, all_tokens, mixed_once,
     ],
     "check_to_image": [
         from_entry, scaled_up, last_block_followed, early_exchanged, early_reversed, class_token_too,
-        without_skip_connection, most_of_heads, last_patch_dropped,
+        without_skip_connection, most_of_heads, last_patch_dropped, turned_round,
     ],
     "check_blind": [
         first_image, of_every_image, one_pixel, largest, mixed_up, the_ground, any_image, a_blob, any_pixel, far_apart,
+        in_all, pixels_added, everything_added, to_its_maximum, to_sum_1,
     ],
     "check_without_skip": [
         not_changed, neither_skip, other_skip, no_attention, no_first_norm, queries_forgotten, same_again,
