@@ -23,7 +23,7 @@ from dtl_lib.pretrained import load_pretrained
 from dtl_lib.probes import insertion_deletion, iou, pointing_game, untrained
 from dtl_lib.probes.replacing import REPLACEMENTS
 from dtl_lib.registers import NAME, test_time_registers
-from dtl_lib.stored_faithful import LAST, TEST_TIME, long_patches, maps_of, neurons_of
+from dtl_lib.stored.faithful import LAST, TEST_TIME, long_patches, maps_of, neurons_of
 
 EXPERIMENT, COMMAND = "faithful", "python -m book.experiments.faithful"
 STEPS, DRAWS = 5, 2

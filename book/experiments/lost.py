@@ -19,7 +19,7 @@ from torch import Tensor
 from dtl_lib import data, ledger, load_pretrained, probes, record
 from dtl_lib.host import data_folder
 from dtl_lib.models import ViT
-from dtl_lib.stored_probes import pretrained
+from dtl_lib.stored.probes import pretrained
 
 EXPERIMENT, PAPER, COMMAND = "lost", "registers_paper", "python -m book.experiments.lost"
 REAL = {

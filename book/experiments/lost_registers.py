@@ -23,7 +23,7 @@ from dtl_lib.host import data_folder
 from dtl_lib.models import ViT
 from dtl_lib.probes.entry_rows import wilson
 from dtl_lib.registers import RegisterNeuron, test_time_registers
-from dtl_lib.stored_probes import pretrained
+from dtl_lib.stored.probes import pretrained
 from dtl_lib.tape import record
 from dtl_lib.tokens import PATCHES
 from dtl_lib.train.evaluation import as_expected

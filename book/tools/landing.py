@@ -10,15 +10,16 @@ from PIL import Image
 from torch import Tensor
 
 from book.tools.project import ROOT
-from dtl_lib import stored, stored_registers
 from dtl_lib.data.photos import PHOTOS, centre, photo
+from dtl_lib.stored import registers
+from dtl_lib.stored.files import quantise
 
 FOLDER = ROOT / "book" / "static" / "landing"
 SIDE = 448  # pixels of the photo on the page, two for each one the model sees
 STATES = [0, 2]  # of the stored three: as trained, and with ten neurons moved to one spare token
 
 
-def script(result: stored_registers.StoredRegisters) -> str:
+def script(result: registers.StoredRegisters) -> str:
     """The data file, as JavaScript so that a page opened from disk may load it: maps as roots, uint8 in base64."""
     photos = {
         name: {
@@ -29,7 +30,7 @@ def script(result: stored_registers.StoredRegisters) -> str:
     }
     credits = [f"scikit-image's {PHOTOS[name].file}, {PHOTOS[name].source}, {PHOTOS[name].licence}" for name in photos]
     source = result.source | {"photos": "; ".join(credits)}
-    data = {"photos": photos, "neurons": stored_registers.MOVED, "source": source}
+    data = {"photos": photos, "neurons": registers.MOVED, "source": source}
     return f"window.landingData = {json.dumps(data, separators=(',', ':'))};\n"
 
 
@@ -43,14 +44,14 @@ def picture(name: str) -> bytes:
 
 def write(folder: Path = FOLDER) -> None:
     """Write the data and the photos."""
-    result = stored_registers.load()
+    result = registers.load()
     (folder / "data.js").write_text(script(result), "utf8")
     for name in result.photos:
         (folder / f"{name}.jpg").write_bytes(picture(name))
 
 
 def _packed(maps: Tensor) -> dict:
-    codes, scale = stored.quantise(maps)
+    codes, scale = quantise(maps)
     text = base64.b64encode(codes.numpy().tobytes()).decode()
     return {"codes": text, "scale": [float(f"{value:.5g}") for value in scale.flatten().tolist()]}
 

@@ -7,7 +7,7 @@ from book.experiments import asked
 from book.experiments import faithful as experiment
 from dtl_lib import ledger
 from dtl_lib.probes.replacing import REPLACEMENTS
-from dtl_lib.stored_faithful import LAST, MASKED, TEST_TIME, long_patches, maps_of, neurons_of
+from dtl_lib.stored.faithful import LAST, MASKED, TEST_TIME, long_patches, maps_of, neurons_of
 from tests.unit.test_registers import images, planted
 
 

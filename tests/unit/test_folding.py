@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-from dtl_lib import checkpoint, fold_layer_scale, named, stored_probes
+from dtl_lib import checkpoint, fold_layer_scale, named
 from dtl_lib.config import ViTConfig
 from dtl_lib.layers import LayerScale
 from dtl_lib.models import ViT
+from dtl_lib.stored.probes import ORIGINS, pretrained
 from dtl_lib.tokens import TokenPlan
 
 SMALL = ViTConfig(16, 4, dim=24, depth=3, heads=3, classes=7, layer_scale=0.1)
@@ -113,8 +114,8 @@ def test_what_is_no_vit_is_refused():
 
 
 def test_the_real_vit_small():
-    weights = stored_probes.ORIGINS["vit_small_saliency"][0]
+    weights = ORIGINS["vit_small_saliency"][0]
     if not (Path(os.environ.get("DTL_DATA", "")) / "weights" / f"{weights}.safetensors").is_file():
         pytest.skip(f"DTL_DATA holds no {weights}")
-    model = stored_probes.pretrained(weights).eval()
+    model = pretrained(weights).eval()
     assert alike(model, fold_layer_scale(model), torch.randn(1, 3, 224, 224))

@@ -49,6 +49,12 @@ assert "torch" in sys.modules
     assert float(seconds) <= 0.1  # of this process's own work, whatever else the machine does
 
 
+@pytest.mark.parametrize("stub", STUBS, ids=lambda stub: stub.parent.name)
+def test_a_lazy_door_imports_nothing_heavy(stub):
+    package = ".".join(stub.parent.relative_to(PACKAGE.parent).parts)
+    assert told_by(f"import sys, {package}; print('torch' in sys.modules)") == "False\n"
+
+
 @pytest.mark.parametrize("name", PROMISED)
 def test_what_the_front_door_promises(name):
     assert name in dir(dtl_lib) and name in dtl_lib.__all__ and getattr(dtl_lib, name) is not None

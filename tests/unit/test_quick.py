@@ -52,6 +52,10 @@ def test_the_core_a_changed_test_and_the_tests_of_a_changed_module(repository):
 def test_here_the_core_is_there_and_the_rest_is_left_out():
     assert set(ALWAYS) <= set(selected([]))
     assert "tests/unit/test_train.py" in selected(["dtl_lib/train/loop.py"])
+    assert "tests/unit/test_stored.py" in selected(["dtl_lib/stored/attention.py"])
+    for test in (ROOT / "tests/unit").glob("test_stored_*.py"):
+        module = f"dtl_lib/stored/{test.name.removeprefix('test_stored_')}"
+        assert (ROOT / module).is_file() and str(test.relative_to(ROOT)) in selected([module])
     assert len(selected([])) == len(CORE) < len(list((ROOT / "tests/unit").glob("test_*.py"))) / 4
 
 

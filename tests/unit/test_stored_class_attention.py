@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from dtl_lib import stored
-from dtl_lib import stored_class_attention as kept
+from dtl_lib.stored import class_attention as kept
+from dtl_lib.stored.files import LEVELS
 
 WEIGHTS = Path(os.environ.get("DTL_DATA", "")) / "weights" / f"{kept.WEIGHTS}.safetensors"
 RIM = ((2, 3), (2, 11), (4, 10), (5, 2), (7, 8))  # patches on the rim of the cup, (row, column)
@@ -22,7 +23,7 @@ def test_shapes_and_size(result):
     assert result.maps.shape == (4, 2, 3, 14, 14) and result.untouched.shape == (4, 3, 14, 14)
     assert result.probabilities.shape == (4, 2) and len(result.names) == 8
     assert (kept.FOLDER / f"{kept.NAME}.safetensors").stat().st_size < 20_000
-    assert result.source["command"] == "python -m dtl_lib.stored_class_attention make"
+    assert result.source["command"] == "python -m dtl_lib.stored.class_attention make"
 
 
 def test_maps_are_shares(result):
@@ -53,13 +54,13 @@ def test_block_10_is_as_it_was_and_block_11_is_not(result):
 def test_saving_loses_less_than_a_step_of_the_root(result, tmp_path):
     kept.save(result, "again", tmp_path)
     again = kept.load("again", tmp_path)
-    assert torch.allclose(result.maps.sqrt(), again.maps.sqrt(), atol=float(result.maps.amax().sqrt()) / stored.LEVELS)
+    assert torch.allclose(result.maps.sqrt(), again.maps.sqrt(), atol=float(result.maps.amax().sqrt()) / LEVELS)
     assert again.names == result.names and torch.equal(again.probabilities, result.probabilities)
 
 
 def test_trouble(tmp_path, capsys):
     (tmp_path / "broken.safetensors").write_bytes(b"no")
-    with pytest.raises(ValueError, match="is damaged .*dtl_lib.stored_class_attention make` writes"):
+    with pytest.raises(ValueError, match="is damaged .*dtl_lib.stored.class_attention make` writes"):
         kept.load("broken", tmp_path)
     assert kept.main(["make", "cait"]) == 2
     assert kept.NAME in capsys.readouterr().err

@@ -3,43 +3,44 @@
 import pytest
 import torch
 
-from dtl_lib import find_register_neurons, probes, record, stored_knows
+from dtl_lib import find_register_neurons, probes, record
 from dtl_lib.exercises.moved_neuron import planted
+from dtl_lib.stored import knows
 
 
 def test_shapes_and_size():
-    result, count = stored_knows.load(), len(stored_knows.PHOTOS)
+    result, count = knows.load(), len(knows.PHOTOS)
     assert result.photos.shape == (count, 160, 160, 3) and result.photos.dtype == torch.uint8
-    assert result.rebuilt.shape == (count, len(stored_knows.BLOCKS), 160, 160, 3)
+    assert result.rebuilt.shape == (count, len(knows.BLOCKS), 160, 160, 3)
     assert result.long.shape == (count, 20, 20) and result.long.any()
-    assert result.patches.shape == (int(result.long.sum()), len(stored_knows.KINDS), 16, 16, 3)
-    assert (stored_knows.FOLDER / "vit_tiny.safetensors").stat().st_size < 700_000
+    assert result.patches.shape == (int(result.long.sum()), len(knows.KINDS), 16, 16, 3)
+    assert (knows.FOLDER / "vit_tiny.safetensors").stat().st_size < 700_000
     assert result.n == 200 and result.source["command"].endswith("vit_tiny")
 
 
 def test_a_photo_is_like_what_is_rebuilt_and_less_so_with_each_block():
-    result = stored_knows.load()
+    result = knows.load()
     apart = (result.rebuilt.float() - result.photos[:, None].float()).square().mean(dim=(0, 2, 3, 4))
     assert (apart.diff() > 0).all() and apart[0] < 100
 
 
 def test_a_result_survives_saving(tmp_path):
-    result = stored_knows.load()
-    stored_knows.save(result, "again", tmp_path)
-    again = stored_knows.load("again", tmp_path)
+    result = knows.load()
+    knows.save(result, "again", tmp_path)
+    again = knows.load("again", tmp_path)
     assert (again.source, again.n) == (result.source, result.n)
-    assert all(torch.equal(getattr(again, key), getattr(result, key)) for key in stored_knows.TENSORS)
+    assert all(torch.equal(getattr(again, key), getattr(result, key)) for key in knows.TENSORS)
 
 
 def test_what_is_not_stored_or_damaged_is_said(tmp_path):
     with pytest.raises(ValueError, match="there is vit_tiny"):
-        stored_knows.load("vit_huge")
+        knows.load("vit_huge")
     (tmp_path / "broken.safetensors").write_bytes(b"no tensors")
     with pytest.raises(ValueError, match="damaged"):
-        stored_knows.load("broken", tmp_path)
+        knows.load("broken", tmp_path)
     with pytest.raises(ValueError, match="nothing is stored as"):
-        stored_knows.compute("vit_huge")
-    assert stored_knows.main(["show"]) == 2
+        knows.compute("vit_huge")
+    assert knows.main(["show"]) == 2
 
 
 def test_patches_are_rebuilt_in_their_places():
@@ -55,7 +56,7 @@ def test_patches_are_rebuilt_in_their_places():
         model(images)
     assert torch.equal(probes.find_outliers(tape).mask(2), red)
     neurons = find_register_neurons(model, images, red, 2)
-    result = stored_knows.measure(model, neurons, images[:30].split(10), images[30:], {}, ("input", 1, 3))
+    result = knows.measure(model, neurons, images[:30].split(10), images[30:], {}, ("input", 1, 3))
     assert result.n == 30 and torch.equal(result.long, red[30:])
     assert result.photos.shape == (10, 24, 32, 3) and result.rebuilt.shape == (10, 3, 24, 32, 3)
     assert result.patches.shape == (int(red[30:].sum()), 3, 8, 8, 3)

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from dtl_lib import stored, stored_registers
+from dtl_lib import stored
+from dtl_lib.stored import registers
 from tests.unit.test_registers import BLOCK, WRITER, images, planted
 
 DATA = Path(os.environ.get("DTL_DATA", ""))
-WEIGHTS = DATA / "weights" / f"{stored_registers.ORIGINS['vit_tiny'][0]}.safetensors"
+WEIGHTS = DATA / "weights" / f"{registers.ORIGINS['vit_tiny'][0]}.safetensors"
 
 
 def same(one, other, tolerance: float = 0.0) -> bool:
@@ -21,7 +22,7 @@ def same(one, other, tolerance: float = 0.0) -> bool:
 
 
 def test_shapes_limits_and_the_other_stored_result():
-    result = stored_registers.load()
+    result = registers.load()
     assert result.shares.shape == result.high.shape == result.usual.shape == (11, 768)
     assert result.norms.shape == result.class_maps.shape == (2, 3, 12, 14, 14)
     assert (result.neuron.block, result.neuron.neuron) == (7, 417) and result.photos == ("chelsea", "coffee")
@@ -30,13 +31,13 @@ def test_shapes_limits_and_the_other_stored_result():
     assert (held[:, 0] > held[:, 1]).all() and (held[:, 1] > 10 * held[:, 2]).all(), "the corners, in each state"
     torch.testing.assert_close(result.norms[0, 0], stored.load().patch_norms, rtol=2e-3, atol=2e-3)
     torch.testing.assert_close(result.class_maps[0, 0], stored.load().class_maps.mean(dim=1), rtol=0, atol=0.02)
-    assert (stored_registers.FOLDER / "vit_tiny.safetensors").stat().st_size < 200_000
+    assert (registers.FOLDER / "vit_tiny.safetensors").stat().st_size < 200_000
     assert result.source["command"].endswith("make vit_tiny")
 
 
 def test_what_is_measured_on_a_model_whose_neuron_is_known(tmp_path):
     model, (made, long) = planted(), images()
-    result = stored_registers.measure(model, made, [2, 0], ("a", "b"), {"command": "none"})
+    result = registers.measure(model, made, [2, 0], ("a", "b"), {"command": "none"})
     assert (result.neuron.block, result.neuron.neuron) == (BLOCK, WRITER)
     before, after, more = result.norms[:, :, BLOCK].unbind(dim=1)
     assert torch.equal(before.flatten(1).argmax(dim=1), long[[2, 0]].flatten(1).int().argmax(dim=1))
@@ -45,22 +46,22 @@ def test_what_is_measured_on_a_model_whose_neuron_is_known(tmp_path):
     assert not result.token_norms[:, 0].any() and not result.token_share[:, 0].any()
     assert not result.token_norms[:, 1, :BLOCK].any() and (result.token_norms[:, 1, BLOCK] > after.amax()).all()
     assert not result.token_share[:, 1, :BLOCK].any() and (result.token_share[:, 1, BLOCK + 1] > 0).all()
-    stored_registers.save(result, "again", tmp_path)
-    again = stored_registers.load("again", tmp_path)
+    registers.save(result, "again", tmp_path)
+    again = registers.load("again", tmp_path)
     assert again.photos == result.photos and same(again, result, 0.01) and not same(again, result)
 
 
 def test_what_is_not_stored_or_damaged_is_said(tmp_path):
     with pytest.raises(ValueError, match="there is vit_tiny"):
-        stored_registers.load("vit_huge")
+        registers.load("vit_huge")
     (tmp_path / "broken.safetensors").write_bytes(b"no tensors")
     with pytest.raises(ValueError, match="damaged"):
-        stored_registers.load("broken", tmp_path)
+        registers.load("broken", tmp_path)
     with pytest.raises(ValueError, match="nothing is stored as"):
-        stored_registers.compute("vit_huge")
-    assert stored_registers.main(["make", "vit_huge"]) == 2
+        registers.compute("vit_huge")
+    assert registers.main(["make", "vit_huge"]) == 2
 
 
 @pytest.mark.skipif(not WEIGHTS.is_file(), reason="DTL_DATA does not hold the weights")
 def test_what_is_stored_is_what_the_weights_give():
-    assert same(stored_registers.load(), stored_registers.compute(), 0.02)
+    assert same(registers.load(), registers.compute(), 0.02)

@@ -6,21 +6,21 @@ from pathlib import Path
 import pytest
 import torch
 
-from dtl_lib import ViT, stored_probes, stored_scales
+from dtl_lib import ViT
+from dtl_lib.stored import scales as kept
+from dtl_lib.stored.probes import ORIGINS
 
-WEIGHTS = (
-    Path(os.environ.get("DTL_DATA", "")) / "weights" / f"{stored_probes.ORIGINS['vit_small_saliency'][0]}.safetensors"
-)
+WEIGHTS = Path(os.environ.get("DTL_DATA", "")) / "weights" / f"{ORIGINS['vit_small_saliency'][0]}.safetensors"
 
 
 def test_what_is_stored():
-    scales = stored_scales.load()
+    scales = kept.load()
     assert scales.attention.shape == scales.mlp.shape == (12, 384)
     assert scales.stream.shape == scales.before.shape == scales.added.shape == (12, 2)
     medians = scales.attention.abs().median(dim=1).values
     assert medians[11] == pytest.approx(7.8, abs=0.1) and medians[1] == pytest.approx(0.2, abs=0.05)
     assert "DINOv2" in scales.source["weights_licence"] and scales.source["command"].endswith("vit_small_saliency")
-    assert (stored_scales.FOLDER / "vit_small_saliency.safetensors").stat().st_size < 30_000
+    assert (kept.FOLDER / "vit_small_saliency.safetensors").stat().st_size < 30_000
 
 
 def test_measured_as_by_hand():
@@ -34,7 +34,7 @@ def test_measured_as_by_hand():
         block = model.blocks[0]
         a = block.attention(block.norm1(x))
         b = block.mlp(block.norm2(x + 0.5 * a))
-    scales = stored_scales.measure(model, image, {})
+    scales = kept.measure(model, image, {})
     wanted = torch.stack([torch.stack([x, x + 0.5 * a]), torch.stack([a, b]), torch.stack([0.5 * a, -1.5 * b])])
     given = torch.stack([scales.stream[0], scales.before[0], scales.added[0]])
     torch.testing.assert_close(given, wanted[:, :, 0].norm(dim=-1).median(dim=-1).values)
@@ -43,27 +43,27 @@ def test_measured_as_by_hand():
 
 
 def test_a_result_survives_saving(tmp_path):
-    scales = stored_scales.load()
-    stored_scales.save(scales, "again", tmp_path)
-    again = stored_scales.load("again", tmp_path)
+    scales = kept.load()
+    kept.save(scales, "again", tmp_path)
+    again = kept.load("again", tmp_path)
     assert again.source == scales.source
-    assert all(torch.equal(getattr(again, key), getattr(scales, key)) for key in stored_scales.TENSORS)
+    assert all(torch.equal(getattr(again, key), getattr(scales, key)) for key in kept.TENSORS)
 
 
 def test_what_is_not_stored_or_damaged_is_said(tmp_path):
     with pytest.raises(ValueError, match="there is vit_small_saliency"):
-        stored_scales.load("vit_huge")
+        kept.load("vit_huge")
     (tmp_path / "broken.safetensors").write_bytes(b"no tensors")
     with pytest.raises(ValueError, match="damaged"):
-        stored_scales.load("broken", tmp_path)
+        kept.load("broken", tmp_path)
     with pytest.raises(ValueError, match="nothing is stored as"):
-        stored_scales.compute("vit_huge")
-    assert stored_scales.main(["make", "vit_huge"]) == 2
+        kept.compute("vit_huge")
+    assert kept.main(["make", "vit_huge"]) == 2
 
 
 def test_they_are_the_weights():
     if not WEIGHTS.is_file():
         pytest.skip(f"DTL_DATA holds no {WEIGHTS.name}")
-    stored, now = stored_scales.load(), stored_scales.compute()
-    for key in stored_scales.TENSORS:
+    stored, now = kept.load(), kept.compute()
+    for key in kept.TENSORS:
         torch.testing.assert_close(getattr(stored, key), getattr(now, key), rtol=2e-3, atol=2e-3)

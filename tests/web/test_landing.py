@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from book.tools import landing
-from dtl_lib import stored, stored_registers
+from dtl_lib import stored
 from tests.web.pages import PATIENCE, open_landing
 
 PIXELS = """() => [...document.querySelectorAll('.landing canvas')]
@@ -18,7 +18,7 @@ CORNERS = ([0, 0, -1, -1], [0, -1, 0, -1])
 
 @pytest.fixture(scope="module")
 def result():
-    return stored_registers.load()
+    return stored.registers.load()
 
 
 @pytest.fixture

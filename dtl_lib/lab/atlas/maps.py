@@ -13,7 +13,7 @@ from torch import Tensor
 from ... import __version__, checkpoint, ledger
 from ...data.photos import PHOTOS, photo, prepare
 from ...models import ViT
-from ...stored import quantise
+from ...stored.files import quantise
 from ...tape import record
 from .grid import Cell, weights_name
 

@@ -1,26 +1,22 @@
-"""Results of pretrained weights on a bundled photo, stored with the library for readers without the weights.
+"""Attention, norms and predictions of pretrained weights on bundled photos, and maps through all their blocks, stored
+with the library for readers without the weights.
 
-`python -m dtl_lib.stored make` recomputes them with weights from under DTL_DATA or the hub.
+`python -m dtl_lib.stored.attention make` recomputes them with weights from under DTL_DATA or the hub.
 """
 
-import json
 import sys
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from einops import rearrange
-from safetensors.torch import save_file
 from torch import Tensor
 
-from . import __version__
-from .stored_files import opened
-from .tape import record
+from ..tape import record
+from .files import LEDGER, make_files, read_file, source_of, write_file
 
-FOLDER = Path(__file__).parent / "ledger" / "real"
-LEVELS = 255
-COMMAND = "python -m dtl_lib.stored make"
+FOLDER = LEDGER / "real"
+COMMAND = "python -m dtl_lib.stored.attention make"
 EYE = (4, 4)  # the patch the book follows: row, column
 MAPS = ("class_maps", "patch_maps", "eye_maps")
 HALVES = ("patch_norms", "class_norms", "position_similarity")
@@ -126,7 +122,7 @@ def load(name: str = "vit_tiny_chelsea", folder: Path = FOLDER) -> Stored:
     Raises:
         ValueError: for a name that is not stored, or a file that is damaged.
     """
-    return Stored(**read_file(Path(folder) / f"{name}.safetensors", MAPS, HALVES))
+    return Stored(**read_file(Path(folder) / f"{name}.safetensors", COMMAND, MAPS, HALVES))
 
 
 def load_routes(name: str = "vit_tiny_coffee", folder: Path = FOLDER / "routes") -> Routes:
@@ -135,17 +131,7 @@ def load_routes(name: str = "vit_tiny_coffee", folder: Path = FOLDER / "routes")
     Raises:
         ValueError: as `load`.
     """
-    return Routes(**read_file(Path(folder) / f"{name}.safetensors", ROUTES))
-
-
-def read_file(file: Path, maps: tuple[str, ...], halves: tuple[str, ...] = (), command: str = COMMAND) -> dict:
-    """The values of a stored result's file, by field; a ValueError where it is not there, or damaged."""
-    with opened(file, command) as content:
-        tensors = {key: content.get_tensor(key) for key in content.keys()}  # noqa: SIM118
-        card = json.loads(content.metadata()["card"])
-        read = {key: (tensors[key] * tensors[f"{key}_scale"]).square() for key in maps}
-        read |= {key: tensors[key].float() for key in (*halves, "probabilities")}
-        return read | {"names": tuple(card["names"]), "source": card["source"]}
+    return Routes(**read_file(Path(folder) / f"{name}.safetensors", COMMAND, ROUTES))
 
 
 def compute(name: str = "vit_tiny_chelsea") -> Stored:
@@ -154,8 +140,8 @@ def compute(name: str = "vit_tiny_chelsea") -> Stored:
     Raises:
         ValueError: for a name of unknown origin, or where the weights cannot be had.
     """
-    from .data.photos import photo, prepare
-    from .pretrained import load_pretrained
+    from ..data.photos import photo, prepare
+    from ..pretrained import load_pretrained
 
     if name not in ORIGINS:
         raise ValueError(f"nothing is stored as {name!r}; there are {', '.join(ORIGINS)}")
@@ -179,9 +165,9 @@ def compute_routes(name: str = "vit_tiny_coffee") -> Routes:
     Raises:
         ValueError: as `compute`.
     """
-    from . import probes
-    from .data.photos import photo, prepare
-    from .pretrained import load_pretrained
+    from .. import probes
+    from ..data.photos import photo, prepare
+    from ..pretrained import load_pretrained
 
     if name not in ASKED:
         raise ValueError(f"nothing is stored as {name!r}; there are {', '.join(ASKED)}")
@@ -205,21 +191,6 @@ def compute_routes(name: str = "vit_tiny_coffee") -> Routes:
     )
 
 
-def source_of(command: str, weights: str, licence: str, *photos: str) -> dict[str, str]:
-    """What a stored result says of where it is from."""
-    from .data.photos import PHOTOS
-
-    shown = [PHOTOS[photo] for photo in photos]
-    return {
-        "weights": weights,
-        "weights_licence": licence,
-        "photo": " and ".join(f"scikit-image's {photo.file}, {photo.source}" for photo in shown),
-        "photo_licence": " and ".join(dict.fromkeys(photo.licence for photo in shown)),
-        "library": f"dtl_lib {__version__}",
-        "command": command,
-    }
-
-
 def save(stored: Stored, name: str, folder: Path = FOLDER) -> Path:
     """Write a result, roots of maps as uint8 with one scale a map, norms as float16; returns the file."""
     return write_file(stored, Path(folder) / f"{name}.safetensors", MAPS, HALVES)
@@ -228,24 +199,6 @@ def save(stored: Stored, name: str, folder: Path = FOLDER) -> Path:
 def save_routes(routes: Routes, name: str, folder: Path = FOLDER / "routes") -> Path:
     """Write maps through all blocks as `save` does; returns the file."""
     return write_file(routes, Path(folder) / f"{name}.safetensors", ROUTES)
-
-
-def write_file(stored, file: Path, maps: tuple[str, ...], halves: tuple[str, ...] = ()) -> Path:
-    """Write a stored result's fields; returns the file."""
-    tensors = {key: getattr(stored, key).half() for key in halves}
-    tensors["probabilities"] = stored.probabilities
-    for key in maps:
-        tensors[key], tensors[f"{key}_scale"] = quantise(getattr(stored, key))
-    card = json.dumps({"names": stored.names, "source": stored.source})
-    file.parent.mkdir(parents=True, exist_ok=True)
-    save_file({key: value.contiguous() for key, value in tensors.items()}, file, metadata={"card": card})
-    return file
-
-
-def quantise(maps: Tensor) -> tuple[Tensor, Tensor]:
-    """Roots of maps `(…, rows, columns)` as uint8, and the scale of each: a map is `(codes * scale)²`."""
-    scale = maps.amax(dim=(-2, -1), keepdim=True).sqrt() / LEVELS
-    return (maps.sqrt() / scale).round().to(torch.uint8), scale
 
 
 def _measure(tape) -> dict[str, Tensor]:
@@ -276,30 +229,11 @@ def class_names(indices: Tensor) -> tuple[str, ...]:
     return tuple(info.index_to_description(index) for index in indices.tolist())
 
 
-def make_files(module: str, jobs: Mapping[str, Callable[[], Path]], arguments: list[str]) -> int:
-    """`make [NAME …]` of a module of stored results: runs these jobs, all where no name is given; the exit status."""
-    wrong = [name for name in arguments[1:] if name not in jobs]
-    if not arguments or arguments[0] != "make":
-        print(f"usage: python -m {module} make [{' '.join(jobs)}]", file=sys.stderr)
-        return 2
-    if wrong:
-        print(f"there is no stored result {wrong[0]!r}: {', '.join(jobs)}", file=sys.stderr)
-        return 2
-    try:
-        for name in arguments[1:] or jobs:
-            file = jobs[name]()
-            print(f"{file}: {file.stat().st_size / 1000:.0f} kB")
-    except ValueError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
-
-
 def main(arguments: list[str]) -> int:
     """`make [NAME …]`: recompute results and write them; all of them where no name is given."""
     jobs = {name: lambda name=name: save(compute(name), name) for name in ORIGINS}
     jobs |= {name: lambda name=name: save_routes(compute_routes(name), name) for name in ASKED}
-    return make_files("dtl_lib.stored", jobs, arguments)
+    return make_files("dtl_lib.stored.attention", jobs, arguments)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What test-time registers do to pretrained weights on bundled photos, stored for readers without the weights.
 
-`python -m dtl_lib.stored_registers make` recomputes it with weights from under DTL_DATA or the hub.
+`python -m dtl_lib.stored.registers make` recomputes it with weights from under DTL_DATA or the hub.
 """
 
 import json
@@ -14,15 +14,14 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from . import __version__
-from .models import ViT
-from .registers import NAME, RegisterNeuron, find_register_neurons, neuron_shares, test_time_registers
-from .stored import make_files, quantise
-from .stored_files import opened
-from .tape import record
-from .tokens import PATCHES
+from .. import __version__
+from ..models import ViT
+from ..registers import NAME, RegisterNeuron, find_register_neurons, neuron_shares, test_time_registers
+from ..tape import record
+from ..tokens import PATCHES
+from .files import LEDGER, make_files, opened, quantise
 
-FOLDER = Path(__file__).parent / "ledger" / "real" / "registers"
+FOLDER = LEDGER / "real" / "registers"
 ORIGINS = {  # name → weights, licence, the photos that are shown
     "vit_tiny": ("vit_tiny_patch16_224.augreg_in21k_ft_in1k", "apache-2.0", ("chelsea", "coffee")),
 }
@@ -71,7 +70,7 @@ def load(name: str = "vit_tiny", folder: Path = FOLDER) -> StoredRegisters:
     Raises:
         ValueError: for a name that is not stored, or a file that is damaged.
     """
-    with opened(Path(folder) / f"{name}.safetensors", "python -m dtl_lib.stored_registers make") as content:
+    with opened(Path(folder) / f"{name}.safetensors", "python -m dtl_lib.stored.registers make") as content:
         found = {key: content.get_tensor(key) for key in content.keys()}  # noqa: SIM118
         card = json.loads(content.metadata()["card"])
         maps = (found["class_maps"] * found["class_maps_scale"]).square()
@@ -85,8 +84,8 @@ def compute(name: str = "vit_tiny") -> StoredRegisters:
     Raises:
         ValueError: for a name of unknown origin, or where the weights cannot be had.
     """
-    from .data.photos import PHOTOS, photo, prepare
-    from .pretrained import load_pretrained
+    from ..data.photos import PHOTOS, photo, prepare
+    from ..pretrained import load_pretrained
 
     if name not in ORIGINS:
         raise ValueError(f"nothing is stored as {name!r}; there are {', '.join(ORIGINS)}")
@@ -158,21 +157,21 @@ def _activation(model: ViT, images: Tensor, neuron: RegisterNeuron) -> Tensor:
 
 
 def _source(name: str, weights: str, licence: str) -> dict[str, str]:
-    from .data.photos import PHOTOS
+    from ..data.photos import PHOTOS
 
     return {
         "weights": weights,
         "weights_licence": licence,
         "photos": "; ".join(f"scikit-image's {one.file}, {one.source}, {one.licence}" for one in PHOTOS.values()),
         "library": f"dtl_lib {__version__}",
-        "command": f"python -m dtl_lib.stored_registers make {name}",
+        "command": f"python -m dtl_lib.stored.registers make {name}",
     }
 
 
 def main(arguments: list[str]) -> int:
     """`make [NAME …]`: recompute results and write them; all of them where no name is given."""
     jobs = {name: lambda name=name: save(compute(name), name) for name in ORIGINS}
-    return make_files("dtl_lib.stored_registers", jobs, arguments)
+    return make_files("dtl_lib.stored.registers", jobs, arguments)
 
 
 if __name__ == "__main__":

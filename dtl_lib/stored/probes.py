@@ -1,6 +1,6 @@
 """What the probes of chapter 13 find in pretrained weights, stored with the library for readers without the weights.
 
-`python -m dtl_lib.stored_probes make` recomputes them: weights from under DTL_DATA, photos from
+`python -m dtl_lib.stored.probes make` recomputes them: weights from under DTL_DATA, photos from
 `DTL_DATA/imagenet/val`, in folders named by WordNet ids, beside `class_index.json`.
 """
 
@@ -14,14 +14,13 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from . import __version__
-from .host import data_folder
-from .models import ViT
-from .stored import make_files
-from .stored_files import opened
-from .tape import Tape, record
+from .. import __version__
+from ..host import data_folder
+from ..models import ViT
+from ..tape import Tape, record
+from .files import LEDGER, make_files, opened
 
-FOLDER = Path(__file__).parent / "ledger" / "probes"
+FOLDER = LEDGER / "probes"
 PHOTO = "chelsea"
 CATS = slice(281, 286)  # ImageNet's five house cats: tabby, tiger cat, Persian, Siamese, Egyptian
 SHOWN, BATCH, SIZE = 28, 16, 224
@@ -80,7 +79,7 @@ def load(name: str = "vit_tiny", folder: Path = FOLDER) -> StoredProbes:
     Raises:
         ValueError: for a name that is not stored, or a file that is damaged.
     """
-    with opened(Path(folder) / f"{name}.safetensors", "python -m dtl_lib.stored_probes make") as content:
+    with opened(Path(folder) / f"{name}.safetensors", "python -m dtl_lib.stored.probes make") as content:
         found = {key: content.get_tensor(key) for key in content.keys()}  # noqa: SIM118
         card = json.loads(content.metadata()["card"])
         whole = {key: found[key].long() for key in ("says", "right") if key in found}
@@ -96,7 +95,7 @@ def compute(name: str) -> StoredProbes:
     Raises:
         ValueError: for a name of unknown origin, or where weights or photos are missing.
     """
-    from . import data, probes
+    from .. import data, probes
 
     if name not in ORIGINS:
         raise ValueError(f"nothing is stored as {name!r}; there are {', '.join(ORIGINS)}")
@@ -155,7 +154,7 @@ def save(result: StoredProbes, name: str, folder: Path = FOLDER) -> Path:
 
 def lens_of_cat(model: ViT, images: Tensor) -> dict[str, Tensor]:
     """What the lens says of one photo after each block, the input first: `cat`, `cat_class_token` and `likeliest`."""
-    from . import probes
+    from .. import probes
 
     with torch.no_grad(), record(model) as tape:
         model(images)
@@ -179,7 +178,7 @@ def _lens(model: ViT, images: Tensor, names: tuple[str, ...]) -> dict:
 
 def _right(model: ViT, batches: list[Tensor], labels: Tensor) -> Tensor:
     """How many photos the lens names rightly, `(blocks + 1, 2)`: by the class token, by the mean of the patches."""
-    from . import probes
+    from .. import probes
 
     right = torch.zeros(model.plan.blocks + 1, 2, dtype=torch.long)
     for images, wanted in zip(batches, labels.split(BATCH)):
@@ -195,7 +194,7 @@ def _right(model: ViT, batches: list[Tensor], labels: Tensor) -> Tensor:
 
 def pretrained(weights: str) -> ViT:
     """The model of one of these origins; a ValueError where its weights cannot be had."""
-    from .pretrained import load_pretrained
+    from ..pretrained import load_pretrained
 
     if "saliency" not in weights:
         return load_pretrained(weights)
@@ -204,7 +203,7 @@ def pretrained(weights: str) -> ViT:
 
 
 def _prepare(files: list[Path], model: ViT) -> Tensor:
-    from . import data
+    from .. import data
 
     return torch.cat([data.prepare(data.open_image(file), size=SIZE, config=model.config) for file in files])
 
@@ -217,7 +216,7 @@ def _classes(folder: Path) -> tuple[dict[str, int], tuple[str, ...]]:
 
 
 def _source(name: str, weights: str, licence: str, photos: int) -> dict[str, str]:
-    from .data.photos import PHOTOS
+    from ..data.photos import PHOTOS
 
     about = PHOTOS[PHOTO]
     return {
@@ -226,14 +225,14 @@ def _source(name: str, weights: str, licence: str, photos: int) -> dict[str, str
         "photos": f"{photos} validation photos of ImageNet, one a class; of them only means and counts are kept",
         "photo": f"scikit-image's {about.file}, {about.source}, {about.licence}",
         "library": f"dtl_lib {__version__}",
-        "command": f"python -m dtl_lib.stored_probes make {name}",
+        "command": f"python -m dtl_lib.stored.probes make {name}",
     }
 
 
 def main(arguments: list[str]) -> int:
     """`make [NAME …]`: recompute results and write them; all of them where no name is given."""
     jobs = {name: lambda name=name: save(compute(name), name) for name in ORIGINS}
-    return make_files("dtl_lib.stored_probes", jobs, arguments)
+    return make_files("dtl_lib.stored.probes", jobs, arguments)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """PCA maps and LOST's boxes of real weights on bundled photos, stored with the library for readers without the weights.
 
-`python -m dtl_lib.stored_objects make` recomputes them with weights from under DTL_DATA.
+`python -m dtl_lib.stored.objects make` recomputes them with weights from under DTL_DATA.
 """
 
 import json
@@ -12,14 +12,13 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from . import __version__
-from .models import ViT
-from .stored import make_files
-from .stored_files import opened
-from .stored_probes import ORIGINS, pretrained
-from .tape import record
+from .. import __version__
+from ..models import ViT
+from ..tape import record
+from .files import LEDGER, make_files, opened
+from .probes import ORIGINS, pretrained
 
-FOLDER = Path(__file__).parent / "ledger" / "objects"
+FOLDER = LEDGER / "objects"
 PHOTOS = ("chelsea", "coffee", "astronaut", "rocket")
 SIZES = {16: 384, 14: 378}  # pixels, by patch size
 CELLS = (("k", "keep"), ("k", "drop"), ("k", "centre"), ("v", "centre"), ("token", "keep"), ("token", "centre"))
@@ -61,7 +60,7 @@ def load(name: str = "vit_small_saliency", folder: Path = FOLDER) -> StoredObjec
     Raises:
         ValueError: for a name that is not stored, or a file that is damaged.
     """
-    with opened(Path(folder) / f"{name}.safetensors", "python -m dtl_lib.stored_objects make") as content:
+    with opened(Path(folder) / f"{name}.safetensors", "python -m dtl_lib.stored.objects make") as content:
         found = {key: content.get_tensor(key) for key in TENSORS}
         source = json.loads(content.metadata()["source"])
         return StoredObjects(**found | {"first": found["first"].float(), "boxes": found["boxes"].long()}, source=source)
@@ -69,7 +68,7 @@ def load(name: str = "vit_small_saliency", folder: Path = FOLDER) -> StoredObjec
 
 def pictures(model: ViT) -> Tensor:
     """The photos as a model takes them, `(photos, 3, height, width)`."""
-    from . import data
+    from .. import data
 
     size = SIZES[model.config.patch_size]
     return torch.cat([data.prepare(data.photo(name), size=size, crop=1.0, config=model.config) for name in PHOTOS])
@@ -81,8 +80,8 @@ def compute(name: str) -> StoredObjects:
     Raises:
         ValueError: for a name of unknown origin, or where the weights cannot be had.
     """
-    from . import probes
-    from .data.photos import PHOTOS as ABOUT
+    from .. import probes
+    from ..data.photos import PHOTOS as ABOUT
 
     if name not in ORIGINS:
         raise ValueError(f"nothing is stored as {name!r}; there are {', '.join(ORIGINS)}")
@@ -109,7 +108,7 @@ def compute(name: str) -> StoredObjects:
             "weights_licence": licence,
             "photos": "; ".join(f"scikit-image's {photo.file}, {photo.source}, {photo.licence}" for photo in shown),
             "library": f"dtl_lib {__version__}",
-            "command": f"python -m dtl_lib.stored_objects make {name}",
+            "command": f"python -m dtl_lib.stored.objects make {name}",
         },
     )
 
@@ -128,7 +127,7 @@ def save(result: StoredObjects, name: str, folder: Path = FOLDER) -> Path:
 def main(arguments: list[str]) -> int:
     """`make [NAME …]`: recompute results and write them; all of them where no name is given."""
     jobs = {name: lambda name=name: save(compute(name), name) for name in ORIGINS}
-    return make_files("dtl_lib.stored_objects", jobs, arguments)
+    return make_files("dtl_lib.stored.objects", jobs, arguments)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What a real model's maps are worth on bundled photos, stored for readers without the weights.
 
-`python -m dtl_lib.stored_faithful make` recomputes it with weights from under DTL_DATA or the hub.
+`python -m dtl_lib.stored.faithful make` recomputes it with weights from under DTL_DATA or the hub.
 """
 
 import json
@@ -13,16 +13,16 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .models import ViT
-from .probes import gradient_rollout, insertion_deletion, patch_state, relevance, rollout
-from .probes.replacing import REPLACEMENTS
-from .registers import RegisterNeuron, find_register_neurons, test_time_registers
-from .stored import class_names, make_files, quantise, source_of
-from .stored_files import opened
-from .tape import record
-from .tokens import PATCHES
+from ..models import ViT
+from ..probes import gradient_rollout, insertion_deletion, patch_state, relevance, rollout
+from ..probes.replacing import REPLACEMENTS
+from ..registers import RegisterNeuron, find_register_neurons, test_time_registers
+from ..tape import record
+from ..tokens import PATCHES
+from .attention import class_names
+from .files import LEDGER, make_files, opened, quantise, source_of
 
-FOLDER = Path(__file__).parent / "ledger" / "real" / "faithful"
+FOLDER = LEDGER / "real" / "faithful"
 WEIGHTS, LICENCE = "vit_tiny_patch16_224.augreg_in21k_ft_in1k", "apache-2.0"
 ORIGINS = {"vit_tiny": (WEIGHTS, LICENCE, ("coffee", "chelsea"))}  # the photo that is taken apart, and another
 LONG, FOUND = 2.0, 10  # a long patch has so many medians; neurons moved
@@ -115,7 +115,7 @@ def load(name: str = "vit_tiny", folder: Path = FOLDER) -> StoredFaithful:
     Raises:
         ValueError: for a name that is not stored, or a file that is damaged.
     """
-    with opened(Path(folder) / f"{name}.safetensors", "python -m dtl_lib.stored_faithful make") as content:
+    with opened(Path(folder) / f"{name}.safetensors", "python -m dtl_lib.stored.faithful make") as content:
         found = {key: content.get_tensor(key) for key in content.keys()}  # noqa: SIM118
         card = json.loads(content.metadata()["card"])
         halves = {key: found[key].float() for key in HALVES}
@@ -130,15 +130,15 @@ def compute(name: str = "vit_tiny") -> StoredFaithful:
     Raises:
         ValueError: for a name of unknown origin, or where the weights cannot be had.
     """
-    from .data.photos import PHOTOS, photo, prepare
-    from .pretrained import load_pretrained
+    from ..data.photos import PHOTOS, photo, prepare
+    from ..pretrained import load_pretrained
 
     if name not in ORIGINS:
         raise ValueError(f"nothing is stored as {name!r}; there are {', '.join(ORIGINS)}")
     weights, licence, shown = ORIGINS[name]
     model = load_pretrained(weights).eval()
     images = {one: prepare(photo(one), config=model.config) for one in PHOTOS}
-    source = source_of(f"python -m dtl_lib.stored_faithful make {name}", weights, licence, *shown)
+    source = source_of(f"python -m dtl_lib.stored.faithful make {name}", weights, licence, *shown)
     return measure(model, images, *shown, source)
 
 
@@ -200,7 +200,7 @@ def save(result: StoredFaithful, name: str, folder: Path = FOLDER) -> Path:
 def main(arguments: list[str]) -> int:
     """`make [NAME …]`: recompute results and write them; all of them where no name is given."""
     jobs = {name: lambda name=name: save(compute(name), name) for name in ORIGINS}
-    return make_files("dtl_lib.stored_faithful", jobs, arguments)
+    return make_files("dtl_lib.stored.faithful", jobs, arguments)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Photos rebuilt from single tokens of real weights, stored with the library for readers without the weights.
 
-`python -m dtl_lib.stored_knows make` recomputes them with weights from under DTL_DATA, and probes that are fitted to
+`python -m dtl_lib.stored.knows make` recomputes them with weights from under DTL_DATA, and probes that are fitted to
 the photos of `DTL_DATA/imagenet`.
 """
 
@@ -16,15 +16,14 @@ from einops import rearrange, reduce
 from safetensors.torch import save_file
 from torch import Tensor
 
-from . import __version__
-from .host import data_folder
-from .models import ViT
-from .registers import RegisterNeuron, find_register_neurons, test_time_registers
-from .stored import make_files
-from .stored_files import opened
-from .tape import Tape, record
+from .. import __version__
+from ..host import data_folder
+from ..models import ViT
+from ..registers import RegisterNeuron, find_register_neurons, test_time_registers
+from ..tape import Tape, record
+from .files import LEDGER, make_files, opened
 
-FOLDER = Path(__file__).parent / "ledger" / "knows"
+FOLDER = LEDGER / "knows"
 ORIGINS = {"vit_tiny": ("vit_tiny_patch16_224.augreg_in21k_ft_in1k", "apache-2.0")}
 PHOTOS = ("chelsea", "coffee")
 SIZE, BATCH, SAMPLE = 320, 20, 16  # pixels; photos; normal patches of each photo that probes are fitted to
@@ -64,7 +63,7 @@ def load(name: str = "vit_tiny", folder: Path = FOLDER) -> StoredKnows:
     Raises:
         ValueError: for a name that is not stored, or a file that is damaged.
     """
-    with opened(Path(folder) / f"{name}.safetensors", "python -m dtl_lib.stored_knows make") as content:
+    with opened(Path(folder) / f"{name}.safetensors", "python -m dtl_lib.stored.knows make") as content:
         found, card = {key: content.get_tensor(key) for key in TENSORS}, json.loads(content.metadata()["card"])
         return StoredKnows(**found, n=card["n"], source=card["source"])
 
@@ -75,9 +74,9 @@ def compute(name: str = "vit_tiny") -> StoredKnows:
     Raises:
         ValueError: for a name of unknown origin, or where weights or photos are missing.
     """
-    from . import data, probes
-    from .data.photos import PHOTOS as ABOUT
-    from .pretrained import load_pretrained
+    from .. import data, probes
+    from ..data.photos import PHOTOS as ABOUT
+    from ..pretrained import load_pretrained
 
     if name not in ORIGINS:
         raise ValueError(f"nothing is stored as {name!r}; there are {', '.join(ORIGINS)}")
@@ -106,7 +105,7 @@ def compute(name: str = "vit_tiny") -> StoredKnows:
         ),
         "probes": f"fitted to {len(files)} photos of ImageNet",
         "library": f"dtl_lib {__version__}",
-        "command": f"python -m dtl_lib.stored_knows make {name}",
+        "command": f"python -m dtl_lib.stored.knows make {name}",
     }
     return measure(model, neurons, batches, shown, source, keep=len(PHOTOS))
 
@@ -134,7 +133,7 @@ def measure(
     Raises:
         ValueError: where no patch of what is kept is long.
     """
-    from . import probes
+    from .. import probes
 
     rows, count, keep = _Rows(blocks), 0, len(shown) if keep is None else keep
     tape, moved, long = _look(model, neurons, shown, _Rows(blocks), 0)
@@ -168,7 +167,7 @@ class _Rows:
         self.found: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = {}
 
     def add(self, kind: str, tape: Tape, block, where: Tensor, images: Tensor, first: int) -> None:
-        from . import probes
+        from .. import probes
 
         features, number = probes.one_token(tape, block, where=where)
         pixels = probes.patch_pixels(images, tape.patch_size)[where]
@@ -180,7 +179,7 @@ class _Rows:
 
 def _look(model: ViT, neurons: Sequence[RegisterNeuron], images: Tensor, rows: _Rows, first: int):
     """Tapes without and with the neurons moved, the long patches, and normal ones to fit to; kept in `rows`."""
-    from . import probes
+    from .. import probes
 
     tapes = []
     for changed in (nullcontext(), test_time_registers(model, neurons)):
@@ -202,7 +201,7 @@ def _predict(probe, features: Tensor) -> Tensor:
 
 
 def _uint8(images: Tensor, model: ViT) -> Tensor:
-    from . import data
+    from .. import data
 
     return torch.from_numpy(data.undo(images, model.config.mean, model.config.std))
 
@@ -224,7 +223,7 @@ def save(result: StoredKnows, name: str, folder: Path = FOLDER) -> Path:
 def main(arguments: list[str]) -> int:
     """`make [NAME …]`: recompute results and write them; all of them where no name is given."""
     jobs = {name: lambda name=name: save(compute(name), name) for name in ORIGINS}
-    return make_files("dtl_lib.stored_knows", jobs, arguments)
+    return make_files("dtl_lib.stored.knows", jobs, arguments)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Learned LayerScale factors of pretrained weights, and what their branches add on a bundled photo, stored for readers
 without the weights.
 
-`python -m dtl_lib.stored_scales make` recomputes them from the weights under DTL_DATA.
+`python -m dtl_lib.stored.scales make` recomputes them from the weights under DTL_DATA.
 """
 
 import json
@@ -13,13 +13,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from . import __version__
-from .models import ViT
-from .stored import make_files
-from .stored_files import opened
-from .stored_probes import ORIGINS, pretrained
+from .. import __version__
+from ..models import ViT
+from .files import LEDGER, make_files, opened
+from .probes import ORIGINS, pretrained
 
-FOLDER = Path(__file__).parent / "ledger" / "scales"
+FOLDER = LEDGER / "scales"
 NAME, PHOTO, SIZE = "vit_small_saliency", "chelsea", 224
 TENSORS = ("attention", "mlp", "stream", "before", "added")
 
@@ -51,7 +50,7 @@ def load(name: str = NAME, folder: Path = FOLDER) -> Scales:
     Raises:
         ValueError: for a name that is not stored, or a file that is damaged.
     """
-    with opened(Path(folder) / f"{name}.safetensors", "python -m dtl_lib.stored_scales make") as content:
+    with opened(Path(folder) / f"{name}.safetensors", "python -m dtl_lib.stored.scales make") as content:
         tensors = {key: content.get_tensor(key).float() for key in TENSORS}
         return Scales(**tensors, source=json.loads(content.metadata()["card"]))
 
@@ -62,8 +61,8 @@ def compute(name: str = NAME) -> Scales:
     Raises:
         ValueError: for a name of unknown origin, or where the weights are missing.
     """
-    from . import data
-    from .data.photos import PHOTOS
+    from .. import data
+    from ..data.photos import PHOTOS
 
     if name not in ORIGINS:
         raise ValueError(f"nothing is stored as {name!r}; there is {NAME}")
@@ -74,7 +73,7 @@ def compute(name: str = NAME) -> Scales:
         "weights_licence": licence,
         "photo": f"scikit-image's {about.file}, {about.source}, {about.licence}",
         "library": f"dtl_lib {__version__}",
-        "command": f"python -m dtl_lib.stored_scales make {name}",
+        "command": f"python -m dtl_lib.stored.scales make {name}",
     }
     return measure(model, data.prepare(data.photo(PHOTO), size=SIZE, config=model.config), source)
 
@@ -116,7 +115,7 @@ def save(scales: Scales, name: str, folder: Path = FOLDER) -> Path:
 
 def main(arguments: list[str]) -> int:
     """`make [NAME]`: recompute the result and write it."""
-    return make_files("dtl_lib.stored_scales", {NAME: lambda: save(compute(), NAME)}, arguments)
+    return make_files("dtl_lib.stored.scales", {NAME: lambda: save(compute(), NAME)}, arguments)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What class attention looks at in pretrained weights, stored with the library for readers without the weights.
 
-`python -m dtl_lib.stored_class_attention make` recomputes it: a plain ViT whose last two blocks are turned into class
+`python -m dtl_lib.stored.class_attention make` recomputes it: a plain ViT whose last two blocks are turned into class
 attention, with the weights they have. Nothing is trained.
 """
 
@@ -11,15 +11,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from . import stored
-from .tape import record
-from .tokens import TokenPlan
+from ..tape import record
+from ..tokens import TokenPlan
+from .attention import class_names
+from .files import LEDGER, make_files, read_file, source_of, write_file
 
-NAME, FOLDER = "vit_tiny_class_attention", stored.FOLDER / "class_attention"
+NAME, FOLDER = "vit_tiny_class_attention", LEDGER / "real" / "class_attention"
 WEIGHTS, LICENCE = "vit_tiny_patch16_224.augreg_in21k_ft_in1k", "apache-2.0"
 PHOTOS = ("coffee", "rocket", "astronaut", "chelsea")
 TRUNK = 10  # blocks that patches pass
-MAPS, COMMAND = ("maps", "untouched"), "python -m dtl_lib.stored_class_attention make"
+MAPS, COMMAND = ("maps", "untouched"), "python -m dtl_lib.stored.class_attention make"
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def load(name: str = NAME, folder: Path = FOLDER) -> ClassMaps:
     Raises:
         ValueError: for a name that is not stored, or a file that is damaged.
     """
-    return ClassMaps(**stored.read_file(Path(folder) / f"{name}.safetensors", MAPS, command=COMMAND))
+    return ClassMaps(**read_file(Path(folder) / f"{name}.safetensors", COMMAND, MAPS))
 
 
 def compute() -> ClassMaps:
@@ -57,9 +58,9 @@ def compute() -> ClassMaps:
     Raises:
         ValueError: where the weights cannot be had.
     """
-    from .data.photos import photo, prepare
-    from .models import ViT
-    from .pretrained import load_pretrained
+    from ..data.photos import photo, prepare
+    from ..models import ViT
+    from ..pretrained import load_pretrained
 
     usual = load_pretrained(WEIGHTS)
     changed = ViT(usual.config.with_plan(TokenPlan.of(TRUNK, class_blocks=usual.plan.depth - TRUNK))).eval()
@@ -74,19 +75,19 @@ def compute() -> ClassMaps:
         maps=torch.stack([tapes[1].maps(block) for block in range(TRUNK, changed.plan.blocks)], dim=1),
         untouched=tapes[0].maps(usual.plan.depth - 1),
         probabilities=likeliest.values,
-        names=stored.class_names(likeliest.indices.flatten()),
-        source=stored.source_of(COMMAND, WEIGHTS, LICENCE, *PHOTOS),
+        names=class_names(likeliest.indices.flatten()),
+        source=source_of(COMMAND, WEIGHTS, LICENCE, *PHOTOS),
     )
 
 
 def save(result: ClassMaps, name: str = NAME, folder: Path = FOLDER) -> Path:
     """Write a result as `stored.save` does; returns the file."""
-    return stored.write_file(result, Path(folder) / f"{name}.safetensors", MAPS)
+    return write_file(result, Path(folder) / f"{name}.safetensors", MAPS)
 
 
 def main(arguments: list[str]) -> int:
     """`make`: recompute the result and write it."""
-    return stored.make_files("dtl_lib.stored_class_attention", {NAME: lambda: save(compute())}, arguments)
+    return make_files("dtl_lib.stored.class_attention", {NAME: lambda: save(compute())}, arguments)
 
 
 if __name__ == "__main__":

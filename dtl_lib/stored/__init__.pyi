@@ -1,0 +1,15 @@
+from . import attention as attention
+from . import class_attention as class_attention
+from . import faithful as faithful
+from . import files as files
+from . import knows as knows
+from . import objects as objects
+from . import probes as probes
+from . import registers as registers
+from . import scales as scales
+from .attention import Routes as Routes
+from .attention import Stored as Stored
+from .attention import compute as compute
+from .attention import compute_routes as compute_routes
+from .attention import load as load
+from .attention import load_routes as load_routes
