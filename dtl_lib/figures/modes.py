@@ -1,4 +1,4 @@
-"""Lengths of tokens after every block, and where they part."""
+"""Lengths of tokens after every block, and the cut between two modes."""
 
 from collections.abc import Sequence
 
@@ -14,22 +14,22 @@ from .style import COLOURS, WIDTH, array, styled
 def show_modes(
     counts, edges: Sequence[float], names: Sequence[str], x: str, cuts: Sequence[float | None], width: float = WIDTH
 ) -> Figure:
-    """Histograms under each other, each from 0 to its own maximum on a square-root scale; a dashed line at a cut.
+    """Histograms under each other, each from 0 to its own maximum on a square-root scale; a dashed line at the cut.
 
     Args:
         counts: (rows, bins); bins are equally wide on the logarithmic axis.
         edges: lower end of the first bin and upper end of the last, positive.
         names: one a row, written beside it.
         x: what is counted, with its unit.
-        cuts: where the values of a row part; beyond it bins have another colour. None: they do not.
+        cuts: one a row; what lies beyond it has another colour, and a bar across it has both. None: no cut.
     """
     counts = np.sqrt(array(counts))
     ends = np.geomspace(*edges, counts.shape[1] + 1)
     figure, axes = plt.subplots(len(counts), 1, figsize=(width, 0.42 * len(counts) + 1.0), sharex=True)
     for axis, row, name, cut in zip(np.atleast_1d(axes), counts, names, cuts):
-        beyond = np.zeros(len(row), bool) if cut is None else ends[1:] > cut
-        colours = np.where(beyond, COLOURS[1], COLOURS[0])
-        axis.bar(ends[:-1], row / row.max(), np.diff(ends), align="edge", color=colours)
+        at = ends[-1] if cut is None else cut
+        for colour, split in zip(COLOURS, (ends.clip(max=at), ends.clip(min=at))):
+            axis.stairs(row / row.max(), split, fill=True, color=colour)
         if cut is not None:
             axis.axvline(cut, color="#777777", linewidth=1, linestyle="--")
         axis.set(xscale="log", yticks=[], ylim=(0, 1.05))
@@ -37,6 +37,6 @@ def show_modes(
     axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.xaxis.set_major_formatter("{x:g}")
     axis.minorticks_off()
-    line = "" if all(cut is None for cut in cuts) else "\ndashed: where they part"
+    line = "" if all(cut is None for cut in cuts) else "\ndashed: the cut"
     axis.set_xlabel(f"{x}\nheight: square root of the count{line}")
     return figure

@@ -5,12 +5,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
-from matplotlib.colors import to_hex
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from dtl_lib import figures
-from dtl_lib.figures.style import ABSENT, SIZE
+from dtl_lib.figures.style import ABSENT, COLOURS, SIZE
 from dtl_lib.tokens import Group, TokenPlan
 
 PHOTO = np.random.default_rng(0).integers(0, 255, (32, 48, 3), dtype=np.uint8)
@@ -161,6 +162,23 @@ def test_histograms_hold_every_value_as_a_share_of_its_group():
     heights = [[bar.get_height() for bar in axis.patches] for axis in drawn.axes]
     assert [sum(one) for one in heights] == [pytest.approx(1)] * 2
     assert heights[0][0] == pytest.approx(2 / 3) and heights[0][-1] == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize("cut", [20.0, 10.0, 3.0])  # inside a bin, where two bins meet, left of the highest
+def test_no_colour_of_a_mode_crosses_the_cut(cut):
+    drawn = figures.show_modes([[1, 4, 2, 1], [1, 4, 2, 1]], (1, 1e4), ["a", "b"], "x", [cut, None], width=8)
+    canvas = FigureCanvasAgg(drawn)
+    canvas.draw()
+    pixels, (axis, plain) = np.asarray(canvas.buffer_rgba())[..., :3], drawn.axes
+    for one, divided in ((axis, cut), (plain, 1e4)):
+        box = one.get_window_extent()
+        rows = pixels[pixels.shape[0] - int(box.y1) : pixels.shape[0] - int(box.y0)]
+        line = one.transData.transform((divided, 0))[0]
+        for number, sign in ((0, 1), (1, -1)):
+            _, across = np.nonzero((rows == np.multiply(255, to_rgb(COLOURS[number])).round()).all(axis=-1))
+            assert len(across) > 100 or (number == 1 and one is plain and not len(across))
+            assert (sign * (line - across) > -2).all()
+    assert "dashed: the cut" in plain.get_xlabel()
 
 
 def test_ratios_stand_at_their_height():
