@@ -84,7 +84,7 @@ def measure_distance(
 ) -> DistanceResult:
     """`mean_attention_distance` of every block, averaged over any number of images, one block's matrix at a time.
 
-    An interval is Student's, at 95 %, over images: what it holds is the mean over all images of that kind.
+    An interval is Student's, at 95 %, over images: it is for the mean over all images of that kind.
 
         >>> from dtl_lib import data, load_pretrained, probes
         >>> model, test = load_pretrained("zoo/shapes_depth6"), data.load("shapes").test

@@ -154,7 +154,7 @@ class TestSurface:
         values[7, 1] += 20
         assert atlas.surface(records(values)).half > 2 * before
 
-    def test_intervals_hold_the_truth_as_often_as_they_say(self):
+    def test_intervals_contain_the_truth_as_often_as_they_say(self):
         few, truth = CELLS[:6], np.array([0, 1, 2, 3, 4, 5.0])
         weights = dict(zip(few, (0.5, 0.5, 0, 0, -0.5, -0.5)))
         held, times = 0, 200

@@ -178,7 +178,7 @@ class TestCoverage:
         return 5.0, row**0.5, column**0.5, rest**0.5
 
     def held(self, found, weights):
-        """How often each analysis's 95 % intervals hold a true difference of 0, by contrast."""
+        """How often each analysis's 95 % intervals contain a true difference of 0, by contrast."""
         seed, row, column, rest = self.components(found)
         registered, post_hoc = (dict.fromkeys(weights, 0) for _ in range(2))
         for draw in range(self.TIMES):
@@ -191,7 +191,7 @@ class TestCoverage:
                     held[name] += abs(estimate.value) < estimate.half
         return registered, post_hoc
 
-    def test_intervals_hold_the_truth_as_often_as_they_say(self, found):
+    def test_intervals_contain_the_truth_as_often_as_they_say(self, found):
         weights = {contrast.name: contrast.weights for contrast in atlas.contrasts(GRID)}
         weights["two cells"] = {Cell(0): 1, Cell(ATTENTION, 4, 4): -1}
         weights["a place"] = {cell: (cell.cls == POOLING) / 4 - 1 / 24 for cell in CELLS}
