@@ -129,6 +129,37 @@ def test_fits_and_can_be_read(open_explorer, width, scheme):
     assert tab.evaluate(f"{every}.filter((e) => !e.ariaLabel && !e.textContent.trim() && !e.labels?.length)") == []
 
 
+WHOLE = """([part, one]) => {
+    const [row, button] = ['.dtl-options', one].map((each) =>
+        document.querySelector(`[data-part=${part}] ${each}`).getBoundingClientRect());
+    return button.left >= row.left && button.right <= row.right - 20; }"""  # the last 24 fade
+ABOVE = "['pictures', 'models', 'beside'].map((part) => document.querySelector(`[data-part=${part}]`))"
+HIGH = f"{ABOVE}.map((each) => each.offsetHeight)"
+LEFT = "document.querySelector('[data-part=models] .dtl-options').scrollLeft"
+
+
+@pytest.mark.parametrize("touch", [False, True])
+def test_on_a_telephone_each_list_above_the_picture_is_one_line(open_explorer, touch):
+    tab = open_explorer(width=360, has_touch=touch, is_mobile=touch)
+    assert max(tab.evaluate(HIGH)) < 50 and tab.evaluate(TOO_WIDE) <= 0
+    for part, last in (("models", 2), ("beside", 1)):  # its own plan is not beside a model that has it
+        button = tab.locator(f"[data-part={part}] [data-value='{last}']")
+        assert not tab.evaluate(WHOLE, [part, f"[data-value='{last}']"])
+        if touch:
+            button.tap()
+        else:
+            tab.focus(f"[data-part={part}] [aria-pressed=true]")
+            tab.keyboard.press("ArrowLeft")
+            assert tab.evaluate(WHOLE, [part, ":focus"]) and button.evaluate("e => e === document.activeElement")
+            tab.keyboard.press("Enter")
+        tab.wait_for_selector(f"[data-part={part}] [data-value='{last}'][aria-pressed=true]")
+        assert tab.evaluate(WHOLE, [part, "[aria-pressed=true]"]) and tab.evaluate(TOO_WIDE) <= 0
+    before = tab.evaluate(LEFT)
+    tab.fill(".dtl-block input", "0")
+    assert tab.inner_text(".dtl-block b") == "0" and tab.evaluate(LEFT) == before > 0
+    assert max(tab.evaluate(HIGH)) < 50
+
+
 def test_without_script_there_is_a_sentence(browser, explorer_folder):
     context = browser.new_context(java_script_enabled=False)
     tab = context.new_page()

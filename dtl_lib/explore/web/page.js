@@ -180,7 +180,11 @@ function dtlStart(root, index) {
     root.dataset.query = dtlQuery(state);
   }
 
-  const put = (name, ...children) => find(`[data-part=${name}]`).replaceChildren(...children);
+  function put(name, ...children) {
+    const part = find(`[data-part=${name}]`), left = part.querySelector(".dtl-options")?.scrollLeft;
+    part.replaceChildren(...children);
+    part.querySelectorAll(".dtl-options [aria-pressed=true]").forEach((pressed) => dtlReveal(pressed, left));
+  }
 
   function titleOf({ at, plan: now, usual }, same) {
     const plan = usual ? "its own plan" : dtlMoved(now, models[at].plan);

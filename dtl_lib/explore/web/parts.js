@@ -29,6 +29,7 @@ function dtlChoice(label, entries, chosen, choose) {
   const buttons = entries.map(({ value, name, title, disabled, image }) => dtlMake("button", {
     type: "button", "aria-pressed": String(value === chosen), disabled: Boolean(disabled), title, "data-value": String(value),
     onclick: () => choose(value),
+    onfocus: ({ currentTarget: button }) => { if (button.matches(":focus-visible")) dtlReveal(button); },  // a pointer stays
     onkeydown: (event) => {
       const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
       if (!step) return;
@@ -39,7 +40,17 @@ function dtlChoice(label, entries, chosen, choose) {
   }, ...(image ? [dtlMake("img", { src: image, alt: name, width: 40, height: 40 })] : []),
   dtlMake("span", { textContent: name, "aria-hidden": image ? "true" : null })));
   return dtlMake("div", { className: "dtl-choice", role: "group", "aria-label": label },
-    dtlMake("span", { className: "dtl-label", textContent: label, "aria-hidden": "true" }), ...buttons);
+    dtlMake("span", { className: "dtl-label", textContent: label, "aria-hidden": "true" }),
+    dtlMake("div", { className: "dtl-options" }, ...buttons));
+}
+
+// A button in a row that scrolls, whole: the row begins at `left`, or as near to that as this allows.
+function dtlReveal(button, left = button.parentElement.scrollLeft) {
+  const row = button.parentElement, { paddingLeft, paddingRight } = getComputedStyle(row);
+  const [outer, inner] = [row, button].map((each) => each.getBoundingClientRect());
+  const first = row.scrollLeft + inner.left - outer.left - parseFloat(paddingLeft);
+  const last = row.scrollLeft + inner.right - outer.right + parseFloat(paddingRight);
+  row.scrollLeft = Math.min(first, Math.max(last, left));
 }
 
 // The picture in grey under the colours of its patches, each drawn as a square.
