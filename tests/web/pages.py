@@ -14,6 +14,8 @@ MATH_LEFT = """() => [...document.querySelectorAll('.math')]
     .map(e => e.textContent.slice(0, 60))"""
 NO_ALT = """() => [...document.querySelectorAll('img')].filter(e => !e.alt.trim()).map(e => e.src)"""
 TOO_WIDE = """() => document.documentElement.scrollWidth - window.innerWidth"""
+CUT_OFF = """() => [...document.querySelectorAll('table.dtl-table')].filter(e => e.scrollWidth > e.clientWidth)
+    .map(e => `table ${e.scrollWidth - e.clientWidth} px wider than its column: ${e.innerText.slice(0, 40)}`)"""
 CONTRAST = """() => {
     const parse = c => {
         const m = c.match(/[\\d.]+/g).map(Number);
@@ -74,6 +76,7 @@ def open_page(browser, site: str, path: str, widths=(1440, 360), patience: int =
         page.set_viewport_size({"width": width, "height": 900})
         if (over := page.evaluate(TOO_WIDE)) > 0:
             report.problems.append(f"{over} px wider than {width} px")
+        report.problems += [f"at {width} px, {cut}" for cut in page.evaluate(CUT_OFF)]
         for scheme in ("light", "dark"):
             page.emulate_media(color_scheme=scheme)
             page.evaluate(NEXT_FRAME)

@@ -81,6 +81,7 @@ def test_every_page_opens_whole(html, site, browser):
 
 BROKEN = """<!doctype html><html><head><title>x</title><script src="https://cdn.example/x.js"></script>
 <script src="missing.js"></script></head><body style="margin:0"><div style="width:500px">wide</div><img src="data:,">
+<table class="dtl-table" style="display:block;overflow:auto;max-width:100vw"><td><p style="width:380px">far</table>
 <article><p style="color:#999;background:#fff">faint</p></article><span class="math">x</span><script>null.x</script>
 </body></html>"""
 
@@ -103,10 +104,11 @@ def test_a_broken_page_is_reported(tmp_path, browser):
         "math not rendered",
         "alt text",
         "wider than 360",
+        "at 360 px, table",
         "contrast",
     ):
         assert expected in text, text
-    assert "wider than 1440" not in text
+    assert "wider than 1440" not in text and "at 1440 px, table" not in text
 
 
 def test_mathematics_that_is_never_set_is_reported_and_not_waited_for(tmp_path, browser):
