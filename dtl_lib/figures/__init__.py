@@ -31,6 +31,7 @@ from .tables import Table, table
 from .taken import draw_deletion
 from .teaching import draw_distillation
 from .timeline import show_timeline
+from .verdicts import draw_verdicts, show_tiles
 from .weights import show_filters, show_positions
 
 __all__ = [
@@ -54,6 +55,7 @@ __all__ = [
     "draw_sequence",
     "draw_sinks",
     "draw_step",
+    "draw_verdicts",
     "overlay",
     "show_agreement",
     "show_atlas",
@@ -80,6 +82,7 @@ __all__ = [
     "show_similarity",
     "show_surface",
     "show_table",
+    "show_tiles",
     "show_timeline",
     "styled",
     "table",

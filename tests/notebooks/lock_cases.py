@@ -109,6 +109,14 @@ def order(definition):
     return torch.cat([definition(one, seed).flatten() for one in maps for seed in (0, 5)]).double()
 
 
+def verdict(definition):
+    """Every claim, over intervals on either side of zero and across it, with two margins."""
+    words = ("reproduced", "opposite", "null", "undecided")
+    ends = [(0.2, 0.4), (0.4, 2.2), (-2.6, -0.8), (-0.5, 0.7), (-0.8, 2.4), (-2.4, 0.8), (0.0, 0.5)]
+    cases = [(*pair, claim, margin) for pair in ends for claim in (-1, 0, 1) for margin in (0.6, 1.0)]
+    return torch.tensor([words.index(definition(*case)) for case in cases]).double()
+
+
 NUMERIC = {
     "dtl_lib.layers.PatchEmbed": lambda definition: perturbed(definition(4, 8))(torch.randn(2, 3, 8, 12)),
     "dtl_lib.layers.interpolate_positions": lambda definition: definition(torch.randn(4, 4, 8), (3, 6)),
@@ -124,6 +132,7 @@ NUMERIC = {
     "dtl_lib.layers.initialise": initialise,
     "dtl_lib.models.enter_and_leave": enter_and_leave,
     "dtl_lib.data.loader.indices": indices,
+    "dtl_lib.lab.papers.verdict": verdict,
     "dtl_lib.probes.discovery.lost": lost,
     "dtl_lib.probes.distance.mean_attention_distance": distance,
     "dtl_lib.probes.knows.fold_of": lambda definition: definition(torch.tensor([7, 3, 3, 9, 1, 7, 5]), 3, seed=2),

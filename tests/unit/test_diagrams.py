@@ -1,5 +1,6 @@
 """The drawings show the plan they are given, in colours that mean the same in every figure."""
 
+import re
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
 
@@ -37,6 +38,7 @@ DRAWN = {
     "data parallel": figures.draw_data_parallel,
     "distillation": figures.draw_distillation,
     "deletion": lambda: figures.draw_deletion([4, 0, 2, 5, 1, 3]),
+    "verdicts": lambda: figures.draw_verdicts([("reproduced", 0.4, 2.2), ("undecided", -3.0, 2.4)], 1.0),
     "moved": lambda: figures.draw_moved([0, 177, 2]),
     "curves": lambda: figures.draw_curves({"a": ([0, 1], [3, 400]), "b": ([1], [5])}, "x", SEEN, CURVES, log=True),
     "shares": lambda: figures.draw_curves(
@@ -136,3 +138,13 @@ def test_routes_are_as_thick_as_their_weights_and_run_from_before_to_after():
     from_q_to_p, p_to_itself = (next(line for line in lines[:4] if line[0].startswith(x)) for x in ("400,", "275,"))
     assert from_q_to_p[0] == "400,40 275,118", "before is above, after below"
     assert from_q_to_p[1] / p_to_itself[1] == pytest.approx(0.4 / 0.6)
+
+
+def test_an_interval_is_drawn_where_its_ends_are():
+    drawing = str(figures.draw_verdicts([("null", -1.0, 2.0), ("opposite", -4.0, -2.0)], 2.0))
+    places = [tuple(map(float, found)) for found in re.findall(r'points="([\d.]+),[\d.]+ ([\d.]+),', drawing)]
+    low, zero, high = (place for place, _ in places[:3])
+    unit = (high - zero) / 2
+    assert zero - low == high - zero, "the margin, on both sides"
+    assert places[3:] == [(zero - unit, zero + 2 * unit), (zero - 4 * unit, zero - 2 * unit)]
+    assert "null: from -1 to 2" in drawing

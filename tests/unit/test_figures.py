@@ -12,6 +12,7 @@ from matplotlib.text import Text
 
 from dtl_lib import figures
 from dtl_lib.figures.style import ABSENT, COLOURS, SIZE
+from dtl_lib.figures.verdicts import VERDICTS
 from dtl_lib.tokens import Group, TokenPlan
 
 PHOTO = np.random.default_rng(0).integers(0, 255, (32, 48, 3), dtype=np.uint8)
@@ -25,6 +26,10 @@ PARETO = {"points": POINTS, "front": ["a", "c", "d"], "kinds": {"a": "one", "b":
 HEADS = torch.arange(12.0).reshape(4, 3) + 5
 FLOW = {"cls gives": {"cls": [float("nan"), 0.2], "patches": [float("nan"), 0.8]}, "all give": {"patches": [1.0, 0.9]}}
 
+TILES = {
+    "a paper": {"figure": [(f"{n}{part}", "built") for n in range(1, 9) for part in "ab"], "table": [("1", "null")]},
+    "another": {"equation": [("1", "out of reach"), ("2", "not tried")]},
+}
 DRAWN = {
     "images": lambda: figures.show_images([PHOTO, PHOTO[..., 0]], ["colour", "grey"]),
     "marked images": lambda: figures.show_images([PHOTO, PHOTO], ["with", "without"], marked=[torch.eye(4) > 0]),
@@ -60,6 +65,7 @@ DRAWN = {
     "flow": lambda: figures.show_flow(FLOW),
     "boxes": lambda: figures.show_boxes([PHOTO, MAPS[0]], {"a": [(0, 1, 3, 4), None], "b": [(0, 0, 1, 1)] * 2}, ["x"]),
     "modes": lambda: figures.show_modes([[1, 0, 4], [2, 2, 0]], (1, 100), ["a", "b"], "x", [20.0, None]),
+    "tiles": lambda: figures.show_tiles(TILES),
 }
 
 
@@ -108,6 +114,7 @@ LABELLED = {
     "show_flow": (lambda label: figures.show_flow({label: {label: [0.2, 0.8]}}), 2),
     "show_modes": (lambda label: figures.show_modes([[1, 4]], (1, 10), [label], label, [None]), 2),
     "show_bars": (lambda label: figures.show_bars([label], [0.3], label), 2),
+    "show_tiles": (lambda label: figures.show_tiles({label: {label: [(label, "null")]}}), 3),
 }  # fmt: skip
 
 
@@ -348,3 +355,16 @@ def test_numbers_in_a_matrix_and_at_ticks_are_typeset():
     assert {text.get_text() for text in matrix.axes[0].texts} == {"0.00", "−0.25"}
     curve = figures.show_curves({"": ([0, 1, 2], [1e-6, 1e-3, 1])}, "x", "y", log="y")
     assert "1e-6" in {tick.get_text() for tick in curve.axes[0].get_yticklabels()}
+
+
+def test_a_tile_has_the_colour_of_its_verdict_and_the_legend_counts_them():
+    (axis,) = DRAWN["tiles"]().axes
+    faces = [to_hex(patch.get_facecolor()) for patch in axis.patches]
+    labels = [text.get_text() for text in axis.texts]
+    built, null, untried = (VERDICTS[name].lower() for name in ("built", "null", "not tried"))
+    assert faces == [*[built] * 16, null, "#ffffff", untried]
+    assert labels[:4] == ["a paper", "figure", "1a", "1b"] and labels.count("1") == 2
+    tops = [patch.get_y() for patch in axis.patches]
+    assert len(set(tops[:16])) == 2 and tops == sorted(tops), "sixteen tiles take two rows"
+    counted = [text.get_text() for text in axis.figure.legends[0].get_texts()]
+    assert counted[0] == "built: 16" and "reproduced: 0" in counted
