@@ -74,6 +74,7 @@ from .objects import pointing_game as pointing_game
 from .outliers import Mode as Mode
 from .outliers import Outliers as Outliers
 from .outliers import find_outliers as find_outliers
+from .outliers import neighbour_likeness as neighbour_likeness
 from .outliers import second_mode as second_mode
 from .pca import PCAMap as PCAMap
 from .pca import as_colours as as_colours

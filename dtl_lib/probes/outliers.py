@@ -229,6 +229,44 @@ def likest_is_long(before: Tensor, long: Tensor) -> Tensor:
     return torch.cat(same)
 
 
+def neighbour_likeness(tokens: Tensor) -> Tensor:
+    """How like its neighbours each patch is: the mean cosine with the patches above, below, left and right of it.
+
+    Vision Transformers Need Registers (Darcet et al. 2024, §2.1, Fig. 5a) takes the patch embedding before positions
+    are added, and finds that DINOv2's outliers are where this is high. A corner has two neighbours, a patch of the
+    border three.
+
+        >>> import torch
+        >>> from dtl_lib import probes
+        >>> tokens = torch.tensor([[1.0, 0], [2, 0], [0, 3]]).view(1, 1, 3, 2)  # one row of three patches
+        >>> probes.neighbour_likeness(tokens)
+        tensor([[[1.0000, 0.5000, 0.0000]]])
+
+    Args:
+        tokens: `(batch, rows, columns, dim)`, such as `model.patch_embed(images)`; the cosine with a token of length 0
+            counts as 0.
+
+    Returns:
+        `(batch, rows, columns)`, −1 … 1, float32 at least.
+
+    Raises:
+        ValueError: for another shape, a grid of one patch, and non-finite tokens.
+    """
+    if tokens.ndim != 4 or tokens.shape[1] * tokens.shape[2] < 2:
+        given = tuple(tokens.shape)
+        raise ValueError(f"tokens are (batch, rows, columns, dim), two patches an image or more, not {given}")
+    check_finite(tokens)
+    unit = F.normalize(tokens if tokens.dtype == torch.float64 else tokens.float(), dim=-1)
+    down = (unit[:, 1:] * unit[:, :-1]).sum(dim=-1)
+    across = (unit[:, :, 1:] * unit[:, :, :-1]).sum(dim=-1)
+    return _around(down, across) / _around(torch.ones_like(down), torch.ones_like(across))
+
+
+def _around(down: Tensor, across: Tensor) -> Tensor:
+    """Of each patch the sum over its neighbours, of values between rows and of values between columns."""
+    return F.pad(down, (0, 0, 1, 0)) + F.pad(down, (0, 0, 0, 1)) + F.pad(across, (1, 0)) + F.pad(across, (0, 1))
+
+
 def patch_tokens(tape: Tape, block) -> Tensor:
     """The patches' tokens, `(batch, patches, dim)`, float32 at least."""
     tokens = tape.tokens(block)[:, tape.plan.layout(0 if block == "input" else block)[PATCHES]]

@@ -143,6 +143,28 @@ def test_channels_are_the_fewest_that_hold_the_share():
     assert mode.channels() == [1] and mode.channels(0.8) == [1, 3] and mode.channels(0.9) == [1, 3, 0]
 
 
+def test_likeness_to_neighbours_is_the_mean_cosine_of_those_that_are_there():
+    tokens = torch.randn(2, 4, 5, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    tokens[1, 2, 3] = 0
+    found = probes.neighbour_likeness(tokens)
+    for image, row, column in np.ndindex(2, 4, 5):
+        cosines = []
+        for down, right in ((-1, 0), (1, 0), (0, -1), (0, 1)):
+            r, c = row + down, column + right
+            if 0 <= r < 4 and 0 <= c < 5:
+                cosines.append(torch.cosine_similarity(tokens[image, row, column], tokens[image, r, c], dim=0))
+        assert found[image, row, column] == pytest.approx(float(sum(cosines) / len(cosines)), abs=1e-12)
+    assert found.dtype == torch.float64 and found[1, 2, 3] == 0
+    one_row = probes.neighbour_likeness(tokens[:, :1].half())
+    assert one_row.shape == (2, 1, 5) and one_row.dtype == torch.float32
+    assert torch.equal(one_row, probes.neighbour_likeness(tokens[:, :1].half().transpose(1, 2)).transpose(1, 2))
+    for wrong in (tokens[0], tokens[:, :1, :1], tokens[:, :0]):
+        with pytest.raises(ValueError, match="two patches an image or more, not"):
+            probes.neighbour_likeness(wrong)
+    with pytest.raises(ValueError, match="non-finite"):
+        probes.neighbour_likeness(tokens / 0)
+
+
 def test_half_precision_and_the_order_of_images():
     model, mask = small_model(), random_mask(60, (8, 8), 0.03)
     with planted(model, mask, 2):
