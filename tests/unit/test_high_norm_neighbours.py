@@ -98,9 +98,10 @@ def test_patches_on_objects_are_counted_by_place():
 def test_seen_takes_the_embedding_before_positions(monkeypatch):
     monkeypatch.setattr(experiment, "BLOCK", 2)
     model, images = load_pretrained("zoo/shapes_depth6"), data.load("shapes").test.batch(range(3))[0]
-    embedded, placed, long = experiment.in_batches(model, images)
+    embedded, placed, long, longer = experiment.in_batches(model, images)
     with torch.no_grad():
         assert torch.equal(embedded, model.patch_embed(images)) and not long.any()
+        assert longer.shape == long.shape and not longer.any()
         assert torch.allclose(placed, embedded + model.positions, atol=1e-6)
     flat = probes.neighbour_likeness(model.patch_embed(torch.zeros_like(images)).detach())
     assert torch.allclose(flat, torch.ones_like(flat))  # a plain picture is like its neighbours, wherever it is
@@ -117,10 +118,10 @@ def test_a_record_is_made_once_and_the_claim_once(tmp_path, monkeypatch):
     monkeypatch.setattr(experiment, "DRAWS", 200)
     monkeypatch.setattr(experiment, "load_pretrained", lambda name: load_pretrained("zoo/shapes_depth6"))
     monkeypatch.setattr(experiment, "on_photos", measure)
-    monkeypatch.setattr(experiment, "on_objects", lambda model, video: ({"long": 4}, 10))
+    monkeypatch.setattr(experiment, "on_objects", lambda model, video, by_length=False: ({"long": 4}, 10))
     for _ in range(2):
         experiment.main(["--folder", folder])
-    assert made == list(experiment.SIZES) and len(ledger.read(experiment.EXPERIMENT, folder)) == 4
+    assert made == list(experiment.SIZES) and len(ledger.read(experiment.EXPERIMENT, folder)) == 6
     (row,) = ledger.read(experiment.PAPER, folder)
     assert row.what == experiment.CLAIM + "reproduced" and row.n == PHOTOS and row.get(SAME)[1] > 0
     large = ledger.read(experiment.EXPERIMENT, folder)[1]
@@ -129,3 +130,31 @@ def test_a_record_is_made_once_and_the_claim_once(tmp_path, monkeypatch):
     ]
     found = experiment.bootstrap(experiment.same_places, again[0], again[1].bool())
     assert found.value == pytest.approx(large.get(f"embedding: {SAME}")[0], abs=1e-4)
+
+
+def test_objects_by_length_do_not_ask_what_the_input_told(monkeypatch):
+    """Frames alike at their corners: the detector finds none there, and length alone does."""
+    frames, objects = torch.zeros(2, 3, 32, 32), torch.zeros(2, 32, 32, dtype=torch.bool)
+    corners = torch.zeros(2, 8, 8, dtype=torch.bool)
+    corners[:, 0, 0] = True
+    monkeypatch.setattr(experiment.lost, "frames", lambda video, model: (frames, objects))
+    monkeypatch.setattr(experiment, "windows", lambda video, model: (frames, objects))
+    monkeypatch.setattr(experiment, "in_batches", lambda model, images: [None, None, ~corners & False, corners])
+    model = load_pretrained("zoo/shapes_depth6")
+    for by_length, there in ((False, 0), (True, 2)):
+        values, n = experiment.on_objects(model, "dog", by_length)
+        assert n == 2 and values["whole: corners beside it, long"] == there == values["windows: long"]
+
+
+def test_length_alone_is_against_the_image_s_own_median(monkeypatch):
+    monkeypatch.setattr(experiment, "BLOCK", 2)
+    model, images = load_pretrained("zoo/shapes_depth6"), data.load("shapes").test.batch(range(3))[0]
+
+    def plant(block, given, output):  # one patch of the second image, six medians long
+        output[1, 10] *= 6 * output[1, 1:].norm(dim=-1).median() / output[1, 10].norm()
+        return output
+
+    handle = model.blocks[2].register_forward_hook(plant)
+    *_, longer = experiment.in_batches(model, images)
+    handle.remove()
+    assert longer.nonzero().tolist() == [[1, 1, 1]]
