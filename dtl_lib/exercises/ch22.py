@@ -1,25 +1,24 @@
 """Checkers of chapter 22, The ledger."""
 
 from ..config import named
-from ..lab.papers import verdict
 from ..models import ViT
 from . import exercise, expect, expect_fresh, expect_number
 
-CASES = {
-    "an interval above 0, where above is claimed": (0.4, 2.2, 1, 1.0),
-    "an interval above 0, where below is claimed": (0.4, 2.2, -1, 1.0),
-    "an interval below 0, where below is claimed": (-2.6, -0.8, -1, 1.0),
-    "an interval below 0, where above is claimed": (-2.6, -0.8, 1, 1.0),
-    "a short interval that contains 0": (-0.5, 0.7, 1, 1.0),
-    "a long interval that contains 0": (-0.8, 2.4, 1, 1.0),
-    "one that contains 0 and is too long below it": (-2.4, 0.8, 1, 1.0),
-    "one that leaves out 0 and lies within the margin": (0.1, 0.3, 1, 1.0),
-    "no difference is claimed, and the interval is short": (-0.5, 0.7, 0, 1.0),
-    "no difference is claimed, and the interval is long": (-0.8, 2.4, 0, 1.0),
-    "no difference is claimed, and one is found": (1.2, 3.4, 0, 1.0),
-    "no difference that matters is claimed, and a tiny one is found": (0.1, 0.3, 0, 1.0),
-    "another margin: 3": (-0.8, 2.4, -1, 3.0),
-    "another margin: 0.1": (-0.5, 0.7, -1, 0.1),
+CASES = {  # low, high, claim, margin, and the verdict
+    "an interval above 0, where above is claimed": (0.4, 2.2, 1, 1.0, "reproduced"),
+    "an interval above 0, where below is claimed": (0.4, 2.2, -1, 1.0, "opposite"),
+    "an interval below 0, where below is claimed": (-2.6, -0.8, -1, 1.0, "reproduced"),
+    "an interval below 0, where above is claimed": (-2.6, -0.8, 1, 1.0, "opposite"),
+    "a short interval that contains 0": (-0.5, 0.7, 1, 1.0, "null"),
+    "a long interval that contains 0": (-0.8, 2.4, 1, 1.0, "undecided"),
+    "one that contains 0 and is too long below it": (-2.4, 0.8, 1, 1.0, "undecided"),
+    "one that leaves out 0 and lies within the margin": (0.1, 0.3, 1, 1.0, "reproduced"),
+    "no difference is claimed, and the interval is short": (-0.5, 0.7, 0, 1.0, "reproduced"),
+    "no difference is claimed, and the interval is long": (-0.8, 2.4, 0, 1.0, "undecided"),
+    "no difference is claimed, and one is found": (1.2, 3.4, 0, 1.0, "opposite"),
+    "no difference that matters is claimed, and a tiny one is found": (0.1, 0.3, 0, 1.0, "reproduced"),
+    "another margin: 3": (-0.8, 2.4, -1, 3.0, "null"),
+    "another margin: 0.1": (-0.5, 0.7, -1, 0.1, "undecided"),
 }
 HINTS = {
     ("null", "undecided"): "it contains 0, but reaches beyond the margin: a difference that matters is not excluded",
@@ -36,8 +35,8 @@ HINTS = {
 @exercise
 def check_my_verdict(my_verdict) -> None:
     """Intervals on either side of zero and across it, both claims, and three margins."""
-    for case, (low, high, claim, margin) in CASES.items():
-        right, answer = verdict(low, high, claim, margin), my_verdict(low, high, claim, margin)
+    for case, (low, high, claim, margin, right) in CASES.items():
+        answer = my_verdict(low, high, claim, margin)
         shown = f"{case}, from {low:g} to {high:g}, margin {margin:g}"
         hint = HINTS.get((answer, right, claim)) or HINTS.get((answer, right), "") if isinstance(answer, str) else ""
         expect(answer == right, f"{shown}: {right!r}, not {answer!r}" + (f"; {hint}" if hint else ""))

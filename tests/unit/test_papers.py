@@ -10,6 +10,7 @@ from scipy.stats import t
 
 from book.tools.project import ROOT
 from dtl_lib import ledger
+from dtl_lib.exercises import ch22
 from dtl_lib.lab import atlas, papers
 from dtl_lib.lab.atlas import followup
 from dtl_lib.lab.atlas.grid import grids
@@ -151,6 +152,11 @@ def test_the_verdict_is_the_intervals(item):
 )
 def test_verdict(low, high, claim, verdict):
     assert papers.verdict(low, high, claim, margin=1) == verdict
+
+
+def test_the_checkers_verdicts_are_the_librarys():
+    for low, high, claim, margin, verdict in ch22.CASES.values():
+        assert papers.verdict(low, high, claim, margin) == verdict
 
 
 def test_counts():
