@@ -9,7 +9,7 @@ from matplotlib.patches import Patch, Rectangle
 from .drawing import SMALL, Drawing
 from .style import COLOURS, INK, WIDTH, styled
 
-VERDICTS = {  # a tile's colour by verdict; white with an outline where it is empty
+VERDICTS = {  # a tile's colour by verdict; an outline where it is empty
     "built": "#56B4E9",
     "reproduced": "#009E73",
     "in part": "#8fd3bd",
@@ -49,9 +49,9 @@ def show_tiles(
             for number, (label, verdict) in enumerate(items):
                 row, column = divmod(number, columns)
                 left, top = LEFT + column * step, level + row * step
-                face, edge = (colours[verdict],) * 2 if colours[verdict] else ("white", "#777777")
+                face, edge, ink = _filled(colours[verdict])
                 axis.add_patch(Rectangle((left, top), SIDE, SIDE, facecolor=face, edgecolor=edge))
-                axis.text(left + SIDE / 2, top + SIDE / 2, label, ha="center", va="center", color=INK)
+                axis.text(left + SIDE / 2, top + SIDE / 2, label, ha="center", va="center", color=ink)
             level += step * -(-len(items) // columns)
         level += 0.4
     across = LEFT + columns * step
@@ -59,9 +59,14 @@ def show_tiles(
     axis.set(xlim=(0, across), ylim=(level, 0), aspect="equal")
     axis.set_axis_off()
     marks = {f"{verdict}: {verdicts.count(verdict)}": colour for verdict, colour in colours.items()}
-    handles = [Patch(facecolor=colour or "white", edgecolor=colour or "#777777") for colour in marks.values()]
+    handles = [Patch(facecolor=face, edgecolor=edge) for face, edge, _ in map(_filled, marks.values())]
     figure.legend(handles, list(marks), loc="outside lower center", ncols=2)
     return figure
+
+
+def _filled(colour: str) -> tuple[str, str, str]:
+    """Face, edge and text of a tile; one without a colour shows the page."""
+    return (colour, colour, INK) if colour else ("none", "#777777", "black")
 
 
 def draw_verdicts(cases: Sequence[tuple[str, float, float]], margin: float) -> Drawing:
