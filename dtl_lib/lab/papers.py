@@ -1,4 +1,4 @@
-"""Every equation, figure and table of the four papers that the book is built on, and what became of it here."""
+"""The equations, figures and tables of the four papers that the book is built on, and what became of them here."""
 
 import json
 from collections.abc import Sequence
@@ -20,12 +20,12 @@ UNREAD = {
     ("touvron2021going", "table"): (6,),
 }  # their captions were not at hand
 VERDICTS = {
-    "built": "is an equation or a model, and stands in a chapter; a test checks it",
-    "reproduced": "was measured here, and is found",
+    "built": "is an equation, a drawing or settings; the code is here, and a test checks it",
+    "reproduced": "was measured here, and came out as the paper has it",
     "in part": "some of what it says was found here, on the model that is named",
-    "null": "was asked here; any difference is too small to matter",
-    "undecided": "was asked here; the interval is too long to tell",
-    "opposite": "was asked here, and is found the other way round",
+    "null": "was measured here; no difference that matters is left",
+    "undecided": "was measured here; the interval is too long to tell",
+    "opposite": "was measured here, and came out the other way round",
     "out of reach": "needs weights, data or GPUs that nobody here had",
     "not tried": "could be asked here, and was not",
 }

@@ -1,9 +1,11 @@
 """What the book says it did with the papers' equations, figures and tables: whole, and backed."""
 
+import math
 import re
 from itertools import groupby
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from scipy.stats import t
@@ -152,6 +154,45 @@ def test_the_verdict_is_the_intervals(item):
 )
 def test_verdict(low, high, claim, verdict):
     assert papers.verdict(low, high, claim, margin=1) == verdict
+
+
+@pytest.mark.parametrize(("factor", "others"), [(2, {}), (0.5, {"touvron2021training table 3e": "undecided"})])
+def test_other_margins_change_what_chapter_22_says(factor, others):
+    again = {
+        called(item): papers.verdict(one.low, one.high, one.claim, factor * one.margin)
+        for item in ASKED
+        for one in [item.interval]
+    }
+    assert {
+        name: found for name, found in again.items() if found != {called(i): i.verdict for i in ASKED}[name]
+    } == others
+
+
+RIGHT = {  # right answers that a checker has to take, in other types and by other ways of adding up
+    "check_my_verdict": [lambda *case: np.str_(papers.verdict(*case))],
+    "check_by_chance": [
+        lambda claims, level: [claims * level / 2, 1 - (1 - level / 2) ** claims],
+        lambda claims, level: np.array([claims * level / 2, 1 - (1 - level / 2) ** claims]),
+        lambda claims, level: (np.float64(claims * level / 2), np.float64(1 - (1 - level / 2) ** claims)),
+        lambda claims, level: torch.tensor([claims * level / 2, 1 - (1 - level / 2) ** claims]),
+    ],
+    "check_runs_needed": [
+        lambda half, runs, margin: max(runs, math.ceil((half * math.sqrt(runs) / margin) ** 2)),
+        lambda half, runs, margin: max(runs, math.ceil(runs / (margin / half) ** 2)),
+        lambda half, runs, margin: max(runs, np.ceil(runs * (half / margin) ** 2)),
+        lambda half, runs, margin: next(n for n in range(runs, 1000) if half * (runs / n) ** 0.5 <= margin),
+    ],
+}
+
+
+@pytest.mark.parametrize(("check", "answer"), [(check, answer) for check in RIGHT for answer in RIGHT[check]])
+def test_a_right_answer_of_another_kind_is_right(check, answer, capsys):
+    getattr(ch22, check)(answer)
+    assert capsys.readouterr().out == "right\n"
+
+
+def test_a_note_is_short():
+    assert [called(item) for item in ITEMS if len(item.note.split()) > 35] == []
 
 
 def test_the_checkers_verdicts_are_the_librarys():
