@@ -28,11 +28,11 @@ def overlay(image, values, high: float, opacity: float = OPACITY) -> np.ndarray:
     """
     fine = Image.fromarray(np.asarray(array(values), np.float32)).resize(image.shape[1::-1], Image.Resampling.BILINEAR)
     steps = np.clip(np.asarray(fine) * (255 / high if high > 0 else 0), 0, 255).astype(np.uint8)
-    grey = np.asarray(Image.fromarray(image).convert("L"))
     colours, shades = _tables(opacity)
-    laid = np.take(colours, steps, axis=0)  # four times as fast as colours[steps]
-    laid += shades[grey][..., None]
-    return laid
+    coloured = Image.fromarray(steps)
+    coloured.putpalette(colours)  # Pillow looks colours up in a tenth of the time that colours[steps] takes
+    shade = Image.fromarray(image).convert("L").point(shades)
+    return np.asarray(coloured.convert("RGB")) + np.asarray(Image.merge("RGB", [shade] * 3))
 
 
 def enlarged(image, least: int, most: int) -> np.ndarray:
@@ -52,7 +52,7 @@ def scale_colours() -> np.ndarray:
 
 
 @lru_cache
-def _tables(opacity: float) -> tuple[np.ndarray, np.ndarray]:
-    """What each of 256 values and each of 256 greys adds to a pixel; together at most 255."""
+def _tables(opacity: float) -> tuple[bytes, list[int]]:
+    """What each of 256 values and each of 256 greys adds to a pixel, together at most 255, as Pillow takes them."""
     colours, shades = scale_colours() * opacity, np.arange(256) * (1 - opacity)
-    return np.floor(colours).astype(np.uint8), np.floor(shades).astype(np.uint8)
+    return np.floor(colours).astype(np.uint8).tobytes(), np.floor(shades).astype(int).tolist()

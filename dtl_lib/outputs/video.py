@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -19,6 +19,7 @@ from ..data.images import size_of
 from ..data.photos import prepare, resampling
 from ..data.video import KEYFRAMES, Clip, Writer, open_clip, resized
 from ..figures import FrameLayout
+from ..host import usable_cores
 from ..models import ViT
 from ..paths import kind, require_writable, user_path
 from ..tape import Token
@@ -95,36 +96,45 @@ def attention_video(
     _check(source, output, layout, scale, force)
     of = default_tokens(model.plan, model.plan.check_block(block))[0] if of is None else of
     clip = open_clip(source, fps)
-    maps = _Maps(model, clip, block, of, head, image_size, batch_size)
-    known: dict[int, np.ndarray] = {}
-    if scale is None:
-        scale, known = maps.sample()
-    panels = FrameLayout(clip.size, maps.titles, scale, maps.caption, layout == "side-by-side")
-    comment = f"{maps.caption}: {', '.join(maps.titles)}; colours from 0 to {scale:.4g}"
-    done, frames = progress(clip.count) if progress else len, 0
+    with _threads() as (reading, writing):
+        maps = _Maps(model, clip, block, of, head, image_size, batch_size, reading)
+        known: dict[int, np.ndarray] = {}
+        if scale is None:
+            scale, known = maps.sample()
+        panels = FrameLayout(clip.size, maps.titles, scale, maps.caption, layout == "side-by-side")
+        comment = f"{maps.caption}: {', '.join(maps.titles)}; colours from 0 to {scale:.4g}"
+        done, frames = progress(clip.count) if progress else len, 0
 
-    def write(file: Path) -> None:
-        nonlocal frames
-        with open(file, "wb") as stream, _writing(stream, clip, panels, comment) as put:
-            for batch in maps.of_frames(clip.frames(), known, batch_size):
-                put(batch)
-                frames += len(batch)
-                done(batch)
+        def write(file: Path) -> None:
+            nonlocal frames
+            with open(file, "wb") as stream, _written_by(writing, stream, clip, panels, comment) as put:
+                for batch in maps.of_frames(clip.frames(), known, batch_size):
+                    put(batch)
+                    frames += len(batch)
+                    done(batch)
 
-    atomic.replace(output, write, force=force)
+        atomic.replace(output, write, force=force)
     return Written(frames, scale, maps.grid, tuple(clip.problems.values()))
+
+
+@contextmanager
+def _threads() -> Iterator[tuple[Executor, Executor]]:
+    """One thread that reads and one that draws and writes; one for both where a core is missing, so that the model
+    keeps its own."""
+    with ThreadPoolExecutor(1) as reading, ThreadPoolExecutor(1) as writing:
+        yield reading, writing if len(usable_cores()) > 2 else reading
 
 
 class _Maps:
     """The maps of frames: (panels, rows, columns) each."""
 
-    def __init__(self, model: ViT, clip: Clip, block: int, of: Token, head, image_size, batch_size: int):
+    def __init__(self, model: ViT, clip: Clip, block: int, of: Token, head, image_size, batch_size: int, reading):
         config = model.config
         if head not in ("mean", "all"):
             check_heads([head], config.heads)
         self.model, self.clip, self.block, self.of, self.head = model, clip, block, of, head
         self.size = size_for(config, clip.size, image_size)
-        self.grid, self.batch_size = config.grid_of(*self.size), batch_size
+        self.grid, self.batch_size, self.reading = config.grid_of(*self.size), batch_size, reading
         numbers = range(config.heads) if head == "all" else [head] if head != "mean" else []
         mean = ["mean of heads"] if head in ("mean", "all") else []
         self.titles = [*mean, *(f"head {number}" for number in numbers)]
@@ -143,7 +153,7 @@ class _Maps:
 
     def of_frames(self, frames: Iterable, known: Mapping[int, np.ndarray], size: int) -> Iterator[list[tuple]]:
         """Batches of so many (time, frame, maps); those that are known already are not computed again."""
-        for chunk, x in ahead(self._batches(iter(frames), known, size)):
+        for chunk, x in ahead(self._batches(iter(frames), known, size), self.reading):
             fresh = iter(() if x is None else self._of_batch(x))
             yield [(time, frame, known[time] if time in known else next(fresh)) for time, frame in chunk]
 
@@ -196,19 +206,21 @@ def size_for(config, size: tuple[int, int], image_size=None) -> tuple[int, int]:
     return both
 
 
-def ahead(items: Iterator, count: int = AHEAD) -> Iterator:
-    """The items, made in a thread of its own, up to so many before they are asked for."""
+def ahead(items: Iterator, pool: Executor, count: int = AHEAD) -> Iterator:
+    """The items, made in a pool's one thread, up to so many before they are asked for."""
     end = object()
-    with ThreadPoolExecutor(1) as pool:
-        waiting = deque(pool.submit(next, items, end) for _ in range(count))
+    waiting = deque(pool.submit(next, items, end) for _ in range(count))
+    with _settled(waiting):
         while (item := waiting.popleft().result()) is not end:
             waiting.append(pool.submit(next, items, end))
             yield item
 
 
 @contextmanager
-def _writing(file, clip: Clip, panels: FrameLayout, comment: str) -> Iterator[Callable[[list], None]]:
-    """A function that draws and writes a batch of (time, frame, maps) in a thread of its own, in order."""
+def _written_by(
+    pool: Executor, file, clip: Clip, panels: FrameLayout, comment: str
+) -> Iterator[Callable[[list], None]]:
+    """A function that draws and writes a batch of (time, frame, maps) in a pool's one thread, in order."""
     writer, waiting, first = Writer(file, clip.rate, clip.time_base, comment), deque(), []
 
     def write(batch: list) -> None:
@@ -221,14 +233,21 @@ def _writing(file, clip: Clip, panels: FrameLayout, comment: str) -> Iterator[Ca
         if len(waiting) > AHEAD:
             waiting.popleft().result()
 
-    with closing(writer), ThreadPoolExecutor(1) as pool:
-        try:
-            yield put
-            while waiting:
-                waiting.popleft().result()
-        finally:
-            for left in waiting:
-                left.cancel()
+    with closing(writer), _settled(waiting):
+        yield put
+        while waiting:
+            waiting.popleft().result()
+
+
+@contextmanager
+def _settled(waiting: Iterable[Future]) -> Iterator[None]:
+    """At its end nothing that waits is begun, and what runs has ended."""
+    try:
+        yield
+    finally:
+        for future in waiting:
+            future.cancel()
+        wait(waiting)
 
 
 def _check(source: Path, output: Path, layout: str, scale: float | None, force: bool) -> None:

@@ -3,8 +3,10 @@
 import itertools
 import os
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
+from threading import get_ident
 
 import matplotlib
 import numpy as np
@@ -190,8 +192,14 @@ def test_what_cannot_be_is_one_line_and_leaves_nothing(model, capsys, source, fl
     assert {path.name: path.read_bytes() for path in Path().iterdir() if path.is_file()} == before
 
 
+@pytest.fixture(params=[2, 4])
+def cores(request, monkeypatch):
+    """Few cores and more: one thread beside the model's, and two."""
+    monkeypatch.setattr(outputs_video, "usable_cores", lambda: frozenset(range(request.param)))
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError, OSError(28, "No space left on device")])
-def test_no_half_file_is_ever_under_the_final_name(model, monkeypatch, error):
+def test_no_half_file_is_ever_under_the_final_name(model, cores, monkeypatch, error):
     """What was there stays until the new one is whole, and what was begun is removed."""
     write_frames(Path("frames"), scenes(30))
     Path("out.mp4").write_text("mine")
@@ -211,7 +219,7 @@ def test_no_half_file_is_ever_under_the_final_name(model, monkeypatch, error):
     assert {path.name for path in Path().iterdir()} == {"frames", "model.json", "model.safetensors", "out.mp4"}
 
 
-def test_few_frames_are_in_memory_at_a_time_however_long_the_clip(model, monkeypatch):
+def test_few_frames_are_in_memory_at_a_time_however_long_the_clip(model, cores, monkeypatch):
     alive, most = set(), []
 
     class Long:
@@ -241,12 +249,36 @@ def test_what_is_made_ahead_comes_in_order_with_its_error_and_no_further_than_as
                 raise ValueError("seven")
             yield number
 
-    stream = outputs_video.ahead(items(), 2)
-    assert list(itertools.islice(stream, 3)) == [0, 1, 2]
-    stream.close()
-    assert made[-1] <= 5
-    with pytest.raises(ValueError, match="seven"):
-        list(outputs_video.ahead(items(), 2))
+    with ThreadPoolExecutor(1) as pool:
+        stream = outputs_video.ahead(items(), pool, 2)
+        assert list(itertools.islice(stream, 3)) == [0, 1, 2]
+        stream.close()
+        assert made[-1] <= 5
+        with pytest.raises(ValueError, match="seven"):
+            list(outputs_video.ahead(items(), pool, 2))
+
+
+def test_on_two_cores_one_thread_reads_and_writes_what_two_do_on_more(model, monkeypatch):
+    write_frames(Path("frames"), scenes(30))
+    threads, prepared, write = {}, outputs_video.prepare, outputs_video.Writer.write
+
+    def preparing(*args, **options):
+        threads[cores].add(get_ident())
+        return prepared(*args, **options)
+
+    def writing(*args):
+        threads[cores].add(get_ident())
+        write(*args)
+
+    monkeypatch.setattr(outputs_video, "prepare", preparing)
+    monkeypatch.setattr(outputs_video.Writer, "write", writing)
+    for cores in (1, 2, 3):
+        threads[cores] = set()
+        monkeypatch.setattr(outputs_video, "usable_cores", lambda cores=cores: frozenset(range(cores)))
+        attention_video(model, "frames", f"{cores}.mp4", batch_size=2)
+    assert [len(threads[cores] - {get_ident()}) for cores in threads] == [1, 1, 2]
+    assert all(get_ident() not in used for used in threads.values())
+    assert Path("1.mp4").read_bytes() == Path("2.mp4").read_bytes() == Path("3.mp4").read_bytes()
 
 
 @needs(f"weights/{TINY}.safetensors", "davis/JPEGImages/dog")
