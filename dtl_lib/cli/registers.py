@@ -187,9 +187,11 @@ def _neurons(model: ViT, images: Tensor, args: Namespace) -> tuple[int, float, t
         model(images)
     outliers = find_outliers(tape)
     if outliers.start is None:
+        seen = f"{len(images)} image{'s' * (len(images) > 1)}"
+        content = " (where some are long, the input tells which: what the images show)" if outliers.content else ""
         raise ValueError(
-            f"no patch of {len(images)} image{'s' * (len(images) > 1)} is an outlier after any block: there is nothing "
-            "to clean; dtl registers is for models whose norms have a second mode (chapter 14)"
+            f"no patch of {seen} is an outlier after any block{content}: there is nothing to clean; dtl "
+            "registers is for models whose norms have a second mode (chapter 14)"
         )
     block = max(range(len(outliers.modes)), key=lambda b: outliers.modes[b].ratio if outliers.modes[b] else 0)
     mask = outliers.mask(block)

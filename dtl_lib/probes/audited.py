@@ -83,6 +83,8 @@ class Block:
         norms: of each group of tokens after it.
         counts: how many patches have a length in each bin of `Audit.edges`, `(bins,)`; None in class attention.
         outliers: the patches after it that are; None where there are none, and in class attention.
+        content: how many times as long as the others patches are that would be outliers, if the input did not tell
+            which they are; see `find_outliers`. None without such.
         sinks: what those do that enter it; None where none do.
         received: the share of all attention that each group gets.
         columns: the tokens that get most, the first few.
@@ -95,6 +97,7 @@ class Block:
     norms: Mapping[str, Norms]
     counts: np.ndarray | None = field(repr=False)
     outliers: Found | None
+    content: float | None
     sinks: Given | None
     received: Mapping[str, float]
     columns: tuple[Column, ...]
@@ -194,6 +197,20 @@ class Audit:
         return max(found)[1] if found else None
 
     @property
+    def content(self) -> str | None:
+        """After which blocks patches are long that count as content, in a sentence; None without such."""
+        times = {number: block.content for number, block in enumerate(self.blocks) if block.content}
+        if not times:
+            return None
+        first, last = min(times), max(times)
+        every = f"{first} to {last}" if last - first + 1 == len(times) else ", ".join(map(str, times))
+        after = f"block{'s' * (len(times) > 1)} {first if first == last else every}"
+        return (
+            f"Not counted: patches that are long after {after} (up to {max(times.values()):.2g} times as long as the "
+            "others) and whose likeliest patch before block 0 is long as well, as what an image shows would be."
+        )
+
+    @property
     def registers(self) -> int:
         """How many the model has."""
         return sum(group.tokens for group in self.plan.groups if group.name not in ("cls", "dist"))
@@ -224,10 +241,11 @@ def _verdict(audit: Audit) -> str:
     cost = min(audit.costs, key=lambda one: abs(one.registers - 4), default=None)
     costs = _cost(cost, " more" if audit.registers else "") if cost else ""
     has = f" with {audit.registers} register{'s' * (audit.registers > 1)}" if audit.registers else ""
+    content = f" {audit.content}" if audit.content else ""
     if audit.start is None:
         rare = f"Outliers in fewer than {audit.missed:.1%} of images could have been missed."
         there = f": {costs}, and there is nothing for them to take over" if costs else ""
-        return f"No high-norm patches{has} in {images}{there}. {rare}"
+        return f"No outliers among the patches{has} in {images}{there}. {rare}{content}"
     found = audit.blocks[audit.shown].outliers
     assert found is not None  # of the block with most of them
     when = f"After block {audit.start}" if audit.start == audit.last else f"From block {audit.start} to {audit.last}"
@@ -243,7 +261,7 @@ def _verdict(audit: Audit) -> str:
         said += f"; {SINKS[audit.kind]} {audit.blocks[audit.strongest].sinks.share:.0%} of the attention"
     advice = "whether they would take over was not measured, and test_time_registers tries it without training"
     last = f"{costs}; {advice}" if costs else advice
-    return f"{said}. {last[0].upper()}{last[1:]}."
+    return f"{said}. {last[0].upper()}{last[1:]}.{content}"
 
 
 def _cost(cost: RegisterCost, more: str) -> str:

@@ -14,11 +14,13 @@ from ..tokens import PATCHES
 from .sinks import KINDS, Sinks, find_sinks
 
 FINE, WIDEST = 8, 4096  # bins of the histogram in one spread, and at most
+TIMES = 2  # as long as a normal token; more is an outlier, by the second rule of `find_outliers`
+TOLD = 0.5  # of the long tokens, from which share on they are content, by the third
 
 
 @dataclass(frozen=True)
 class Mode:
-    """The outliers after one block, a second mode of the patches' lengths.
+    """The long patches after one block, a second mode of the patches' lengths.
 
     Attributes:
         cut: the length that divides them from the others, in the valley between the two modes.
@@ -27,6 +29,7 @@ class Mode:
         direction: the mean of their directions, a unit vector, `(dim,)`.
         alike: the squared length of that mean, 0 … 1: the share of their energy that one common vector holds.
         energy: the share of their squared length that each channel holds, `(dim,)`.
+        told: the share of them that the input tells, by the third rule of `find_outliers`.
     """
 
     cut: float
@@ -35,6 +38,7 @@ class Mode:
     direction: Tensor
     alike: float
     energy: Tensor
+    told: float
 
     def channels(self, share: float = 0.5) -> list[int]:
         """The fewest channels that hold a share of the outliers' energy, the largest first: massive ones are few."""
@@ -48,10 +52,12 @@ class Outliers:
 
     Attributes:
         modes: the outliers after each block of the trunk, or None.
-        sinks: by block, what those that entered it do in its attention; see `Sinks`.
+        content: by block, long patches that the third rule takes for what the images show, and so for no outliers.
+        sinks: by block, what the outliers that entered it do in its attention; see `Sinks`.
     """
 
     modes: tuple[Mode | None, ...]
+    content: dict[int, Mode]
     sinks: dict[int, Sinks]
     _shape: tuple[int, ...] = field(repr=False)
 
@@ -90,7 +96,8 @@ def find_outliers(tape: Tape) -> Outliers:
        do not have.
     3. The input does not tell which they are. Each is compared with the token of its image that is most like it before
        block 0. Where half of these are long as well, length follows what a patch shows, such as an object on plain
-       ground, and is no artefact.
+       ground, and is no artefact: `Outliers.content` has them. The rule goes by likeness alone. Where long patches show
+       the same in all images, such as the corners of a video's frames, look there, too.
 
     Vision Transformers Need Registers (Darcet et al. 2024, §2.1) cuts DINOv2's at 150, by eye; another model, block or
     size needs another number. Tokens shorter than the others are not looked for, nor is a lone long token.
@@ -115,10 +122,12 @@ def find_outliers(tape: Tape) -> Outliers:
     before = patch_tokens(tape, "input")
     if not len(before):
         raise ValueError("there are no images to measure on")
-    modes = tuple(_mode(tape, block, before) for block in range(tape.plan.depth))
+    long = [_mode(tape, block, before) for block in range(tape.plan.depth)]
+    modes = tuple(mode if mode and mode.told < TOLD else None for mode in long)
+    content = {block: mode for block, mode in enumerate(long) if mode and mode.told >= TOLD}
     entering = {block + 1: mode.mask for block, mode in enumerate(modes[:-1]) if mode}
     sinks = {block: find_sinks(tape, block, mask) for block, mask in entering.items()}
-    return Outliers(modes, sinks, (len(before), *tape.grid))
+    return Outliers(modes, content, sinks, (len(before), *tape.grid))
 
 
 def second_mode(lengths: Tensor) -> float | None:
@@ -197,13 +206,14 @@ def _mode(tape: Tape, block: int, before: Tensor) -> Mode | None:
         return None
     long = lengths > cut
     ratio = float(lengths[long].median() / lengths[~long].median())
-    if ratio <= 2 or told_by_input(before, long) >= 0.5:
+    if ratio <= TIMES:
         return None
     found = tokens[long]
     mean, squares = F.normalize(found, dim=-1).mean(dim=0), found.square().mean(dim=0)
     mask = rearrange(long, "batch (rows columns) -> batch rows columns", rows=tape.grid[0]).cpu()
     energy = (squares / squares.sum()).cpu()
-    return Mode(cut, mask, ratio, F.normalize(mean, dim=0).cpu(), float(mean.square().sum()), energy)
+    told = told_by_input(before, long)
+    return Mode(cut, mask, ratio, F.normalize(mean, dim=0).cpu(), float(mean.square().sum()), energy, told)
 
 
 def told_by_input(before: Tensor, long: Tensor) -> float:

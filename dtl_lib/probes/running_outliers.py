@@ -7,7 +7,7 @@ from torch import Tensor
 from ..checks import check_tape
 from ..tape import Tape
 from .lengths import RunningLengths
-from .outliers import likest_is_long, patch_tokens
+from .outliers import TIMES, TOLD, likest_is_long, patch_tokens
 
 
 class AfterBlock:
@@ -16,6 +16,7 @@ class AfterBlock:
     Attributes:
         lengths: of all patches.
         cut, ratio: as of a `Mode`, by all images so far; None where there are no outliers.
+        content: the ratio of long patches that the input tells, and that are no outliers; None without such.
         n: outliers found, each batch by what was known by then.
         images: how many have one.
         places: in how many images a patch is one, `(patches,)`.
@@ -25,6 +26,7 @@ class AfterBlock:
         self.lengths = RunningLengths()
         self.cut: float | None = None
         self.ratio: float | None = None
+        self.content: float | None = None
         self.n = 0
         self.images = 0
         self.places: Tensor | float = 0.0
@@ -41,15 +43,17 @@ class AfterBlock:
         """
         lengths = tokens.norm(dim=-1)
         self.lengths.add(lengths)
-        self.cut, self.ratio = self.lengths.second_mode(), None
+        self.cut, self.ratio, self.content = self.lengths.second_mode(), None, None
         if self.cut is None:
             return torch.zeros_like(lengths, dtype=torch.bool)
         long, ratio = lengths > self.cut, self.lengths.ratio(self.cut)
-        if ratio > 2:
-            same = likest_is_long(before, long)
-            self._told, self._asked = self._told + int(same.sum()), self._asked + len(same)
-        if ratio <= 2 or self._told >= 0.5 * self._asked:
+        if ratio <= TIMES:
             self.cut = None
+            return torch.zeros_like(long)
+        same = likest_is_long(before, long)
+        self._told, self._asked = self._told + int(same.sum()), self._asked + len(same)
+        if self._told >= TOLD * self._asked:
+            self.cut, self.content = None, ratio
             return torch.zeros_like(long)
         self.ratio = ratio
         self._count(tokens[long], long)

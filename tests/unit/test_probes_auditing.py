@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from dtl_lib import ViT, load_pretrained, probes, record
+from dtl_lib.cli.questions.outliers import outliers
 from dtl_lib.config import ViTConfig
 from dtl_lib.probes.lengths import RunningLengths
 from dtl_lib.probes.ranks import RunningScatter
@@ -16,7 +17,7 @@ from dtl_lib.tokens import TokenPlan
 from tests.unit.loops import PLANS, attention, streams
 from tests.unit.planted import planted, random_mask, small_model
 from tests.unit.small import build, images
-from tests.unit.test_probes_outliers import SHAPES, ZOO, recorded, with_sink
+from tests.unit.test_probes_outliers import SHAPES, ZOO, blank_at_the_left, recorded, with_sink
 
 
 def audited(model, x, batch=20, **options):
@@ -62,7 +63,7 @@ def test_numbers_are_those_of_plain_float64(name):
 )
 def test_the_verdict_names_a_cost_that_was_asked_for(registers, says):
     found = probes.audit(ViT.build("vit_shapes_patch8_32"), [torch.randn(2, 3, 32, 32)], registers=registers)
-    assert found.verdict.startswith(f"No high-norm patches in 2 images{says}")
+    assert found.verdict.startswith(f"No outliers among the patches in 2 images{says}")
 
 
 @pytest.mark.parametrize("batch", [60, 17, 8])
@@ -118,6 +119,21 @@ def test_one_batch_is_what_find_outliers_finds_to_the_last_patch():
     assert torch.equal(torch.as_tensor(found.pictures[3].long), torch.stack([once.mask(n)[3] for n in range(6)]))
 
 
+def test_long_patches_that_are_not_counted_are_named():
+    model, x, mask = blank_at_the_left()
+    with planted(model, mask, 1):
+        tape, found, answer = recorded(model, x), probes.audit(model, [x]), outliers(model, [x])
+    content = probes.find_outliers(tape).content
+    assert found.start is None and [n for n, block in enumerate(found.blocks) if block.content] == list(content)
+    for number, mode in content.items():
+        assert found.blocks[number].content == pytest.approx(mode.ratio, rel=0.05)
+    most = max(found.blocks[number].content for number in content)
+    last = model.plan.depth - 1
+    assert f"long after blocks 1 to {last} (up to {most:.2g} times as long as the others)" in found.content
+    assert found.verdict.endswith(found.content) and found.to_dict()["blocks"][1]["content"] > 2
+    assert answer.lines == ["no outliers in 2 images", found.content[0].lower() + found.content[1:-1]]
+
+
 @pytest.mark.parametrize("kind", ["no-op", "broadcast", "ignored"])
 def test_the_type_of_a_planted_sink(kind):
     model, _, mask = with_sink(kind)
@@ -131,9 +147,10 @@ def test_the_type_of_a_planted_sink(kind):
 @pytest.mark.parametrize("name", ZOO)
 def test_clean_models_have_none(name):
     found = audited(load_pretrained(f"zoo/{name}"), SHAPES, batch=12)
-    assert found.start is found.last is found.kind is found.strongest is None
+    assert found.start is found.last is found.kind is found.strongest is found.content is None
     registers = 4 if name.endswith("reg4") else 0
-    assert found.registers == registers and f"No high-norm patches{' with 4' * bool(registers)}" in found.verdict
+    assert found.registers == registers
+    assert f"No outliers among the patches{' with 4' * bool(registers)}" in found.verdict
     assert f"{1 - 0.05 ** (1 / 60):.1%} of images could have been missed" in found.verdict
     assert not any(picture.long.any() for picture in found.pictures)
 

@@ -64,6 +64,7 @@ def test_planted_outliers_are_found_and_nothing_else(name):
     tape, truth = case(name)
     found = probes.find_outliers(tape)
     hit, said, there = precision_and_recall(masks(found), truth)
+    assert not found.content
     if name == "clean":
         assert found.start is None and found.kind is None and said == 0
         return
@@ -122,8 +123,8 @@ def test_a_plain_rectangular_grid_and_every_plan():
         assert found.modes[0].ratio == pytest.approx(8, rel=0.3)
 
 
-def test_what_an_image_shows_is_no_outlier():
-    """Two blank patches that a model writes long, in an image of which the rest is noise."""
+def blank_at_the_left():
+    """A model, images, and a mask: blank patches in an image of which the rest is noise."""
     torch.manual_seed(0)
     model = ViT(replace(SMALL, image_size=(32, 32), dim=24)).eval()
     x = images(replace(SMALL, image_size=(32, 32)), batch=2).float()
@@ -132,14 +133,22 @@ def test_what_an_image_shows_is_no_outlier():
     mask[0, :, :2] = True
     with torch.no_grad():
         model.positions.mul_(0.01)
+    return model, x, mask
+
+
+def test_what_an_image_shows_is_no_outlier():
+    """Blank patches that a model writes long."""
+    model, x, mask = blank_at_the_left()
     with planted(model, mask, 1):
         tape = recorded(model, x)
     assert probes.second_mode(tape.norms(1)["patches"]) is not None
-    assert probes.find_outliers(tape).start is None
+    found = probes.find_outliers(tape)
+    assert found.start is None and min(found.content) == 1 and torch.equal(found.content[1].mask, mask)
+    assert found.content[1].told >= 0.5 and found.content[1].ratio > 2
 
 
 def test_channels_are_the_fewest_that_hold_the_share():
-    mode = probes.Mode(1.0, torch.ones(1, 1, 1), 2.0, torch.ones(4), 1.0, torch.tensor([0.1, 0.55, 0.05, 0.3]))
+    mode = probes.Mode(1.0, torch.ones(1, 1, 1), 2.0, torch.ones(4), 1.0, torch.tensor([0.1, 0.55, 0.05, 0.3]), 0.0)
     assert mode.channels() == [1] and mode.channels(0.8) == [1, 3] and mode.channels(0.9) == [1, 3, 0]
 
 

@@ -55,12 +55,18 @@ def _rows(found: Audit):
 
 
 def _lines(found: Audit):
-    from ...figures import table
-
     images = f"{found.n:,} image{'s' * (found.n > 1)}"
     if found.start is None:
         yield f"no outliers in {images}"
-        return
+    else:
+        yield from _kinds(found, images)
+    if found.content:
+        yield found.content[0].lower() + found.content[1:-1]
+
+
+def _kinds(found: Audit, images: str):
+    from ...figures import table
+
     kind = found.kind or "unknown, since no block comes after"
     yield f"outliers from block {found.start} on, in {images}; as sinks: {kind}"
     rows = []
