@@ -147,6 +147,8 @@ def check_my_fold(my_fold) -> None:
             expect_close(answer, factor * plain, "not the factors times what the map gives")
     wide = my_fold(nn.Linear(5, 3), _random(3))
     expect_shape(wide.weight, (3, 5), "of an MLP's last map, which is not square: (outputs, inputs)")
+    said = wide.in_features, wide.out_features
+    expect(said == (5, 3), f"a map of 5 inputs and 3 outputs says in_features, out_features = {said}")
 
 
 @exercise

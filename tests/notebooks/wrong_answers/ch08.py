@@ -145,6 +145,14 @@ def always_a_bias(linear, factor):
     return folded
 
 
+def features_exchanged(linear, factor):
+    folded = nn.Linear(linear.out_features, linear.in_features, bias=linear.bias is not None)
+    folded.weight = nn.Parameter((linear.weight * factor[:, None]).detach())
+    if linear.bias is not None:
+        folded.bias = nn.Parameter((linear.bias * factor).detach())
+    return folded
+
+
 def a_function(linear, factor):
     return lambda x: factor * linear(x)
 
@@ -255,6 +263,7 @@ WRONG = {
         fold(lambda linear, factor: linear.weight / factor[:, None], lambda linear, factor: linear.bias / factor),
         in_place,
         always_a_bias,
+        features_exchanged,
         a_function,
     ],
     "check_positive": [
