@@ -27,8 +27,9 @@ from .looking import TITLES, called, default_tokens, read_maps, stage_of
 from .pages import check_heads, scale_of
 
 LAYOUTS = ("side-by-side", "overlay")
-SAMPLE = 64  # frames, at most, that the scale is taken from
-APART = 8  # frames; between them, in the second pass, there are others to compute while frames are written
+SAMPLE = 256  # frames, at most, that the scale is taken from: as many as the model takes while the others are read
+KEPT = 2**26  # bytes, at most, of their maps, of 16 frames or more
+APART = 4  # frames, at least; between them, in the second pass, are others to compute while frames are written
 SAMPLED = 2  # frames of a batch in that first pass, most of which is reading: the model works while more are read
 AHEAD = 3  # batches that are read, and that are written, beside the one in the model
 MOST_PATCHES = 2**15
@@ -79,8 +80,8 @@ def attention_video(
         of: a token, as in `look`; where None, the class token, or `"patches"` where it is not there.
         head: `"mean"`, `"all"` (a grid, with the mean first), or the number of one.
         layout: `"side-by-side"`, the frame beside its maps, with a scale below; `"overlay"`, the maps alone.
-        scale: where the colours end; where None, 99.5 % of the values of up to 64 frames, taken from the whole clip,
-            lie below.
+        scale: where the colours end; where None, 99.5 % of the values of up to 256 frames, taken from the whole
+            clip, lie below.
         image_size: the shorter side for the model, in pixels, or (height, width); the model's own where None.
         fps: frames a second of a folder of images; 24 where None. A video keeps its own times.
         batch_size: frames in a batch.
@@ -145,8 +146,9 @@ class _Maps:
     def sample(self) -> tuple[float, dict[int, np.ndarray]]:
         """Where the scale ends, and the maps by time of the frames that it is taken from, which come again."""
         count = self.clip.count or 0
-        apart = max(1, min(APART, count // 4), -(-count // SAMPLE))
-        frames = islice(self.clip.frames(apart), SAMPLE)
+        most = max(16, min(SAMPLE, KEPT // (4 * len(self.titles) * self.grid[0] * self.grid[1])))
+        apart = max(1, min(APART, count // 4), -(-count // most))
+        frames = islice(self.clip.frames(apart), most)
         batches = self.of_frames(frames, {}, min(SAMPLED, self.batch_size))
         maps = {time: maps for batch in batches for time, _, maps in batch}
         return scale_of(np.stack([*maps.values()])), maps if apart <= KEYFRAMES else {}
