@@ -188,10 +188,15 @@ def _neurons(model: ViT, images: Tensor, args: Namespace) -> tuple[int, float, t
     outliers = find_outliers(tape)
     if outliers.start is None:
         seen = f"{len(images)} image{'s' * (len(images) > 1)}"
-        content = " (where some are long, the input tells which: what the images show)" if outliers.content else ""
+        if outliers.left_out:
+            raise ValueError(
+                f"no patch of {seen} counts as an outlier: some are long after block {min(outliers.left_out)}, but so "
+                "are the patches most similar to them at the input, so they are taken for what the images show; other "
+                "images, less alike, may tell more (chapter 14)"
+            )
         raise ValueError(
-            f"no patch of {seen} is an outlier after any block{content}: there is nothing to clean; dtl "
-            "registers is for models whose norms have a second mode (chapter 14)"
+            f"no patch of {seen} is an outlier after any block: there is nothing to clean; dtl registers is for models "
+            "whose norms have a second mode (chapter 14)"
         )
     block = max(range(len(outliers.modes)), key=lambda b: outliers.modes[b].ratio if outliers.modes[b] else 0)
     mask = outliers.mask(block)

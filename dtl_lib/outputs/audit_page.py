@@ -50,11 +50,12 @@ img { display: block; width: 100%; height: auto; image-rendering: pixelated; bor
 """
 HOW = (
     "Outliers are found without a threshold: a second mode of the patches' log-lengths, more than twice as long, "
-    "and not told by what the input shows. A sink is a no-op where what it gives back, per unit of attention, is "
-    "less than half as long as a normal patch's; it broadcasts where it is longer and the same in all images. "
-    "Shares of attention are means over heads and images; intervals are over images. The effective rank is the "
-    "exponential of the entropy of the singular values' shares. What is not listed was not measured; another set "
-    "of images may differ."
+    "and not told by what the input shows: where the most similar patch at the input is long as well, long patches "
+    "are left out, which can be wrong where images resemble each other. A sink is a no-op where what it gives back, "
+    "per unit of attention, is less than half as long as a normal patch's; it broadcasts where it is longer and the "
+    "same in all images. Shares of attention are means over heads and images; intervals are over images. The "
+    "effective rank is the exponential of the entropy of the singular values' shares. What is not listed was not "
+    "measured; another set of images may differ."
 )
 
 

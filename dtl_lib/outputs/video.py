@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -29,7 +29,7 @@ from .pages import check_heads, scale_of
 LAYOUTS = ("side-by-side", "overlay")
 SAMPLE = 256  # frames, at most, that the scale is taken from: as many as the model takes while the others are read
 KEPT = 2**26  # bytes, at most, of their maps, of 16 frames or more
-APART = 4  # frames, at least; between them, in the second pass, are others to compute while frames are written
+APART = 4  # frames, more in a long clip; between them, in the second pass, are others to compute while some are written
 SAMPLED = 2  # frames of a batch in that first pass, most of which is reading: the model works while more are read
 AHEAD = 3  # batches that are read, and that are written, beside the one in the model
 MOST_PATCHES = 2**15
@@ -212,10 +212,13 @@ def ahead(items: Iterator, pool: Executor, count: int = AHEAD) -> Iterator:
     """The items, made in a pool's one thread, up to so many before they are asked for."""
     end = object()
     waiting = deque(pool.submit(next, items, end) for _ in range(count))
-    with _settled(waiting):
+    try:
         while (item := waiting.popleft().result()) is not end:
             waiting.append(pool.submit(next, items, end))
             yield item
+    finally:
+        for future in waiting:
+            future.cancel()
 
 
 @contextmanager
@@ -235,21 +238,15 @@ def _written_by(
         if len(waiting) > AHEAD:
             waiting.popleft().result()
 
-    with closing(writer), _settled(waiting):
-        yield put
-        while waiting:
-            waiting.popleft().result()
-
-
-@contextmanager
-def _settled(waiting: Iterable[Future]) -> Iterator[None]:
-    """At its end nothing that waits is begun, and what runs has ended."""
-    try:
-        yield
-    finally:
-        for future in waiting:
-            future.cancel()
-        wait(waiting)
+    with closing(writer):
+        try:
+            yield put
+            while waiting:
+                waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+            pool.submit(len, ()).result()  # by then the one thread has ended what it was writing
 
 
 def _check(source: Path, output: Path, layout: str, scale: float | None, force: bool) -> None:

@@ -83,8 +83,7 @@ class Block:
         norms: of each group of tokens after it.
         counts: how many patches have a length in each bin of `Audit.edges`, `(bins,)`; None in class attention.
         outliers: the patches after it that are; None where there are none, and in class attention.
-        content: how many times as long as the others patches are that would be outliers, if the input did not tell
-            which they are; see `find_outliers`. None without such.
+        left_out: the ratio of long patches that the third rule of `find_outliers` leaves out; None without such.
         sinks: what those do that enter it; None where none do.
         received: the share of all attention that each group gets.
         columns: the tokens that get most, the first few.
@@ -97,7 +96,7 @@ class Block:
     norms: Mapping[str, Norms]
     counts: np.ndarray | None = field(repr=False)
     outliers: Found | None
-    content: float | None
+    left_out: float | None
     sinks: Given | None
     received: Mapping[str, float]
     columns: tuple[Column, ...]
@@ -197,17 +196,18 @@ class Audit:
         return max(found)[1] if found else None
 
     @property
-    def content(self) -> str | None:
-        """After which blocks patches are long that count as content, in a sentence; None without such."""
-        times = {number: block.content for number, block in enumerate(self.blocks) if block.content}
+    def left_out(self) -> str | None:
+        """After which blocks long patches are left out by the third rule, in a sentence or two; None without such."""
+        times = {number: block.left_out for number, block in enumerate(self.blocks) if block.left_out}
         if not times:
             return None
         first, last = min(times), max(times)
         every = f"{first} to {last}" if last - first + 1 == len(times) else ", ".join(map(str, times))
-        after = f"block{'s' * (len(times) > 1)} {first if first == last else every}"
+        after = f"blocks {every}" if len(times) > 1 else f"block {first}"
         return (
-            f"Not counted: patches that are long after {after} (up to {max(times.values()):.2g} times as long as the "
-            "others) and whose likeliest patch before block 0 is long as well, as what an image shows would be."
+            f"Left out: after {after} some patches are long, typically up to {max(times.values()):.3g} times as long "
+            "as the others, but the most similar patch at the input is long as well, so they are taken for what the "
+            "images show. That can be wrong where images resemble each other."
         )
 
     @property
@@ -241,11 +241,12 @@ def _verdict(audit: Audit) -> str:
     cost = min(audit.costs, key=lambda one: abs(one.registers - 4), default=None)
     costs = _cost(cost, " more" if audit.registers else "") if cost else ""
     has = f" with {audit.registers} register{'s' * (audit.registers > 1)}" if audit.registers else ""
-    content = f" {audit.content}" if audit.content else ""
+    left_out = f" {audit.left_out}" if audit.left_out else ""
     if audit.start is None:
         rare = f"Outliers in fewer than {audit.missed:.1%} of images could have been missed."
-        there = f": {costs}, and there is nothing for them to take over" if costs else ""
-        return f"No outliers among the patches{has} in {images}{there}. {rare}{content}"
+        there = f": {costs}{', and there is nothing for them to take over' * (not left_out)}" if costs else ""
+        none = "With" + has.removeprefix(" with") + ", no" if has else "No"
+        return f"{none} patch is an outlier in {images}{there}. {rare}{left_out}"
     found = audit.blocks[audit.shown].outliers
     assert found is not None  # of the block with most of them
     when = f"After block {audit.start}" if audit.start == audit.last else f"From block {audit.start} to {audit.last}"
@@ -261,7 +262,7 @@ def _verdict(audit: Audit) -> str:
         said += f"; {SINKS[audit.kind]} {audit.blocks[audit.strongest].sinks.share:.0%} of the attention"
     advice = "whether they would take over was not measured, and test_time_registers tries it without training"
     last = f"{costs}; {advice}" if costs else advice
-    return f"{said}. {last[0].upper()}{last[1:]}.{content}"
+    return f"{said}. {last[0].upper()}{last[1:]}.{left_out}"
 
 
 def _cost(cost: RegisterCost, more: str) -> str:

@@ -209,10 +209,10 @@ class _Block:
         if after is not None:
             ranks = tuple(effective_rank(one.scatter) for one in (self.normal.merged(self.long), self.normal))
         outliers = _outliers(after, running) if after is not None and after.there else None
-        content = after.content if after is not None else None
+        left_out = after.left_out if after is not None else None
         sinks = self._given() if entered else None
         counts = None if after is None else after.lengths.histogram(*edges, BINS)
-        return Block(norms, counts, outliers, content, sinks, groups, columns, half, -(-len(received) // 2), *ranks)
+        return Block(norms, counts, outliers, left_out, sinks, groups, columns, half, -(-len(received) // 2), *ranks)
 
     def _given(self) -> Given | None:
         if not sum(self.kinds.values()):

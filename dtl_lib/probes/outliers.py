@@ -15,7 +15,7 @@ from .sinks import KINDS, Sinks, find_sinks
 
 FINE, WIDEST = 8, 4096  # bins of the histogram in one spread, and at most
 TIMES = 2  # as long as a normal token; more is an outlier, by the second rule of `find_outliers`
-TOLD = 0.5  # of the long tokens, from which share on they are content, by the third
+TOLD = 0.5  # of the long tokens, from which share on all are left out, by the third
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Mode:
     told: float
 
     def channels(self, share: float = 0.5) -> list[int]:
-        """The fewest channels that hold a share of the outliers' energy, the largest first: massive ones are few."""
+        """The fewest channels that hold a share of their energy, the largest first: massive ones are few."""
         held = self.energy.sort(descending=True)
         return held.indices[: int((held.values.cumsum(0) < share).sum()) + 1].tolist()
 
@@ -52,12 +52,12 @@ class Outliers:
 
     Attributes:
         modes: the outliers after each block of the trunk, or None.
-        content: by block, long patches that the third rule takes for what the images show, and so for no outliers.
+        left_out: by block, long patches that are no outliers by the third rule.
         sinks: by block, what the outliers that entered it do in its attention; see `Sinks`.
     """
 
     modes: tuple[Mode | None, ...]
-    content: dict[int, Mode]
+    left_out: dict[int, Mode]
     sinks: dict[int, Sinks]
     _shape: tuple[int, ...] = field(repr=False)
 
@@ -96,8 +96,8 @@ def find_outliers(tape: Tape) -> Outliers:
        do not have.
     3. The input does not tell which they are. Each is compared with the token of its image that is most like it before
        block 0. Where half of these are long as well, length follows what a patch shows, such as an object on plain
-       ground, and is no artefact: `Outliers.content` has them. The rule goes by likeness alone. Where long patches show
-       the same in all images, such as the corners of a video's frames, look there, too.
+       ground, and is no artefact. That can be wrong where images resemble each other, as the frames of a video do in
+       their corners, so `Outliers.left_out` has what this rule leaves out.
 
     Vision Transformers Need Registers (Darcet et al. 2024, §2.1) cuts DINOv2's at 150, by eye; another model, block or
     size needs another number. Tokens shorter than the others are not looked for, nor is a lone long token.
@@ -124,10 +124,10 @@ def find_outliers(tape: Tape) -> Outliers:
         raise ValueError("there are no images to measure on")
     long = [_mode(tape, block, before) for block in range(tape.plan.depth)]
     modes = tuple(mode if mode and mode.told < TOLD else None for mode in long)
-    content = {block: mode for block, mode in enumerate(long) if mode and mode.told >= TOLD}
+    left_out = {block: mode for block, mode in enumerate(long) if mode and mode.told >= TOLD}
     entering = {block + 1: mode.mask for block, mode in enumerate(modes[:-1]) if mode}
     sinks = {block: find_sinks(tape, block, mask) for block, mask in entering.items()}
-    return Outliers(modes, content, sinks, (len(before), *tape.grid))
+    return Outliers(modes, left_out, sinks, (len(before), *tape.grid))
 
 
 def second_mode(lengths: Tensor) -> float | None:
@@ -217,7 +217,7 @@ def _mode(tape: Tape, block: int, before: Tensor) -> Mode | None:
 
 
 def told_by_input(before: Tensor, long: Tensor) -> float:
-    """Of the long tokens, the share whose likeliest other token of the same image, before block 0, is long as well.
+    """Of the long tokens, the share whose most similar other token of the same image, before block 0, is long too.
 
     Args:
         before: the patches' tokens before block 0, `(batch, patches, dim)`; likeness is the cosine around their mean.

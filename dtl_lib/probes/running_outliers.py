@@ -16,7 +16,7 @@ class AfterBlock:
     Attributes:
         lengths: of all patches.
         cut, ratio: as of a `Mode`, by all images so far; None where there are no outliers.
-        content: the ratio of long patches that the input tells, and that are no outliers; None without such.
+        left_out: the ratio of long patches that are no outliers by the third rule; None without such.
         n: outliers found, each batch by what was known by then.
         images: how many have one.
         places: in how many images a patch is one, `(patches,)`.
@@ -26,7 +26,7 @@ class AfterBlock:
         self.lengths = RunningLengths()
         self.cut: float | None = None
         self.ratio: float | None = None
-        self.content: float | None = None
+        self.left_out: float | None = None
         self.n = 0
         self.images = 0
         self.places: Tensor | float = 0.0
@@ -43,7 +43,7 @@ class AfterBlock:
         """
         lengths = tokens.norm(dim=-1)
         self.lengths.add(lengths)
-        self.cut, self.ratio, self.content = self.lengths.second_mode(), None, None
+        self.cut, self.ratio, self.left_out = self.lengths.second_mode(), None, None
         if self.cut is None:
             return torch.zeros_like(lengths, dtype=torch.bool)
         long, ratio = lengths > self.cut, self.lengths.ratio(self.cut)
@@ -53,7 +53,7 @@ class AfterBlock:
         same = likest_is_long(before, long)
         self._told, self._asked = self._told + int(same.sum()), self._asked + len(same)
         if self._told >= TOLD * self._asked:
-            self.cut, self.content = None, ratio
+            self.cut, self.left_out = None, ratio if self._asked else None
             return torch.zeros_like(long)
         self.ratio = ratio
         self._count(tokens[long], long)

@@ -63,7 +63,7 @@ def test_numbers_are_those_of_plain_float64(name):
 )
 def test_the_verdict_names_a_cost_that_was_asked_for(registers, says):
     found = probes.audit(ViT.build("vit_shapes_patch8_32"), [torch.randn(2, 3, 32, 32)], registers=registers)
-    assert found.verdict.startswith(f"No outliers among the patches in 2 images{says}")
+    assert found.verdict.startswith(f"No patch is an outlier in 2 images{says}")
 
 
 @pytest.mark.parametrize("batch", [60, 17, 8])
@@ -119,19 +119,32 @@ def test_one_batch_is_what_find_outliers_finds_to_the_last_patch():
     assert torch.equal(torch.as_tensor(found.pictures[3].long), torch.stack([once.mask(n)[3] for n in range(6)]))
 
 
-def test_long_patches_that_are_not_counted_are_named():
+def test_long_patches_that_are_left_out_are_named():
     model, x, mask = blank_at_the_left()
     with planted(model, mask, 1):
         tape, found, answer = recorded(model, x), probes.audit(model, [x]), outliers(model, [x])
-    content = probes.find_outliers(tape).content
-    assert found.start is None and [n for n, block in enumerate(found.blocks) if block.content] == list(content)
-    for number, mode in content.items():
-        assert found.blocks[number].content == pytest.approx(mode.ratio, rel=0.05)
-    most = max(found.blocks[number].content for number in content)
-    last = model.plan.depth - 1
-    assert f"long after blocks 1 to {last} (up to {most:.2g} times as long as the others)" in found.content
-    assert found.verdict.endswith(found.content) and found.to_dict()["blocks"][1]["content"] > 2
-    assert answer.lines == ["no outliers in 2 images", found.content[0].lower() + found.content[1:-1]]
+    left_out, last = probes.find_outliers(tape).left_out, model.plan.depth - 1
+    assert found.start is None and [n for n, block in enumerate(found.blocks) if block.left_out] == list(left_out)
+    for number, mode in left_out.items():
+        assert found.blocks[number].left_out == pytest.approx(mode.ratio, rel=0.05)
+    most = max(found.blocks[number].left_out for number in left_out)
+    said = f"after blocks 1 to {last} some patches are long, typically up to {most:.3g} times as long as the others"
+    assert said in found.left_out and found.verdict.endswith(found.left_out) and "nothing for them" not in found.verdict
+    assert found.to_dict()["blocks"][1]["left_out"] > 2
+    assert answer.lines == ["no outliers in 2 images", found.left_out]
+
+
+def test_long_patches_that_were_never_compared_are_not_said_to_be_left_out():
+    """Long in the first batch, where nothing could be told; a mode of their own by the second, which has none."""
+    running = probes.running_outliers.AfterBlock()
+    generator = torch.Generator().manual_seed(1)
+    for count, spread in ((1, 0.6), (20, 0.05)):
+        before = torch.randn(count, 64, 16, generator=generator)
+        lengths = torch.exp(spread * torch.randn(count, 64, 1, generator=generator))
+        if count == 1:
+            lengths[0, :2] = 3.6
+        running.add(lengths * torch.nn.functional.normalize(before, dim=-1), before)
+    assert running.lengths.second_mode() is not None and running.cut is None and running.left_out is None
 
 
 @pytest.mark.parametrize("kind", ["no-op", "broadcast", "ignored"])
@@ -147,10 +160,10 @@ def test_the_type_of_a_planted_sink(kind):
 @pytest.mark.parametrize("name", ZOO)
 def test_clean_models_have_none(name):
     found = audited(load_pretrained(f"zoo/{name}"), SHAPES, batch=12)
-    assert found.start is found.last is found.kind is found.strongest is found.content is None
+    assert found.start is found.last is found.kind is found.strongest is found.left_out is None
     registers = 4 if name.endswith("reg4") else 0
     assert found.registers == registers
-    assert f"No outliers among the patches{' with 4' * bool(registers)}" in found.verdict
+    assert found.verdict.startswith(f"{'With 4 registers, no' if registers else 'No'} patch is an outlier in 60 images")
     assert f"{1 - 0.05 ** (1 / 60):.1%} of images could have been missed" in found.verdict
     assert not any(picture.long.any() for picture in found.pictures)
 

@@ -64,7 +64,7 @@ def test_planted_outliers_are_found_and_nothing_else(name):
     tape, truth = case(name)
     found = probes.find_outliers(tape)
     hit, said, there = precision_and_recall(masks(found), truth)
-    assert not found.content
+    assert not found.left_out
     if name == "clean":
         assert found.start is None and found.kind is None and said == 0
         return
@@ -143,8 +143,8 @@ def test_what_an_image_shows_is_no_outlier():
         tape = recorded(model, x)
     assert probes.second_mode(tape.norms(1)["patches"]) is not None
     found = probes.find_outliers(tape)
-    assert found.start is None and min(found.content) == 1 and torch.equal(found.content[1].mask, mask)
-    assert found.content[1].told >= 0.5 and found.content[1].ratio > 2
+    assert found.start is None and min(found.left_out) == 1 and torch.equal(found.left_out[1].mask, mask)
+    assert found.left_out[1].told >= 0.5 and found.left_out[1].ratio > 2
 
 
 def test_channels_are_the_fewest_that_hold_the_share():

@@ -2,6 +2,8 @@
 
 import itertools
 import os
+import signal
+import time
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
@@ -217,6 +219,48 @@ def test_no_half_file_is_ever_under_the_final_name(model, cores, monkeypatch, er
         attention_video(model, "frames", "out.mp4", force=True, batch_size=2)
     assert set(seen) == {"mine"} and Path("out.mp4").read_text() == "mine"
     assert {path.name for path in Path().iterdir()} == {"frames", "model.json", "model.safetensors", "out.mp4"}
+
+
+def test_after_an_error_nothing_is_written_but_the_batch_in_hand(model, cores, monkeypatch):
+    write_frames(Path("frames"), scenes(20))
+    seen, after, write, find = [], [], outputs_video.Writer.write, outputs_video._Maps._of_batch
+
+    def writing(*args):
+        time.sleep(0.1)
+        seen.append(args)
+        write(*args)
+
+    def failing(maps, x):
+        if len(after) == 3:
+            after[:] = [len(seen)]
+            raise RuntimeError("three batches are enough")
+        after.append(x)
+        return find(maps, x)
+
+    monkeypatch.setattr(outputs_video.Writer, "write", writing)
+    monkeypatch.setattr(outputs_video._Maps, "_of_batch", failing)
+    with pytest.raises(RuntimeError, match="enough"):
+        attention_video(model, "frames", "out.mp4", batch_size=2, scale=0.1)
+    assert len(seen) - after[0] <= 2 and not Path("out.mp4").exists()
+
+
+def test_an_interrupted_file_is_closed_after_its_thread_has_ended(model, cores, monkeypatch):
+    write_frames(Path("frames"), scenes(6))
+    events, write, close = [], outputs_video.Writer.write, outputs_video.Writer.close
+
+    def writing(writer, at, pixels):
+        if at == 5:  # the last: nothing waits but the main thread
+            time.sleep(0.2)
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.4)
+        write(writer, at, pixels)
+        events.append(at)
+
+    monkeypatch.setattr(outputs_video.Writer, "write", writing)
+    monkeypatch.setattr(outputs_video.Writer, "close", lambda writer: (events.append("closed"), close(writer)))
+    with pytest.raises(KeyboardInterrupt):
+        attention_video(model, "frames", "out.mp4", batch_size=2, scale=0.1)
+    assert events == [*range(6), "closed"]
 
 
 def test_few_frames_are_in_memory_at_a_time_however_long_the_clip(model, cores, monkeypatch):

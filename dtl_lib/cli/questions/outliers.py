@@ -60,8 +60,8 @@ def _lines(found: Audit):
         yield f"no outliers in {images}"
     else:
         yield from _kinds(found, images)
-    if found.content:
-        yield found.content[0].lower() + found.content[1:-1]
+    if found.left_out:
+        yield found.left_out
 
 
 def _kinds(found: Audit, images: str):
