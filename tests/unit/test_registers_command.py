@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dtl_lib import Group, checkpoint, load_pretrained, record
+from dtl_lib import Group, checkpoint, load_pretrained, probes, record
 from dtl_lib.cli.main import main
 from dtl_lib.data.sources.folder import every_image
 from dtl_lib.train import registers as training
@@ -174,6 +174,11 @@ def test_what_test_time_has_no_use_for_and_a_clean_model(given, tmp_path, capsys
     clean = ["registers", "test-time", "zoo/shapes_depth6", "--output", str(tmp_path / "out.safetensors")]
     assert main(clean) == 2
     assert "is an outlier after any block: there is nothing to clean" in capsys.readouterr().err
+    left_out = probes.Outliers((None,) * 6, {4: None, 5: None}, {}, (16, 8, 8))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(probes, "find_outliers", lambda tape: left_out)
+        assert main(clean) == 2
+    assert "counts as an outlier: some are long after block 4, but so are the patches" in capsys.readouterr().err
     assert main(line) == 0 and main([*line, "--force"]) == 0
     capsys.readouterr()
     again = [*line[:2], line[-1], *line[3:-1], str(tmp_path / "twice.safetensors")]
