@@ -179,8 +179,8 @@ class Video(Clip):
     def _upright(self, frame: av.VideoFrame) -> np.ndarray:
         if frame.width * frame.height > LARGEST:
             raise ValueError(f"{self.path} has frames of {frame.height}×{frame.width} pixels: make them smaller")
-        said = SPACES.get(int(frame.colorspace), "ITU601")  # PyAV 12 does not look, and takes two to differ
-        pixels = frame.reformat(format="rgb24", src_colorspace=said, dst_colorspace="ITU601").to_ndarray()
+        said = SPACES.get(int(frame.colorspace), "ITU601")  # PyAV's versions guess differently
+        pixels = frame.reformat(format="rgb24", src_colorspace=said, dst_colorspace="ITU601", threads=1).to_ndarray()
         if self._stretch != 1:
             pixels = resized(pixels, (frame.height, max(1, round(frame.width * self._stretch))))
         if matrix := frame.side_data.get("DISPLAYMATRIX"):
@@ -236,11 +236,11 @@ class Writer:
     def write(self, time: int, pixels: np.ndarray) -> None:
         """Add a frame, uint8 (height, width, 3), at its time; an odd side gets one more row or column like its last."""
         odd = [(0, pixels.shape[0] % 2), (0, pixels.shape[1] % 2), (0, 0)]
-        pixels = np.pad(pixels, odd, mode="edge") if any(map(sum, odd)) else pixels
+        pixels = np.pad(pixels, odd, mode="edge") if any(map(sum, odd)) else np.ascontiguousarray(pixels)
         if self._stream is None:
             self._stream = self._started(*pixels.shape[:2])
-        frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
-        frame = frame.reformat(format="yuv420p", dst_colorspace="ITU601")
+        frame = av.VideoFrame.from_numpy_buffer(pixels, format="rgb24")
+        frame = frame.reformat(format="yuv420p", dst_colorspace="ITU601", threads=1)  # of many, one is the model's
         frame.pts, frame.time_base = time, self._time_base
         self._container.mux(self._stream.encode(frame))
 

@@ -191,6 +191,19 @@ def test_what_is_written_is_what_was_given(tmp_path, size):
         assert np.abs(frame.astype(int) - colour).max() <= 6
 
 
+@pytest.mark.parametrize(
+    "order", [np.s_[::-1], np.s_[:, ::-1], np.s_[::2, 1::2]], ids=["flipped", "mirrored", "thinned"]
+)
+def test_a_view_of_a_frame_is_written_as_it_looks(tmp_path, order):
+    (frame,) = scenes(1)
+    with open(tmp_path / "out.mp4", "wb") as file:
+        writer = video.Writer(file, Fraction(30), Fraction(1, 30))
+        writer.write(0, frame[order])
+        writer.close()
+    (found,) = decoded(tmp_path / "out.mp4")
+    assert close(found, frame[order]) and not close(found, frame[: len(found), : found.shape[1]])
+
+
 @pytest.mark.parametrize(("cores", "threads"), [(1, 1), (2, 1), (8, 7), (64, 16)])
 def test_a_core_is_left_to_the_model(tmp_path, monkeypatch, cores, threads):
     monkeypatch.setattr(video, "usable_cores", lambda: frozenset(range(cores)))
