@@ -15,6 +15,7 @@ from ..paths import kind, user_path
 from .evaluate import add_trained, trained_model, unreadable
 from .file_names import distinct, refuse_existing
 from .parser import Parser, add_field, whole
+from .questions.answers import model_called
 from .shared_flags import add_device, query
 
 if TYPE_CHECKING:
@@ -37,7 +38,8 @@ def flags(parser: Parser) -> None:
         help="which tokens attend: cls, dist, reg (each register), reg:2, patch:4,7 (row, column), or patches (their "
         "mean) (default: the class token and each register; patches where there is no class token)",
     )  # fmt: skip
-    parser.add_argument("--head", type=whole, nargs="+", metavar="N", help="draw these heads only (default: all)")
+    text = "draw these heads only; an NPZ has all (default: all)"
+    parser.add_argument("--head", type=whole, nargs="+", metavar="N", help=text)
     output = parser.add_argument_group("output")
     text = "folder for attention_IMAGE_layer_N.pdf (default: the current one)"
     output.add_argument("--output-dir", default=".", metavar="DIR", help=text)
@@ -105,7 +107,7 @@ def main(args: Namespace) -> None:
         print(f"{len(jobs) - len(failures)} of {len(jobs)} images written to {folder}")
     if failures:
         first, *others = failures
-        raise ValueError(failures[first] + (f"; beside it {unreadable(others)}" if others else ""))
+        raise ValueError(failures[first] + (f"; and {unreadable(others)}" if others else ""))
 
 
 def _files(given: Sequence[str]) -> list[Path]:
@@ -181,10 +183,10 @@ def _write(seen: Look, paths: dict[str, Path], name: str, args: Namespace) -> No
     from ..outputs.pages import DPI, attention_pages, save_pages
 
     title = one_line(plain_name(Path(name).name))
-    drawn = set(paths) - {"npz"}
-    pages = attention_pages(seen, title, args.model or Path(args.model_path).name, args.head) if drawn else {}
+    drawn, model = set(paths) - {"npz"}, model_called(args)
+    pages = attention_pages(seen, title, model_called(args, "\n"), args.head) if drawn else {}
     writers: dict[str, Callable] = {
-        "npz": lambda file: np.savez_compressed(file, **seen.arrays()),
+        "npz": lambda file: np.savez_compressed(file, **seen.arrays(), model=model),
         "pdf": lambda file: save_pages(pages, file, title),
     }
     for what, path in paths.items():

@@ -42,7 +42,7 @@ QUESTIONS: dict[str, Question] = {
     "relevance": OfEach(
         "which patches speak for a class (Chefer et al.)",
         ("query", "class"),
-        drawn.through_all_blocks(drawn.relevance, "relevance"),
+        drawn.through_all_blocks(drawn.relevance, drawn.RELEVANCE),
         gradient=True,
     ),
     "lens": OfEach("what the head says of each token after each block", ("class",), drawn.lens, table=True),

@@ -35,7 +35,7 @@ ENCODERS = {"libx264": FAST, "libopenh264": {"b": "8000000"}, "mpeg4": {"qscale"
 BT601 = 6  # FFmpeg's number for how colours become brightness and two differences; of others its number and PyAV's name
 WIDE = "BT2020" if hasattr(Colorspace, "BT2020") else "ITU709"  # the nearest that an older PyAV knows
 SPACES = {1: "ITU709", 7: "SMPTE240M", 9: WIDE, 10: WIDE}
-LOST = 1  # second of a video that may be missing at its end before it is said: its last frame may just stand long
+LOST = 1, 0.1  # seconds, and share, of a video: as much of both may be missing at its end, whose frame may stand long
 
 
 class Clip:
@@ -98,7 +98,7 @@ class Frames(Clip):
                 self.size = pixels.shape[:2]
             if pixels.shape[:2] != self.size:
                 found, expected = (f"{height}×{width}" for height, width in (pixels.shape[:2], self.size))
-                self.problems[file.name] = f"{file} is {found} pixels, and the first frame {expected}"
+                self.problems[file.name] = f"{file} is {found} pixels, and the first frame {expected} (height × width)"
                 continue
             yield number, pixels
 
@@ -122,19 +122,19 @@ class Video(Clip):
         self.count = self.count or self._packets()[0]
 
     def frames(self, every: int = 1) -> Iterator[tuple[int, np.ndarray]]:
-        read, last, due, first = 0, None, None, None
+        read, last, due, first, stands = 0, None, None, None, self._step
         packets, keys = self._packets() if every > KEYFRAMES else (0, 0)
         keyframes = packets < keys * every  # otherwise they are further apart than the sample
         for frame in self._decoded(keyframes):
             read, time = read + 1, frame.pts or 0
             if last is not None and time <= last:
                 time = last + self._step
-            last, first = time, time if first is None else first
+            last, first, stands = time, time if first is None else first, frame.duration or self._step
             if every == 1 or due is None or time >= due:
                 due = time + every * self._step
                 yield time, self._upright(frame)
         if last is not None and not keyframes:
-            self._check_end(read, float((last + self._step - first) * self.time_base))
+            self._check_end(read, float((last + stands - first) * self.time_base))
 
     def _decoded(self, keyframes: bool) -> Iterator[av.VideoFrame]:
         read = 0
@@ -151,7 +151,7 @@ class Video(Clip):
                     break
                 except FFmpegError as error:
                     reason = error.strerror or first_line(error)
-                    self.problems["damage"] = f"{self.path} is damaged after frame {read} ({reason})"
+                    self.problems["damage"] = f"{self.path} is damaged near frame {read} ({reason})"
                     if not isinstance(error, av.error.InvalidDataError):
                         break
                     continue
@@ -165,7 +165,8 @@ class Video(Clip):
         if self._stated:
             early, found = read < self._stated - 2 and short > two, f"{read:,} of its {self._stated:,} frames"
         else:
-            early, found = short > max(LOST, two), f"{seconds:.1f} of its {self._seconds:.1f} seconds"
+            most = min(LOST[0], LOST[1] * self._seconds)
+            early, found = short > max(most, two), f"{seconds:.1f} of its {self._seconds:.1f} seconds"
         if early:
             self.problems["end"] = f"{self.path} ends early: {found} can be read"
 

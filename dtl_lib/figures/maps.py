@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from .images import outline, write_below
 from .overlay import PIXELS, enlarged, overlay
-from .style import ABSENT, INK, MAP, MARK, SIGNED, SIZE, WIDTH, array, panels, styled
+from .style import ABSENT, INK, LINE, MAP, MARK, SIGNED, SIZE, WIDTH, array, panels, styled
 from .tables import typeset
 
 
@@ -42,7 +42,8 @@ def show_maps(
     """
     maps = list(map(array, maps))
     rows, across = maps[0].shape
-    height = size * (rows / across + 0.3) if across > rows else None  # wide panels leave no gap below
+    height = size * (rows / across + 0.3 if across > rows else 1.1)  # wide panels leave no gap below
+    height += LINE * max((note.count("\n") for note in notes or ()), default=0)
     figure, axes = panels(len(maps) + (image is not None), columns, size, height)
     image = enlarged(image, *PIXELS) if over else image
     patch = 1 if image is None else image.shape[0] / rows
@@ -52,7 +53,7 @@ def show_maps(
         photo.set_title("photo")
         if mark is not None:
             outline(photo, mark, patch)
-    highest = max(values.max() for values in maps) if shared else None
+    highest = (max(values.max() for values in maps) or 1) if shared else None
     notes = notes or ["" if shared else f"max {values.max():.2g}" for values in maps]
     for axis, values, title, note in zip(axes, maps, titles or [""] * len(maps), notes):
         top = values.max() if highest is None else highest

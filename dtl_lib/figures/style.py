@@ -23,6 +23,7 @@ ABSENT = "#a6a6a6"  # neither the brightest thing on a dark page nor the darkest
 INK = "#111111"  # text on a coloured cell; black text on the page itself turns light in the book's dark mode
 WIDTH = 5.0  # inches; a figure is no wider, so that its one size of text can be read on a telephone
 SIZE = 11  # points
+LINE = 0.19  # inches that a line of text takes
 
 STYLE: dict[Any, Any] = {  # by matplotlib's own names
     "axes.grid": False,

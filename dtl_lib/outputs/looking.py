@@ -68,9 +68,10 @@ class Look:
     stage: str = "attention"
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """For `numpy.savez`: the photo, each token's maps by name, and beside them its `…_elsewhere`."""
+        """For `numpy.savez`: the block, the photo, each token's maps by name, and beside them its `…_elsewhere`."""
         maps = {token.name: token.maps for token in self.tokens}
-        return {"photo": self.photo} | maps | {f"{token.name}_elsewhere": token.elsewhere for token in self.tokens}
+        elsewhere = {f"{token.name}_elsewhere": token.elsewhere for token in self.tokens}
+        return {"block": np.array(self.block), "photo": self.photo} | maps | elsewhere
 
 
 def look(model: ViT, picture, block: int = 2, of: Sequence[Token] = ()) -> Look:

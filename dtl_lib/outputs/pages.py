@@ -24,7 +24,7 @@ def attention_pages(
     Args:
         look: from `look`.
         name: what the photo is called.
-        model: what the model is called.
+        model: what the model is called, in a line or two.
         heads: those to draw; all, and their mean, where None.
 
     Raises:
@@ -41,7 +41,7 @@ def _page(look: Look, token: TokenMaps, name: str, model: str, heads: Sequence[i
     mixed = ["softmax, before the heads are mixed again"] if look.stage == "softmax" else []
     heading = [
         f"{token.title}, block {look.block} of 0 to {look.plan.blocks - 1}",
-        *(line for line in (name, model) if line),
+        *(line for line in (name, *model.splitlines()) if line),
         *mixed,
         f"colours from 0 to {high:.2g}{beyond}",
         f"spread evenly, each token would get {even:.2g}",

@@ -112,8 +112,8 @@ BUGS = {
             ({"registers": True},),
         ),
         Bug(
-            "class token as a patch",
-            "The class token is counted among the patches: all of them move on by one.",
+            "patches begin a token early",
+            "The class token, or the register before the patches, is counted among them: all move on by one.",
             _GITHUB + "lucidrains/vit-pytorch/issues/226",
             ({"cls": True},),
         ),

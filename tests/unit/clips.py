@@ -28,9 +28,10 @@ def write_clip(
     shape=None,
     options=None,
     sound=0,
+    stands=None,
 ):
     """A video of the frames, at times in units of `time_base`; `shape` is that of a pixel, `options` the file's,
-    `sound` seconds."""
+    `sound` seconds; `stands` is how long the last frame is there."""
     times = times or [round(number / (rate * time_base)) for number in range(len(frames))]
     with av.open(str(path), "w", options=options or {}) as container:
         stream = container.add_stream(codec, rate=rate, options={"crf": "10"} if codec == "libx264" else {})
@@ -40,9 +41,11 @@ def write_clip(
         mute = container.add_stream("aac", rate=44100) if sound else None
         if shape is not None:
             stream.codec_context.sample_aspect_ratio = shape
-        for time, pixels in zip(times, frames):
+        for number, (time, pixels) in enumerate(zip(times, frames)):
             frame = av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(format="yuv420p")
             frame.pts, frame.time_base = time, time_base
+            if stands and number == len(frames) - 1:
+                frame.duration = stands
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
         if mute is not None:

@@ -66,7 +66,8 @@ def test_numbers_are_the_tapes_exactly(model, block, names):
             np.testing.assert_array_equal(arrays[name], tape.maps(block, of)[0].numpy())
             shares = 1 - arrays[name].sum(axis=(1, 2))
             np.testing.assert_allclose(arrays[f"{name}_elsewhere"], shares, atol=1e-6)
-    assert set(arrays) == {"photo", *names, *(f"{name}_elsewhere" for name in names)}
+    assert set(arrays) == {"block", "model", "photo", *names, *(f"{name}_elsewhere" for name in names)}
+    assert arrays["block"] == block and str(arrays["model"]) == "model.safetensors"
     assert all(Image.open(f"a/b/{name}").size[0] == 2000 for name in pngs)
 
 

@@ -39,6 +39,9 @@ def test_a_map_of_each_image_is_the_probe_s(question, tmp_path, folder, capsys):
         np.testing.assert_allclose(found["map"], expected[number], rtol=1e-4, atol=1e-7)
         np.testing.assert_array_equal(found["photo"], data.undo(x[number], model.config.mean, model.config.std))
         assert Image.open(out / f"{question}_{stem}.png").width > 500
+        assert str(found["model"]) == "model.safetensors" and str(found["query"]) == "cls"
+        assert ("class" in found) is bool(named) and (not named or found["class"] == 2)
+        assert ("fuse" in found) is (question != "relevance")
     assert len(os.listdir(out)) == 10 and "and 7 more files" in said
     assert ("class 2, owl" in said) is bool(named)
 
@@ -50,7 +53,9 @@ def test_flags_reach_the_probe(tmp_path, folder):
     assert ask("rollout", path, folder / "a.png", "--query", "reg:1", *flags, folder=tmp_path) == 0
     with torch.no_grad(), record(model) as tape:
         model(read(model, folder, "a.png"))
-    found = np.load(tmp_path / "rollout_a.npz")["map"]
+    found = np.load(tmp_path / "rollout_a.npz")
+    assert {name: found[name].item() for name in how} == how
+    found = found["map"]
     np.testing.assert_allclose(found, probes.rollout(tape, ("reg", 1), **how)[0], rtol=1e-4)
     assert not np.allclose(found, probes.rollout(tape, ("reg", 1))[0], rtol=1e-2)
     assert ask("rollout", path, folder / "a.png", "--query", "patch:1,2", "--force", folder=tmp_path) == 0
@@ -59,6 +64,24 @@ def test_flags_reach_the_probe(tmp_path, folder):
     assert ask("rollout", path, folder / "b.jpg", "--image-size", 24, 16, "--format", "svg", folder=tmp_path) == 0
     assert np.load(tmp_path / "rollout_b.npz")["map"].shape == (3, 2)
     assert "<svg" in (tmp_path / "rollout_b.svg").read_text()
+
+
+@pytest.mark.parametrize(
+    ("question", "flags", "said"),
+    [
+        ("rollout", ("--fuse", "min", "--discard", 0.5), ["min of heads", "residual 0.5", "50% discarded"]),
+        ("rollout", ("--residual", 1), ["residual 1", "0 everywhere"]),
+        ("relevance", ("--class", "owl"), ["for owl"]),
+        ("gradient-rollout", ("--class", "cat"), ["for cat", "mean of heads", "residual 0.5"]),
+        ("lens", ("--class", "owl"), ["probability of owl"]),
+    ],
+)
+def test_a_figure_says_of_which_model_and_how_it_was_made(question, flags, said, tmp_path, folder):
+    _, path = saved(tmp_path)
+    assert ask(question, path, folder / "a.png", *flags, "--format", "svg", folder=tmp_path) == 0
+    text = (tmp_path / f"{question}_a.svg").read_text()
+    assert all(words in text for words in ["model.safetensors", *said])
+    assert "−0" not in text, "a scale begins at 0"
 
 
 @pytest.mark.parametrize("given", [(), ("--features", "v", "--bias", "drop")])

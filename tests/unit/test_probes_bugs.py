@@ -123,7 +123,7 @@ def spoil(bug, model, tape, monkeypatch):
         monkeypatch.setattr(Tape, "row", lambda tape, block, *_: tape.attention(block)[:, 0, :HEADS])
     elif bug == "registers as patches":
         patches(lambda where: slice(1, 7))
-    elif bug == "class token as a patch":
+    elif bug == "patches begin a token early":
         patches(lambda where: slice(where.start - 1, -1))
     elif bug == "rows and columns":
         tape.grid = tape.grid[::-1]

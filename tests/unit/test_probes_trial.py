@@ -184,7 +184,7 @@ REBUILT = [
     (rows_for_heads, "rows for heads"),
     (registers_kept, "registers as patches"),
     (registers_off_the_end, "registers as patches"),
-    (class_token_kept, "class token as a patch"),
+    (class_token_kept, "patches begin a token early"),
     (height_for_width, "rows and columns"),
     (height_for_width_turned, "rows and columns"),
     (transposed, "rows and columns"),
@@ -241,11 +241,11 @@ def test_what_is_right_passes():
         ),
         (
             lambda *given: patches(attention(*given, axis=2), start=0).unflatten(-1, GRID),
-            ("softmax", "registers as patches", "class token as a patch"),
+            ("softmax", "registers as patches", "patches begin a token early"),
         ),
         (
             lambda *given: patches(attention(*given), start=0).unflatten(-1, GRID),
-            ("registers as patches", "class token as a patch"),
+            ("registers as patches", "patches begin a token early"),
         ),
         (lambda *given: full_width(*given)[:1], ("scale", "first image")),
         (lambda *given: right(*given) * 2, None),

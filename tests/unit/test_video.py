@@ -250,15 +250,23 @@ def test_a_video_that_was_cut_by_its_owner_is_whole(tmp_path):
     assert all(map(close, found, frames[12:])) and len(found) == 18 and not clip.problems
 
 
+@pytest.mark.parametrize("seconds", [6, 1.5])
 @pytest.mark.parametrize(("name", "codec"), [("clip.mkv", "libx264"), ("clip.webm", "libvpx")])
-def test_a_cut_file_that_counts_no_frames_is_known_by_its_seconds(tmp_path, name, codec):
-    path = write_clip(tmp_path / name, scenes(60), rate=10, codec=codec)
+def test_a_cut_file_that_counts_no_frames_is_known_by_its_seconds(tmp_path, name, codec, seconds):
+    path = write_clip(tmp_path / name, scenes(60), rate=round(60 / seconds), codec=codec)
     clip = video.open_clip(path)
     assert len(list(clip.frames())) == 60 and not clip.problems
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     clip = video.open_clip(path)
     assert 0 < len(list(clip.frames())) < 50
-    assert clip.problems["end"].endswith("of its 6.0 seconds can be read")
+    assert clip.problems["end"].endswith(f"of its {seconds:.1f} seconds can be read")
+
+
+@pytest.mark.parametrize("ending", ["mkv", "mp4"])
+def test_a_last_frame_that_stands_long_is_no_early_end(tmp_path, ending):
+    path = write_clip(tmp_path / f"clip.{ending}", scenes(4), [0, 512, 1024, 1536], stands=9000)
+    clip = video.open_clip(path)
+    assert len(list(clip.frames())) == 4 and not clip.problems
 
 
 def test_pictures_that_end_before_the_sound_are_no_damage(tmp_path):

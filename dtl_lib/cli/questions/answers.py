@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 FORMATS = ("png", "pdf", "svg")
 ODD = re.compile(r"[^\w.+-]+")
+DPI = 200
+LETTER = 120  # points of a line's letters fit side by side into an inch
 SAID = 3  # files, and images, of which something is said one by one
 
 
@@ -54,11 +56,12 @@ class Files:
     def __init__(self, args: Namespace, names: Iterable[str], table: bool):
         self.folder, self.question, self.format = user_path(args.output_dir), args.question, args.format
         self.table, self.force, self.written = table, args.force, []
+        self.model = model_called(args), model_called(args, "\n")
         paths = [path for name in names for path in self._paths(name)]
         there = [path for path in paths if path.exists() or path.is_symlink()]
         if there and not args.force:
             others = len(there) - 1
-            which = f"{there[0]} and {others} more files are" if others else f"{there[0]} is"
+            which = f"{there[0]} and {others} more file{'s' * (others > 1)} are" if others else f"{there[0]} is"
             them = "them" if others else "it"
             raise ValueError(f"{which} there already: --force replaces {them}, --output-dir DIR writes elsewhere")
         require_writable(paths[0], "an answer")
@@ -67,9 +70,16 @@ class Files:
         """Write the files of one answer, each whole or not at all."""
         import numpy as np
 
+        from ...figures.style import LINE
+
         figure, numbers, *table = self._paths(name)
-        replace(figure, lambda path: answer.figure.savefig(path, format=self.format), force=self.force)
-        replace(numbers, lambda path: np.savez_compressed(path, **answer.arrays), force=self.force)
+        name, title = self.model
+        drawn = answer.figure
+        drawn.set_figheight(drawn.get_figheight() + LINE * (1 + title.count("\n")))
+        longest = max(map(len, title.split("\n")))
+        drawn.suptitle(title, fontsize=min(9, LETTER * drawn.get_figwidth() / longest))
+        replace(figure, lambda path: drawn.savefig(path, format=self.format, dpi=DPI), force=self.force)
+        replace(numbers, lambda path: np.savez_compressed(path, **answer.arrays, model=name), force=self.force)
         for path in table:
             replace(path, lambda path: _write_table(path, answer), force=self.force)
         self.written += [figure, numbers, *table]
@@ -79,7 +89,8 @@ class Files:
         for path in self.written[:SAID]:
             yield f"written: {path}"
         if len(self.written) > SAID:
-            yield f"and {len(self.written) - SAID:,} more files in {self.folder}"
+            more = len(self.written) - SAID
+            yield f"and {more:,} more file{'s' * (more > 1)} in {self.folder}"
 
     def _paths(self, name: str) -> list[Path]:
         stem = f"{self.question}_{ODD.sub('_', name)}"
@@ -91,6 +102,14 @@ def model_name(model: str) -> str:
     """What a model is called in the name of a file: without its folder and ending; `model` may be its weights' file."""
     path = Path(model)
     return path.stem if path.suffix in (".safetensors", ".pth", ".pt") else path.name
+
+
+def model_called(args: Namespace, between: str = ", ") -> str:
+    """A model as figures and numbers name it: what was asked for, and whose weights it has where a file says."""
+    if path := getattr(args, "model_path", None) or (args.model if Path(args.model).is_file() else None):
+        return Path(path).name
+    weights = getattr(args, "weights", None)
+    return f"{args.model}{between}weights: {Path(weights).name}" if weights else args.model
 
 
 def _write_table(path: Path, answer: Answer) -> None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 FILTERS, COMPONENTS = 64, 28  # drawn: of the filters the first, of the components as many as ViT's figure 7 shows
 SHOWN = 0.99  # of a map's values lie on its scale: one or two that stand out leave nothing else to see
-ROLLOUT = "rollout"
+ROLLOUT, RELEVANCE = "rollout", "relevance"
 TOP = 5  # classes of a token that are kept
 
 
@@ -43,16 +43,37 @@ def through_all_blocks(ask: Callable[[Pass, Token], Tensor], what: str) -> Calla
         for number, one in enumerate(maps.cpu().numpy()):
             about = _about(of, number) if of.classes and what != ROLLOUT else ""
             high, photo = scale_of(one, SHOWN), of.photos[number]
-            notes = [f"all patches {one.sum():.0%}"] * (what == ROLLOUT)
+            notes = [*_how(of, number, what)] + [f"all patches {one.sum():.0%}"] * (what == ROLLOUT)
+            if not one.any():
+                notes.append("0 everywhere")
             if above := int((one > high).sum()):
-                notes.append(f"{above} patch{'es' * (above > 1)} above, to {one.max():.2g}")
+                notes.append(f"{above} off the scale, to {one.max():.2g}")
             figure = figures.show_maps(
                 [one.clip(max=high)], [f"of {called(where)}"], photo, mark, what, columns=2, size=2.4,
                 notes=["\n".join(notes)], over=True,
             )  # fmt: skip
-            yield Answer(figure, {"map": one, "photo": photo}, lines=[about] * bool(about))
+            arrays = {"map": one, "photo": photo, "query": str(where)} | _settings(of, number, what)
+            yield Answer(figure, arrays, lines=[about] * bool(about))
 
     return answers
+
+
+def _settings(of: Pass, number: int, what: str) -> dict:
+    """What a map depends on beside the token: how heads and blocks became one, and the class."""
+    made = {} if what == RELEVANCE else {name: getattr(of.args, name) for name in ("fuse", "discard", "residual")}
+    return made if what == ROLLOUT else made | {"class": of.classes[number]}
+
+
+def _how(of: Pass, number: int, what: str) -> Iterator[str]:
+    """The same, as lines under a picture."""
+    settings = _settings(of, number, what)
+    if "class" in settings:
+        yield f"for {_short(of, settings['class'])}"
+    if "fuse" in settings:
+        yield f"{settings['fuse']} of heads"
+        yield f"residual {settings['residual']:g}"
+        if settings["discard"]:
+            yield f"{settings['discard']:.0%} discarded"
 
 
 def rollout(of: Pass, where: Token) -> Tensor:

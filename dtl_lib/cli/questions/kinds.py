@@ -71,7 +71,7 @@ class OfWeights(Question):
 
     def run(self, args: Namespace, model: ViT) -> None:
         if args.images or args.data or args.data_path:
-            raise ValueError(f"{args.question} asks the weights alone: name no images")
+            raise ValueError(f"{args.question} reads the weights alone: name no images")
         for flag in ("part", "samples", "batch_size", "level", *([] if self.sized else ["image_size"])):
             if getattr(args, flag, None) is not None:
                 raise ValueError(f"{args.question} looks at no images: leave --{flag.replace('_', '-')} out")
