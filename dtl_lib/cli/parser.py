@@ -149,6 +149,14 @@ def fraction(text: str) -> float:
     return value
 
 
+def below_one(text: str) -> float:
+    """A number from 0 to below 1."""
+    value = number(text)
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"give a number from 0 to below 1, not {text!r}")
+    return value
+
+
 def identifier(text: str) -> str:
     """A word that can name an experiment."""
     if not text.isidentifier():

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from .. import probes
 from ..config import ViTConfig
-from .parser import Parser, add_field, fraction, positive, whole
+from .parser import Parser, add_field, below_one, fraction, positive, whole
 from .questions import drawn, found, outliers
 from .questions.answers import FORMATS
 from .questions.entry import BEFORE, WAYS
@@ -115,7 +115,7 @@ FLAGS = {
     ),
     "fuse": Flag("how heads become one", "mean", options={"choices": ("mean", "max", "min")}),
     "discard": Flag("share of the smallest weights of a row that are set to 0", 0.0,
-                    options={"type": fraction, "metavar": "X"}),
+                    options={"type": below_one, "metavar": "X"}),
     "residual": Flag("weight of the skip connection", 0.5, options={"type": fraction, "metavar": "X"}),
     "class": Flag("which class, by number or by name", said="the likeliest of each image",
                   options={"metavar": "CLASS", "dest": "class_"}),
@@ -188,8 +188,9 @@ def _settle(args: Namespace, question: Question) -> None:
         place = flag.options.get("dest", name)
         given = getattr(args, place)
         if given is not None and name not in question.flags:
-            others = " and ".join(other for other, row in QUESTIONS.items() if name in row.flags)
-            raise ValueError(f"--{name} is a flag of dtl probe {others}: leave it out")
+            *others, last = (other for other, row in QUESTIONS.items() if name in row.flags)
+            of = f"{', '.join(others)} and {last}" if others else last
+            raise ValueError(f"--{name} is a flag of dtl probe {of}: leave it out")
         setattr(args, place, flag.default if given is None else given)
     if args.record and "record" not in question.flags:
         raise ValueError("--record is a flag of dtl probe entry: leave it out")

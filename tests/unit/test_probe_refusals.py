@@ -93,7 +93,7 @@ def test_damaged_weights_are_said_and_not_drawn(question, tmp_path, capsys):
     ("words", "said"),
     [
         ("rollout --original", "--original is a flag of dtl probe distance: leave it out"),
-        ("distance --query cls", "--query is a flag of dtl probe rollout and gradient-rollout and relevance"),
+        ("distance --query cls", "--query is a flag of dtl probe rollout, gradient-rollout and relevance"),
         ("rollout --bias drop", "--bias is a flag of dtl probe pca and lost: leave it out"),
         ("lost --features o", "--features: invalid choice"),
         ("rollout --group reg", "--group is a flag of dtl probe entry"),
@@ -105,7 +105,8 @@ def test_damaged_weights_are_said_and_not_drawn(question, tmp_path, capsys):
         ("rollout --query reg:x", "--query: a query is cls, dist, patches (their mean), reg, reg:2 or patch:4,7"),
         ("rollout --part train", "--part is of a data set, and these are images by themselves: leave it out"),
         ("distance --level 2", "--level is of a data set, and these are images by themselves"),
-        ("rollout --discard 1", "discard is a share of the patches"),
+        ("rollout --discard 1", "--discard: give a number from 0 to below 1, not '1'"),
+        ("rollout --residual 1.5", "--residual: give a number from 0 to 1, not '1.5'"),
         ("relevance --class bird", "no class of the model is called 'bird'"),
         ("relevance --class 3", "the model has classes 0 … 2, not 3"),
         ("lens --class o", "is in the names of 2 classes: give the number (1 dog, 2 owl"),
