@@ -35,7 +35,7 @@ ENCODERS = {"libx264": FAST, "libopenh264": {"b": "8000000"}, "mpeg4": {"qscale"
 BT601 = 6  # FFmpeg's number for how colours become brightness and two differences; of others its number and PyAV's name
 WIDE = "BT2020" if hasattr(Colorspace, "BT2020") else "ITU709"  # the nearest that an older PyAV knows
 SPACES = {1: "ITU709", 7: "SMPTE240M", 9: WIDE, 10: WIDE}
-LOST = 1, 0.1  # seconds, and share, of a video: as much of both may be missing at its end, whose frame may stand long
+LOST = 1, 0.1  # seconds, and a share, of a video: the smaller may be missing before it is said; a last frame may stand
 
 
 class Clip:
