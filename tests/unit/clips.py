@@ -41,13 +41,14 @@ def write_clip(
         mute = container.add_stream("aac", rate=44100) if sound else None
         if shape is not None:
             stream.codec_context.sample_aspect_ratio = shape
-        for number, (time, pixels) in enumerate(zip(times, frames)):
+        for time, pixels in zip(times, frames):
             frame = av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(format="yuv420p")
             frame.pts, frame.time_base = time, time_base
-            if stands and number == len(frames) - 1:
-                frame.duration = stands
             container.mux(stream.encode(frame))
-        container.mux(stream.encode())
+        for packet in stream.encode():
+            if stands and packet.pts == times[-1]:
+                packet.duration = stands
+            container.mux(packet)
         if mute is not None:
             _mute(container, mute, round(sound * 44100 / 1024))
     return path

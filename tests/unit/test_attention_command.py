@@ -1,6 +1,7 @@
 """`dtl attention`: its files hold the tape's maps, and what cannot be read, drawn or replaced is said in a line."""
 
 import re
+from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from PIL import Image
 from dtl_lib import TokenPlan, ViT, checkpoint, data, load_pretrained, record
 from dtl_lib.cli.file_names import distinct
 from dtl_lib.cli.main import main
+from dtl_lib.cli.questions.answers import model_called
 from dtl_lib.config import ViTConfig
 from tests.unit.asked import DATA, TINY, needs, saved
 
@@ -48,6 +50,22 @@ def test_a_photo_becomes_a_pdf_with_a_page_for_each_token(model, capsys):
     assert run(photo("cat.png")) == 0
     assert files() == ["attention_cat_layer_2.pdf"] and pages("attention_cat_layer_2.pdf") == 3
     assert capsys.readouterr().out == "cat.png: attention_cat_layer_2.pdf\n"
+
+
+@pytest.mark.parametrize(
+    ("given", "lines"),
+    [
+        (
+            {"model": "vit_small_patch14_dinov2", "weights": "a/tuned.pth"},
+            ["vit_small_patch14_dinov2", "weights: tuned.pth"],
+        ),
+        ({"model": "zoo/shapes_depth6", "weights": None}, ["zoo/shapes_depth6"]),
+        ({"model": None, "model_path": "runs/best.safetensors"}, ["best.safetensors"]),
+    ],
+)
+def test_a_model_is_called_by_whose_weights_it_has(given, lines):
+    assert model_called(Namespace(**given), "\n").splitlines() == lines
+    assert model_called(Namespace(**given)) == ", ".join(lines)
 
 
 @pytest.mark.parametrize(("block", "names"), [(0, ["patches"]), (1, ["patches", "reg_0", "reg_1"]), (3, None)])

@@ -262,10 +262,10 @@ def test_a_cut_file_that_counts_no_frames_is_known_by_its_seconds(tmp_path, name
     assert clip.problems["end"].endswith(f"of its {seconds:.1f} seconds can be read")
 
 
-@pytest.mark.parametrize("ending", ["mkv", "mp4"])
-def test_a_last_frame_that_stands_long_is_no_early_end(tmp_path, ending):
-    path = write_clip(tmp_path / f"clip.{ending}", scenes(4), [0, 512, 1024, 1536], stands=9000)
-    clip = video.open_clip(path)
+def test_a_last_frame_that_stands_long_is_no_early_end(tmp_path):
+    clip = video.open_clip(write_clip(tmp_path / "clip.mkv", scenes(4), [0, 512, 1024, 1536], stands=9000))
+    with av.open(str(clip.path)) as container:
+        assert container.duration / av.time_base > 0.8, "the file says how long it stands"
     assert len(list(clip.frames())) == 4 and not clip.problems
 
 

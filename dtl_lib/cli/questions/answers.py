@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 FORMATS = ("png", "pdf", "svg")
 ODD = re.compile(r"[^\w.+-]+")
-DPI = 200
 LETTER = 120  # points of a line's letters fit side by side into an inch
 SAID = 3  # files, and images, of which something is said one by one
 
@@ -71,6 +70,7 @@ class Files:
         import numpy as np
 
         from ...figures.style import LINE
+        from ...outputs.pages import DPI
 
         figure, numbers, *table = self._paths(name)
         name, title = self.model
