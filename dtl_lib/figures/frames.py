@@ -34,11 +34,9 @@ class FrameLayout:
         room = LARGEST[0] / self.rows, LARGEST[1] / self.columns
         scale = min(1.0, *(space / length for space, length in zip(room, size)))
         self.panel = tuple(max(1, round(length * scale)) for length in size)
-        letters = max(11, min(28, self.panel[0] // 16))
-        alone = len(self.titles) == 1
-        self.footer = None if alone else _footer(self._width, high, caption, letters)
-        names = [_strip(title, self.panel[1], letters) for title in self.titles if self.panel[0] >= LEGIBLE]
-        self.names = names or [np.zeros((0, self.panel[1], 3), np.uint8)] * len(self.titles)
+        self.corners, self.empty = [(0, 0)], None
+        if len(self.titles) > 1:
+            self.corners, self.empty = self._without_panels(caption, letters=max(11, min(28, self.panel[0] // 16)))
 
     def draw(self, photo: np.ndarray, maps: Sequence[np.ndarray]) -> np.ndarray:
         """A frame, uint8 (height, width, 3).
@@ -50,19 +48,26 @@ class FrameLayout:
         if photo.shape[:2] != self.panel:
             photo = np.asarray(Image.fromarray(photo).resize(self.panel[::-1], Image.Resampling.BILINEAR))
         pictures = [photo] * self.photo + [overlay(photo, values, self.high) for values in maps]
-        if self.footer is None:
+        if self.empty is None:
             return pictures[0]
-        width, height = self.panel[1], self.panel[0] + len(self.names[0])
-        frame = np.zeros((self.rows * (height + GAP) - GAP + len(self.footer), self._width, 3), np.uint8)
-        for at, (name, picture) in enumerate(zip(self.names, pictures)):
-            top, left = at // self.columns * (height + GAP), at % self.columns * (width + GAP)
-            frame[top : top + height, left : left + width] = np.concatenate([name, picture])
-        frame[-len(self.footer) :] = self.footer
+        frame, (height, width) = self.empty.copy(), self.panel
+        for (top, left), picture in zip(self.corners, pictures):
+            frame[top : top + height, left : left + width] = picture
         return frame
 
-    @property
-    def _width(self) -> int:
-        return self.columns * (self.panel[1] + GAP) - GAP
+    def _without_panels(self, caption: str, letters: int) -> tuple[list[tuple[int, int]], np.ndarray]:
+        """Where each panel begins, and a frame with their names and the footer alone."""
+        height, width = self.panel
+        names = [_strip(title, width, letters) for title in self.titles if height >= LEGIBLE]
+        above = len(names[0]) if names else 0
+        down, across = above + height + GAP, width + GAP
+        footer = _footer(self.columns * across - GAP, self.high, caption, letters)
+        frame = np.zeros((self.rows * down - GAP + len(footer), self.columns * across - GAP, 3), np.uint8)
+        frame[-len(footer) :] = footer
+        corners = [(above + at // self.columns * down, at % self.columns * across) for at in range(len(self.titles))]
+        for (top, left), name in zip(corners, names):
+            frame[top - above : top, left : left + width] = name
+        return corners, frame
 
 
 def _grid(count: int, size: tuple[int, int]) -> tuple[int, int]:

@@ -1,5 +1,6 @@
 """Attention over a video, streamed: frames are read and written in other threads while the model works."""
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -30,7 +31,7 @@ LAYOUTS = ("side-by-side", "overlay")
 SAMPLE = 256  # frames, at most, that the scale is taken from: as many as the model takes while the others are read
 KEPT = 2**26  # bytes, at most, of their maps, of 16 frames or more
 APART = 4  # frames, more in a long clip; between them, in the second pass, are others to compute while some are written
-SAMPLED = 2  # frames of a batch in that first pass, most of which is reading: the model works while more are read
+FIRST = 2  # frames of the first batch and of the last, in both passes: the model, or the writer, waits for no more
 AHEAD = 3  # batches that are read, and that are written, beside the one in the model
 MOST_PATCHES = 2**15
 
@@ -109,7 +110,7 @@ def attention_video(
         def write(file: Path) -> None:
             nonlocal frames
             with open(file, "wb") as stream, _written_by(writing, stream, clip, panels, comment) as put:
-                for batch in maps.of_frames(clip.frames(), known, batch_size):
+                for batch in maps.of_frames(clip.frames(), clip.count, known):
                     put(batch)
                     frames += len(batch)
                     done(batch)
@@ -148,19 +149,20 @@ class _Maps:
         count = self.clip.count or 0
         most = max(16, min(SAMPLE, KEPT // (4 * len(self.titles) * self.grid[0] * self.grid[1])))
         apart = max(1, min(APART, count // 4), -(-count // most))
-        frames = islice(self.clip.frames(apart), most)
-        batches = self.of_frames(frames, {}, min(SAMPLED, self.batch_size))
+        batches = self.of_frames(islice(self.clip.frames(apart), most), min(most, -(-count // apart) or most), {})
         maps = {time: maps for batch in batches for time, _, maps in batch}
         return scale_of(np.stack([*maps.values()])), maps if apart <= KEYFRAMES else {}
 
-    def of_frames(self, frames: Iterable, known: Mapping[int, np.ndarray], size: int) -> Iterator[list[tuple]]:
-        """Batches of so many (time, frame, maps); those that are known already are not computed again."""
-        for chunk, x in ahead(self._batches(iter(frames), known, size), self.reading):
+    def of_frames(self, frames: Iterable, count: int | None, known: Mapping[int, np.ndarray]) -> Iterator[list[tuple]]:
+        """Batches of (time, frame, maps) of about `count` frames; what is known already is not computed again."""
+        for chunk, x in ahead(self._batches(iter(frames), count, known), self.reading):
             fresh = iter(() if x is None else self._of_batch(x))
             yield [(time, frame, known[time] if time in known else next(fresh)) for time, frame in chunk]
 
-    def _batches(self, frames: Iterator, known: Mapping, size: int) -> Iterator[tuple[list, Tensor | None]]:
-        while chunk := list(islice(frames, size)):
+    def _batches(self, frames: Iterator, count: int | None, known: Mapping) -> Iterator[tuple[list, Tensor | None]]:
+        for size in batch_sizes(count, self.batch_size):
+            if not (chunk := list(islice(frames, size))):
+                return
             fresh = [self._prepared(frame) for time, frame in chunk if time not in known]
             yield chunk, torch.cat(fresh) if fresh else None
 
@@ -206,6 +208,16 @@ def size_for(config, size: tuple[int, int], image_size=None) -> tuple[int, int]:
         )
     config.grid_of(*both)
     return both
+
+
+def batch_sizes(count: int | None, most: int) -> Iterator[int]:
+    """Sizes, without end, of the batches of about so many frames: they double at the start and halve at the end."""
+    first, left = min(FIRST, most), math.inf if count is None else count
+    grown = first
+    while True:
+        size = max(first, min(grown, most, left // 2))
+        yield int(size)
+        grown, left = 2 * size, left - size
 
 
 def ahead(items: Iterator, pool: Executor, count: int = AHEAD) -> Iterator:
