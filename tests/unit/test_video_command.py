@@ -283,6 +283,20 @@ def test_few_frames_are_in_memory_at_a_time_however_long_the_clip(model, cores, 
     assert len(most) > 100 and max(most) <= 2 * (2 * outputs_video.AHEAD + 4)
 
 
+@pytest.mark.parametrize(
+    ("count", "most", "sizes"),
+    [
+        (40, 8, [2, 4, 8, 8, 8, 5, 2, 2, 2]),
+        (7, 8, [2, 2, 2, 2]),
+        (3, 1, [1, 1, 1, 1]),
+        (None, 8, [2, 4, 8, 8, 8, 8]),
+        (4, 8, [2, 2, 2, 2, 2]),  # more frames than the file says
+    ],
+)
+def test_batches_are_small_where_the_model_or_the_writer_waits_for_one(count, most, sizes):
+    assert list(itertools.islice(outputs_video.batch_sizes(count, most), len(sizes))) == sizes
+
+
 def test_what_is_made_ahead_comes_in_order_with_its_error_and_no_further_than_asked():
     made = []
 
