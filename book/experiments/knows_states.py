@@ -60,12 +60,11 @@ def _classes(folder: Path) -> dict[int, tuple[str, str]]:
     }
 
 
-def enlarged(model: ViT, count: int = 1000) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches of CIFAR-10's first test images at the model's size, and their classes."""
-    test = data.load("cifar10", data_folder()).test
+def enlarged(model: ViT, images: data.Images, count: int = 1000) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches of the first of CIFAR-10's images at the model's size, and their classes."""
     for start in range(0, count, BATCH):
-        pixels, classes = test.batch(range(start, min(start + BATCH, count)))
-        small = data.undo(pixels, test.mean, test.std)
+        pixels, classes = images.batch(range(start, min(start + BATCH, count)))
+        small = data.undo(pixels, images.mean, images.std)
         yield torch.cat([data.prepare(one, size=224, crop=1.0, config=model.config) for one in small]), classes
 
 
@@ -118,7 +117,7 @@ def of_photos(model: ViT, neurons: Sequence) -> States:
 def of_cifar(model: ViT, neurons: Sequence) -> States:
     """The class token, one corner that is long, its twin, one patch inside, and the new token, of all images."""
     found: dict[str, list[Tensor]] = {}
-    for number, (images, classes) in enumerate(enlarged(model)):
+    for number, (images, classes) in enumerate(enlarged(model, data.load("cifar10", data_folder()).test)):
         plain, tape = after(model, images)
         moved, _ = after(model, images, neurons)
         rows, columns = tape.grid

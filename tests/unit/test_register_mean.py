@@ -1,0 +1,67 @@
+"""The experiment on registers averaged with patches, on a model in which a known neuron writes long patches."""
+
+import pytest
+import torch
+
+from book.experiments import register_mean as experiment
+from dtl_lib import record
+from dtl_lib.registers import test_time_registers as moved
+from tests.unit.test_registers import images, planted
+
+NEAREST = {"distance": torch.cdist, "cosine": lambda a, b: -torch.cosine_similarity(a[:, None], b[None], dim=2)}
+
+
+@pytest.fixture(scope="module")
+def given():
+    made, _ = images(12)
+    classes = torch.arange(12) % 3
+    return [(made[:5], classes[:5]), (made[5:8], classes[5:8])], [(made[8:], classes[8:])]
+
+
+@pytest.fixture
+def rows(tmp_path, given):
+    model = planted()
+    found = experiment.find(model, given[0][0][0])
+    made = [*experiment.measure(model, found, lambda: given, str(tmp_path))]
+    assert not [*experiment.measure(model, found, None, str(tmp_path))], "each once"
+    return model, found, {row.what: row for row in made}
+
+
+def test_a_row_says_what_a_loop_says(rows, given):
+    model, found, of = rows
+    assert set(of) == set(experiment.ways(model, found)) and all(row.n == 4 for row in of.values())
+    one, new = of["1 neuron moved, 4 tokens"], given[1][0][0]
+
+    def pooled(x, stage, first):
+        with torch.no_grad(), moved(model, found[:1], n=4), record(model) as tape:
+            model(x)
+            tokens = tape.tokens(model.plan.blocks - 1)
+            tokens = model.norm(tokens) if stage == "after the norm" else tokens
+        assert tape.plan.layout(model.plan.blocks - 1)["test"] == slice(1, 5)
+        return tokens[:, first:].mean(dim=1)
+
+    fit = torch.cat([x for x, _ in given[0]]), torch.cat([classes for _, classes in given[0]])
+    for stage in experiment.STAGES:
+        shares = {}
+        for name, first in (("all", 1), ("patches", 5)):
+            centres = torch.stack([pooled(fit[0], stage, first)[fit[1] == number].mean(dim=0) for number in range(3)])
+            x = pooled(new, stage, first)
+            for how, apart in (
+                ("distance", torch.cdist),
+                ("cosine", lambda a, b: -torch.cosine_similarity(a[:, None], b[None], dim=2)),
+            ):
+                shares[name, how] = (apart(x, centres).argmin(dim=1) == given[1][0][1]).float().mean().item()
+                assert one.get(f"right: {name}, {stage}, {how}") == pytest.approx(shares[name, how])
+            cosines = torch.cosine_similarity(x[:, None], x[None], dim=2)
+            off = cosines[~torch.eye(4, dtype=torch.bool)].mean().item()
+            assert one.get(f"likeness: {name}, {stage}") == pytest.approx(off, abs=1e-5)
+        for how in experiment.NEAREST:
+            gap = shares["all", how] - shares["patches", how]
+            assert one.get(f"difference: {stage}, {how}") == pytest.approx(gap, abs=1e-6)
+
+
+def test_lengths_are_those_of_the_tokens(rows):
+    _, _, of = rows
+    one, control = of["1 neuron moved"], of["1 random neuron moved"]
+    assert one.get("length: registers, before the norm") > 10 * one.get("length: patches, before the norm")
+    assert control.get("length: registers, before the norm") < one.get("length: registers, before the norm")
