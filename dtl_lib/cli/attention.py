@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ from .file_names import distinct, refuse_existing
 from .parser import Parser, add_field, whole
 from .questions.answers import model_called
 from .shared_flags import add_device, query
+from .terminal import counted
 
 if TYPE_CHECKING:
     from ..models import ViT
@@ -92,19 +94,21 @@ def main(args: Namespace) -> None:
     stems = distinct(Path(name).stem if files else name for name, _ in jobs)
     targets = [_targets(folder, stem, block, tokens, args.format) for stem in stems]
     refuse_existing([path for paths in targets for path in paths.values()], args.force, "a map")
-    failures, bar = {}, progress_bar(len(jobs), "img", shown=not args.quiet and len(jobs) > 1, leave=False)
-    for (name, prepared), paths in zip(jobs, targets):
-        try:
-            _write(look(prepared()), paths, name, args)
-        except ValueError as error:
-            failures[one_line(name)] = str(error)
-        else:
-            if len(jobs) == 1 or not Path(next(iter(paths.values()))).name.startswith(f"attention_{Path(name).stem}_l"):
-                print(f"{one_line(name)}: {', '.join(one_line(str(path)) for path in paths.values())}")
-        bar.update()
-    bar.close()
+    failures, written, bar = {}, [], progress_bar(len(jobs), "img", shown=not args.quiet and len(jobs) > 1, leave=False)
+    with closing(bar), counted(written, len(jobs), folder):
+        for (name, prepared), paths in zip(jobs, targets):
+            try:
+                _write(look(prepared()), paths, name, args)
+            except ValueError as error:
+                failures[one_line(name)] = str(error)
+            else:
+                written.append(name)
+                first = next(iter(paths.values())).name
+                if len(jobs) == 1 or not first.startswith(f"attention_{Path(name).stem}_l"):
+                    print(f"{one_line(name)}: {', '.join(one_line(str(path)) for path in paths.values())}")
+            bar.update()
     if len(jobs) > 1:
-        print(f"{len(jobs) - len(failures)} of {len(jobs)} images written to {folder}")
+        print(f"{len(written)} of {len(jobs)} images written to {folder}")
     if failures:
         first, *others = failures
         raise ValueError(failures[first] + (f"; and {unreadable(others)}" if others else ""))

@@ -1,10 +1,10 @@
 """What a command prints: names come from strangers' files and cards, and may hold sequences that steer a terminal."""
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 
-from ..checks import visible
+from ..checks import one_line, visible
 
 
 class Visible:
@@ -40,3 +40,13 @@ def plain_output() -> Iterator[None]:
     """Inside, nothing that is printed, logged or warned of reaches the terminal as a control sequence."""
     with redirect_stdout(Visible(sys.stdout)), redirect_stderr(Visible(sys.stderr)):
         yield
+
+
+@contextmanager
+def counted(written: Sized, total: int, folder) -> Iterator[None]:
+    """Whoever stops a run over a folder is told how many images' files are there by then, each of them whole."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        said = f"stopped: {len(written)} of {total} images written to {one_line(str(folder))}"
+        raise KeyboardInterrupt(said) from stop

@@ -19,7 +19,7 @@ def show_heads(
     Args:
         values: (blocks, heads).
         y: what they are, with their unit.
-        low, high: ends of their intervals, of the same shape; None draws none.
+        low, high: ends of their intervals, of the same shape; None draws none, and nor does NaN.
         control: (blocks, heads) of another model: the band goes from its lowest head to its highest.
         control_name: what it is.
     """
@@ -33,7 +33,7 @@ def show_heads(
         axis.fill_between(edges, *ends, color="#999999", linewidth=2, label=f"{control_name}, all heads")
     across = np.arange(blocks)[:, None] + np.linspace(-0.3, 0.3, heads + 2)[1:-1]  # side by side
     ends = None
-    if low is not None and high is not None:
+    if low is not None and high is not None and not np.isnan(low).all():
         ends = np.nan_to_num([values - array(low), array(high) - values]).reshape(2, -1)
     axis.errorbar(
         across.ravel(), values.ravel(), yerr=ends, fmt="o", markersize=4, linewidth=1, color=COLOURS[0], label="a head"

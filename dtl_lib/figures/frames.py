@@ -21,7 +21,7 @@ class FrameLayout:
     Args:
         size: height and width of the photos, in pixels.
         titles: one a map.
-        high: where the one scale of all maps and frames ends; values above have its last colour.
+        high: where the one scale of all maps and frames ends; values above have its last colour, as "≥" says.
         caption: what the maps are, written under the panels.
         photo: whether the photo stands before the maps. One map without a photo is the whole frame, with nothing
             written on or under it.
@@ -89,7 +89,7 @@ def _strip(title: str, width: int, pixels: int) -> np.ndarray:
 def _footer(width: int, high: float, caption: str, pixels: int) -> np.ndarray:
     """The scale of colours with its ends, and the caption; the text is made smaller until it fits."""
     image = Image.new("RGB", (width, pixels * 2))
-    draw, ends, bar = ImageDraw.Draw(image), ("0", f"{high:.2g}"), width // 5
+    draw, ends, bar = ImageDraw.Draw(image), ("0", f"≥ {high:.2g}"), width // 5
     for size in range(pixels, 6, -1):
         font = _font(size)
         left, right = (font.getlength(end) + size // 2 for end in ends)

@@ -25,20 +25,23 @@ def show_maps(
     shared: bool = True,
     notes: Sequence[str] | None = None,
     over: bool = False,
+    high: float | None = None,
 ) -> Figure:
-    """Maps over the grid of patches, on one scale from 0, with the photo first where it is given.
+    """Maps over the grid of patches, on one scale from 0, with the image first where it is given.
 
     Args:
         maps: each (rows, columns), not negative.
         titles: one a map.
-        image: the photo, uint8 (height, width, 3).
+        image: what the model saw, uint8 (height, width, 3).
         mark: (row, column) of a patch to outline.
         label: what the colour means.
         columns: panels in a row, at most.
         size: inches a panel.
         shared: one scale for all maps; False gives each its own, and writes each maximum under its map.
         notes: one a map, written under it; None leaves it at the maxima.
-        over: lay the maps over the photo, which has to be given.
+        over: lay the maps over the image, which has to be given.
+        high: where the shared scale ends, the maximum where None; values above have its last colour, and the scale an
+            arrow.
     """
     maps = list(map(array, maps))
     rows, across = maps[0].shape
@@ -48,23 +51,23 @@ def show_maps(
     image = enlarged(image, *PIXELS) if over else image
     patch = 1 if image is None else image.shape[0] / rows
     if image is not None:
-        photo = axes.pop(0)
-        photo.imshow(image)
-        photo.set_title("photo")
+        axis = axes.pop(0)
+        axis.imshow(image)
+        axis.set_title("image")
         if mark is not None:
-            outline(photo, mark, patch)
-    highest = (max(values.max() for values in maps) or 1) if shared else None
+            outline(axis, mark, patch)
+    highest = max(values.max() for values in maps)
+    ends = [(high or highest or 1) if shared else values.max() for values in maps]
     notes = notes or ["" if shared else f"max {values.max():.2g}" for values in maps]
-    for axis, values, title, note in zip(axes, maps, titles or [""] * len(maps), notes):
-        top = values.max() if highest is None else highest
+    for axis, values, top, title, note in zip(axes, maps, ends, titles or [""] * len(maps), notes):
         axis.imshow(overlay(image, values, top)) if over else axis.imshow(values, vmin=0, vmax=top, cmap=MAP)
         axis.set_title(title)
         write_below(axis, note)
         if mark is not None:
             outline(axis, mark, patch if over else 1)
     if shared:
-        scale = ScalarMappable(Normalize(0, highest), MAP)
-        figure.colorbar(scale, ax=axes, label=label, shrink=0.8, pad=0.01)
+        scale, beyond = ScalarMappable(Normalize(0, ends[0]), MAP), "max" if highest > ends[0] else "neither"
+        figure.colorbar(scale, ax=axes, label=label, shrink=0.8, pad=0.01, extend=beyond)
     else:
         figure.supxlabel(f"{label}, each from 0 to its own maximum")
     return figure

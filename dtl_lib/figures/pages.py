@@ -1,4 +1,4 @@
-"""A page on what one token attends to in one block: the photo, the mean of the heads, and each head."""
+"""A page on what one token attends to in one block: the image, the mean of the heads, and each head."""
 
 from collections.abc import Sequence
 
@@ -32,7 +32,7 @@ def attention_page(
     label: str = "attention",
     mark: tuple[int, int] | None = None,
 ) -> Figure:
-    """A page: the plan's timeline beside the heading, the photo, and maps over it, on one scale from 0.
+    """A page: the plan's timeline beside the heading, the image, and maps over it, on one scale from 0.
 
     Args:
         photo: uint8 (height, width, 3), what the model saw.
@@ -67,7 +67,7 @@ def attention_page(
     for panel, picture, title, note in zip(
         panels,
         [photo, *(overlay(photo, values, high) for values in maps)],
-        ["photo", *titles],
+        ["image", *titles],
         ["", *(notes or [""] * len(maps))],
     ):
         panel.imshow(picture, interpolation="none")

@@ -181,6 +181,22 @@ def test_any_name_becomes_a_name_of_a_file(model, capsys, recwarn):
     assert distinct(["a", "A", "a_2", "a"]) == ["a", "A_2", "a_2_2", "a_3"]
 
 
+def test_who_stops_a_run_is_told_how_many_images_are_done(model, monkeypatch, capsys):
+    read = data.open_image
+    for number in range(3):
+        photo(f"in/{number}.png", number)
+
+    def stopping(file):
+        if file.name == "2.png":
+            raise KeyboardInterrupt
+        return read(file)
+
+    monkeypatch.setattr(data, "open_image", stopping)
+    assert run("in", "--format", "npz", "--quiet", "--output-dir", "out") == 130
+    assert capsys.readouterr().err.splitlines()[-1] == "dtl: stopped: 2 of 3 images written to out"
+    assert files("out") == ["attention_0_layer_2.npz", "attention_1_layer_2.npz"]
+
+
 @pytest.mark.parametrize("model_name", ["zoo/shapes_depth6_reg4", "zoo/cifar10_depth6_attention"])
 def test_without_an_image_the_models_data_or_a_photo_is_taken(model_name, monkeypatch, tmp_path):
     monkeypatch.setenv("DTL_DATA", str(tmp_path / "nothing"))

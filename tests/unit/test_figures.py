@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import LineCollection
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.text import Text
@@ -126,6 +127,22 @@ def test_a_label_is_no_mathematics(name, tmp_path):
     drawn.savefig(tmp_path / "drawn.svg")  # outside the style, as a notebook does
     shown = [text for text in drawn.findobj(Text) if ODD in text.get_text()]
     assert len(shown) >= expected and not any(text.get_parse_math() for text in shown)
+
+
+@pytest.mark.parametrize(("high", "extend"), [(None, "neither"), (0.5, "max"), (2.0, "neither")])
+def test_a_scale_says_where_values_lie_beyond_it(high, extend):
+    maps = torch.tensor([[[0.0, 1.0]], [[0.2, 0.3]]])
+    image = np.zeros((8, 16, 3), np.uint8)
+    for over in (False, True):
+        drawn = figures.show_maps(list(maps), ["a", "b"], image, over=over, high=high)
+        (scale,) = (axis for axis in drawn.axes if axis.get_label() == "<colorbar>")
+        assert scale.get_ylim() == (0, high or 1.0) and scale._colorbar.extend == extend
+
+
+def test_intervals_that_are_unknown_are_not_drawn():
+    unknown = figures.show_heads(HEADS, "y", HEADS * np.nan, HEADS * np.nan)
+    known = figures.show_heads(HEADS, "y", HEADS - 1, HEADS + 1)
+    assert [bool(drawn.findobj(LineCollection)) for drawn in (unknown, known)] == [False, True]
 
 
 @pytest.mark.parametrize("log", ["x", "y", "xy"])

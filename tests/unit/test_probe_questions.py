@@ -11,6 +11,7 @@ from PIL import Image
 from dtl_lib import data, probes, record
 from dtl_lib.cli.probe import CONTROL
 from dtl_lib.cli.questions import found as asked_of
+from dtl_lib.cli.questions.answers import Files
 from dtl_lib.cli.questions.outliers import outliers
 from dtl_lib.tokens import TokenPlan
 from tests.unit.asked import CONFIG, NAMES, STEMS, ask, everything, pictures, read, saved, table
@@ -82,6 +83,22 @@ def test_a_figure_says_of_which_model_and_how_it_was_made(question, flags, said,
     text = (tmp_path / f"{question}_a.svg").read_text()
     assert all(words in text for words in ["model.safetensors", *said])
     assert "−0" not in text, "a scale begins at 0"
+
+
+def test_who_stops_a_run_is_told_how_many_images_are_done(tmp_path, folder, monkeypatch, capsys):
+    _, path = saved(tmp_path)
+    save = Files.save
+
+    def stopping(self, name, answer):
+        if name == STEMS[3]:
+            raise KeyboardInterrupt
+        save(self, name, answer)
+
+    monkeypatch.setattr(Files, "save", stopping)
+    out = tmp_path / "out"
+    assert ask("rollout", path, folder, "--batch-size", 2, folder=out) == 130
+    assert capsys.readouterr().err.splitlines()[-1] == f"dtl: stopped: 3 of 5 images written to {out}"
+    assert sorted(os.listdir(out)) == sorted(f"rollout_{stem}.{end}" for stem in STEMS[:3] for end in ("npz", "png"))
 
 
 @pytest.mark.parametrize("given", [(), ("--features", "v", "--bias", "drop")])

@@ -49,8 +49,8 @@ def through_all_blocks(ask: Callable[[Pass, Token], Tensor], what: str) -> Calla
             if above := int((one > high).sum()):
                 notes.append(f"{above} off the scale, to {one.max():.2g}")
             figure = figures.show_maps(
-                [one.clip(max=high)], [f"of {called(where)}"], photo, mark, what, columns=2, size=2.4,
-                notes=["\n".join(notes)], over=True,
+                [one], [f"of {called(where)}"], photo, mark, what, columns=2, size=2.4,
+                notes=["\n".join(notes)], over=True, high=high,
             )  # fmt: skip
             arrays = {"map": one, "photo": photo, "query": str(where)} | _settings(of, number, what)
             yield Answer(figure, arrays, lines=[about] * bool(about))

@@ -31,7 +31,7 @@ def pca(of: Pass) -> Iterator[Answer]:
     found = probes.pca_map(_patches(of, "token"), COMPONENTS, joint=False)
     for number, colours in enumerate(probes.as_colours(found.maps, joint=False).numpy(force=True)):
         photo, shares = of.photos[number], found.shares[number]
-        figure = figures.show_images([photo, colours], ["photo", "three components"], size=2.4)
+        figure = figures.show_images([photo, colours], ["image", "three components"], size=2.4)
         arrays = {"maps": found.maps[number], "shares": shares, "margins": found.margins[number]}
         arrays = {name: value.numpy(force=True) for name, value in arrays.items()}
         said = f"the first three components hold {shares.sum():.0%} of the variance"

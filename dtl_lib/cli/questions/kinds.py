@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from ...host import find_device
 from ..evaluate import unreadable
+from ..terminal import counted
 from .answers import SAID, Answer, Files, model_name
 from .chosen import Chosen, choose, pixels, read
 from .classes import class_number, names_of_classes
@@ -102,13 +103,15 @@ class OfEach(Question):
         names = names_of_classes(model, images)
         number = class_number(args.class_, model.config.classes, names) if args.class_ else None
         corrupt, lines = corrupt_images(args), []
-        for x, numbers in _batches(images, args, model, corrupt, 4 if self.gradient else 1):
-            for index, answer in zip(
-                numbers.tolist(), self.answers(_pass(model, x, args, number, names, self.gradient))
-            ):
-                files.save(images.names[index], answer)
-                if answer.lines and len(lines) < SAID:
-                    lines.append("\n".join([f"{images.names[index]}: {answer.lines[0]}", *answer.lines[1:]]))
+        batches, saved = _batches(images, args, model, corrupt, 4 if self.gradient else 1), []
+        with counted(saved, len(images.names), files.folder):
+            for x, numbers in batches:
+                answers = self.answers(_pass(model, x, args, number, names, self.gradient))
+                for index, answer in zip(numbers.tolist(), answers):
+                    files.save(images.names[index], answer)
+                    saved.append(index)
+                    if answer.lines and len(lines) < SAID:
+                        lines.append("\n".join([f"{images.names[index]}: {answer.lines[0]}", *answer.lines[1:]]))
         print("\n".join([*lines, *_notes(images, args, corrupt), *files.lines()]))
         raise_unreadable(args, corrupt)
 
