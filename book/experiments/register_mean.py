@@ -53,8 +53,8 @@ def ways(model: ViT, found: Sequence[RegisterNeuron]) -> dict:
 
 @torch.inference_mode()
 def means(model: ViT, batches: Batches) -> tuple[dict[str, dict[str, Tensor]], dict[str, Tensor]]:
-    """Of each stage the two means of every image, `(images, dim)`; and the lengths of patches and registers there."""
-    found, lengths = {stage: {"patches": [], "all": []} for stage in STAGES}, {}
+    """Of each stage the means of every image, `(images, dim)`: of patches, registers, and all; and their lengths."""
+    found, lengths = {stage: {"patches": [], "registers": [], "all": []} for stage in STAGES}, {}
     last = model.plan.blocks - 1
     for images, _ in batches:
         with record(model) as tape:
@@ -62,9 +62,9 @@ def means(model: ViT, batches: Batches) -> tuple[dict[str, dict[str, Tensor]], d
         patches, registers = (tape.plan.layout(last)[name] for name in (PATCHES, NAME))
         for stage, tokens in zip(STAGES, (tape.tokens(last), model.norm(tape.tokens(last)))):
             of = {"patches": tokens[:, patches], "registers": tokens[:, registers]}
-            found[stage]["patches"].append(of["patches"].mean(dim=1))
             found[stage]["all"].append(torch.cat([*of.values()], dim=1).mean(dim=1))
             for name, some in of.items():
+                found[stage][name].append(some.mean(dim=1))
                 lengths.setdefault(f"{name}, {stage}", []).append(some.norm(dim=-1).median(dim=1).values)
     pooled = {stage: {name: torch.cat(parts) for name, parts in of.items()} for stage, of in found.items()}
     return pooled, {name: torch.cat(parts) for name, parts in lengths.items()}
@@ -97,6 +97,8 @@ def values_of(model: ViT, fit: Batches, new: Batches) -> dict:
                 right[name, how] = nearest(of_fit[stage][name], classes, x, how) == answers
                 share = wilson(int(right[name, how].sum()), len(answers))
                 values |= interval(f"right: {name}, {stage}, {how}", share)
+        middles = (of_new[stage][name].mean(dim=0) for name in ("patches", "registers"))
+        values[f"cosine of patches and registers, {stage}"] = float(torch.cosine_similarity(*middles, dim=0))
         for how in NEAREST:
             values |= interval(f"difference: {stage}, {how}", compare(right["all", how], right["patches", how]))
     return values

@@ -110,8 +110,8 @@ def main(args: Namespace) -> None:
     if len(jobs) > 1:
         print(f"{len(written)} of {len(jobs)} images written to {folder}")
     if failures:
-        first, *others = failures
-        raise ValueError(failures[first] + (f"; and {unreadable(others)}" if others else ""))
+        more = f"; {unreadable([*failures])}" if len(failures) > 1 else ""
+        raise ValueError(next(iter(failures.values())) + more)
 
 
 def _files(given: Sequence[str]) -> list[Path]:

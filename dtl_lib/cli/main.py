@@ -15,7 +15,7 @@ from ..train.distributed.errors import PeerLost, RankError, SilentExit
 from ..train.distributed.signals import Stopped
 from .commands import COMMANDS
 from .parser import Parser, hyphenated
-from .terminal import plain_output
+from .terminal import plain_output, stoppable
 
 HEAD_START = 3  # seconds in which the first process may speak for all
 TORCHRUN_ENDS = 30  # the same under torchrun, which ends the others once the first has: only a busy machine takes long
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files are bytes, and not every terminal shows all
     try:
-        with plain_output():
+        with plain_output(), stoppable():
             try:
                 return _run(sys.argv[1:] if arguments is None else arguments)
             finally:

@@ -52,7 +52,9 @@ QUESTIONS: dict[str, Question] = {
         "how far each head looks, in pixels",
         ("original",),
         lambda tape, args: {
-            ("distance", block): probes.mean_attention_distance(tape, block, not args.original)
+            ("distance_original" if args.original else "distance", block): probes.mean_attention_distance(
+                tape, block, not args.original
+            )
             for block in range(tape.plan.depth)
         },
         "mean attention distance, pixels",

@@ -1,10 +1,14 @@
 """What a command prints: names come from strangers' files and cards, and may hold sequences that steer a terminal."""
 
+import _thread
 import sys
 from collections.abc import Iterable, Iterator, Sized
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from threading import Timer
 
 from ..checks import one_line, visible
+
+AGAIN = 0.01  # seconds
 
 
 class Visible:
@@ -50,3 +54,25 @@ def counted(written: Sized, total: int, folder) -> Iterator[None]:
     except KeyboardInterrupt as stop:
         said = f"stopped: {len(written)} of {total} images written to {one_line(str(folder))}"
         raise KeyboardInterrupt(said) from stop
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """Inside, no Ctrl-C is lost. Python drops one that comes while a weak reference's callback runs, or `__del__`, and
+    prints a traceback; here it comes again a moment later."""
+    before, timers = sys.unraisablehook, []
+
+    def again(lost) -> None:
+        if not issubclass(lost.exc_type, KeyboardInterrupt):
+            return before(lost)
+        timers.append(Timer(AGAIN, _thread.interrupt_main))
+        timers[-1].daemon = True
+        timers[-1].start()
+
+    sys.unraisablehook = again
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
+        for timer in timers:
+            timer.cancel()

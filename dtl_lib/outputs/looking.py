@@ -216,3 +216,8 @@ def parse_query(text: str) -> Token:
             f"a query is cls, dist, patches (their mean), reg, reg:2 or patch:4,7 (row, column), not {shortened(text)}"
         )
     return (name, *index) if index else name  # pyright: ignore[reportReturnType]
+
+
+def query_text(token: Token) -> str:
+    """What `parse_query` reads as the token."""
+    return token if isinstance(token, str) else f"{token[0]}:{','.join(map(str, token[1:]))}"

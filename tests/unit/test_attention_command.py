@@ -14,6 +14,7 @@ from dtl_lib.cli.file_names import distinct
 from dtl_lib.cli.main import main
 from dtl_lib.cli.questions.answers import model_called
 from dtl_lib.config import ViTConfig
+from dtl_lib.outputs import pages as pages_of
 from tests.unit.asked import DATA, TINY, needs, saved
 
 PLAN = TokenPlan.of(4, 2, 1, 2)  # the class token enters last: reg_0, reg_1 at 1, cls at 2
@@ -155,7 +156,7 @@ def test_one_corrupt_image_among_many_is_said_and_the_rest_done(model, capsys):
     assert files("maps") == [f"attention_{number}_layer_2.npz" for number in (0, 1, 3, 4)]
     assert "4 of 6 images written to maps" in out
     line = error.splitlines()[-1]
-    assert "2.png" in line and "1 image could not be read: missing.png" in line
+    assert "2.png" in line and "2 images could not be read: photos/2.png, missing.png" in line
 
 
 def test_names_that_collide_are_told_apart(model, capsys):
@@ -195,6 +196,17 @@ def test_who_stops_a_run_is_told_how_many_images_are_done(model, monkeypatch, ca
     assert run("in", "--format", "npz", "--quiet", "--output-dir", "out") == 130
     assert capsys.readouterr().err.splitlines()[-1] == "dtl: stopped: 2 of 3 images written to out"
     assert files("out") == ["attention_0_layer_2.npz", "attention_1_layer_2.npz"]
+
+
+def test_a_page_says_of_which_image_and_model_it_is(model, monkeypatch):
+    drawn, save = [], pages_of.save_pages
+    monkeypatch.setattr(pages_of, "save_pages", lambda *given: drawn.append(given) or save(*given))
+    assert run(photo("cat.png")) == 0
+    ((pages, _, title),) = drawn
+    assert title == "cat.png" and len(pages) == 3
+    for figure in pages.values():
+        texts = [text.get_text() for text in figure.texts]
+        assert "cat.png" in texts and "model.safetensors" in texts
 
 
 @pytest.mark.parametrize("model_name", ["zoo/shapes_depth6_reg4", "zoo/cifar10_depth6_attention"])

@@ -2,10 +2,12 @@
 
 import os
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from matplotlib.text import Text
 from PIL import Image
 
 from dtl_lib import data, probes, record
@@ -56,12 +58,14 @@ def test_flags_reach_the_probe(tmp_path, folder):
         model(read(model, folder, "a.png"))
     found = np.load(tmp_path / "rollout_a.npz")
     assert {name: found[name].item() for name in how} == how
+    assert found["query"].item() == "reg:1" and found["first"] == 0
     found = found["map"]
     np.testing.assert_allclose(found, probes.rollout(tape, ("reg", 1), **how)[0], rtol=1e-4)
     assert not np.allclose(found, probes.rollout(tape, ("reg", 1))[0], rtol=1e-2)
     assert ask("rollout", path, folder / "a.png", "--query", "patch:1,2", "--force", folder=tmp_path) == 0
-    found = np.load(tmp_path / "rollout_a.npz")["map"]
-    np.testing.assert_allclose(found, probes.rollout(tape, ("patch", 1, 2))[0], rtol=1e-4)
+    found = np.load(tmp_path / "rollout_a.npz")
+    assert found["query"].item() == "patch:1,2"
+    np.testing.assert_allclose(found["map"], probes.rollout(tape, ("patch", 1, 2))[0], rtol=1e-4)
     assert ask("rollout", path, folder / "b.jpg", "--image-size", 24, 16, "--format", "svg", folder=tmp_path) == 0
     assert np.load(tmp_path / "rollout_b.npz")["map"].shape == (3, 2)
     assert "<svg" in (tmp_path / "rollout_b.svg").read_text()
@@ -71,18 +75,59 @@ def test_flags_reach_the_probe(tmp_path, folder):
     ("question", "flags", "said"),
     [
         ("rollout", ("--fuse", "min", "--discard", 0.5), ["min of heads", "residual 0.5", "50% discarded"]),
+        ("rollout", ("--discard", 0.004), ["0.4% discarded", "from block 1 on"]),
+        ("rollout", ("--query", "reg:1", "--discard", 0.99999), ["99.999% discarded"]),
         ("rollout", ("--residual", 1), ["residual 1", "0 everywhere"]),
-        ("relevance", ("--class", "owl"), ["for owl"]),
-        ("gradient-rollout", ("--class", "cat"), ["for cat", "mean of heads", "residual 0.5"]),
-        ("lens", ("--class", "owl"), ["probability of owl"]),
+        ("relevance", ("--class", "owl"), ["for owl (2)", "from block 1 on"]),
+        ("gradient-rollout", ("--class", "cat"), ["for cat (0)", "mean of heads", "residual 0.5"]),
+        ("lens", ("--class", "owl"), ["probability of owl (2)"]),
+        ("lost", (), ["keys of block 2", "mean subtracted"]),
+        ("pca", ("--features", "v", "--bias", "drop"), ["values of block 2", "without bias"]),
+        ("distance", ("--original",), ["rows not renormalised"]),
     ],
 )
 def test_a_figure_says_of_which_model_and_how_it_was_made(question, flags, said, tmp_path, folder):
     _, path = saved(tmp_path)
     assert ask(question, path, folder / "a.png", *flags, "--format", "svg", folder=tmp_path) == 0
-    text = (tmp_path / f"{question}_a.svg").read_text()
+    text = next(tmp_path.glob(f"{question}_*.svg")).read_text()
     assert all(words in text for words in ["model.safetensors", *said])
     assert "−0" not in text, "a scale begins at 0"
+    of_late = question in ("rollout", "relevance", "gradient-rollout") and "--query" not in flags
+    assert ("from block 1 on" in text) is of_late
+
+
+def test_each_image_s_map_is_of_its_own_class(tmp_path, folder):
+    model, path = saved(tmp_path)
+    assert ask("relevance", path, folder, "--batch-size", 5, folder=tmp_path) == 0
+    with torch.no_grad():
+        classes = model(everything(model, folder)).argmax(dim=1).tolist()
+    assert len({*classes}) > 1, "or this test shows nothing"
+    assert [np.load(tmp_path / f"relevance_{stem}.npz")["class"].item() for stem in STEMS] == classes
+
+
+def test_a_scale_ends_below_the_few_values_that_stand_out_and_says_so(tmp_path, folder, monkeypatch):
+    _, path = saved(tmp_path)
+    drawn, save = [], Files.save
+    monkeypatch.setattr(Files, "save", lambda *given: drawn.append(given[2]) or save(*given))
+    assert ask("rollout", path, folder / "a.png", folder=tmp_path) == 0
+    values = drawn[0].arrays["map"]
+    (scale,) = (axis for axis in drawn[0].figure.axes if axis.get_label() == "<colorbar>")
+    assert scale.get_ylim()[1] == pytest.approx(np.quantile(values, 0.99)) and scale.get_ylim()[1] < values.max()
+    said = "\n".join(text.get_text() for text in drawn[0].figure.findobj(Text))
+    assert f"1 off the scale, to {values.max():.2g}" in said
+
+
+@pytest.mark.parametrize("name", ["a$b_{$c", r"a$\alpha^2$b", "w" * 180, "two\nlines"])
+@pytest.mark.parametrize("question", ["rollout", "distance", "lost"])
+def test_nothing_is_cut_off_whatever_the_model_is_called(name, question, tmp_path, folder):
+    path = Path(saved(tmp_path)[1])
+    path = path.rename(path.with_stem(name))
+    flags = ("--discard", 0.3) if question == "rollout" else ()
+    assert ask(question, path, folder / "a.png", *flags, folder=tmp_path / "out") == 0
+    with Image.open(next((tmp_path / "out").glob("*.png"))) as image:
+        pixels = np.asarray(image.convert("L"))
+    edges = np.concatenate([pixels[:8].ravel(), pixels[-8:].ravel(), pixels[:, :8].ravel(), pixels[:, -8:].ravel()])
+    assert edges.min() == 255 and pixels.shape[1] < 1400
 
 
 def test_who_stops_a_run_is_told_how_many_images_are_done(tmp_path, folder, monkeypatch, capsys):
@@ -213,7 +258,7 @@ def test_distances_are_averages_over_all_images_with_a_control(tmp_path, folder)
     assert float(rows[3]["mean"]) == pytest.approx(expected.trained.mean[1, 1].item(), rel=1e-4)
     assert float(rows[3]["untrained"]) == pytest.approx(expected.untrained.mean[1, 1].item(), rel=1e-4)
     assert ask("distance", path, folder, "--original", "--force", folder=tmp_path) == 0
-    original = np.load(tmp_path / "distance_model.npz")["distance"]
+    original = np.load(tmp_path / "distance_model.npz")["distance_original"]
     expected = probes.measure_distance(model, [everything(model, folder)], renormalise=False)
     np.testing.assert_allclose(original, expected.trained.mean, rtol=1e-5)
 

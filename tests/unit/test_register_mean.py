@@ -1,5 +1,7 @@
 """The experiment on registers averaged with patches, on a model in which a known neuron writes long patches."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -46,10 +48,7 @@ def test_a_row_says_what_a_loop_says(rows, given):
         for name, first in (("all", 1), ("patches", 5)):
             centres = torch.stack([pooled(fit[0], stage, first)[fit[1] == number].mean(dim=0) for number in range(3)])
             x = pooled(new, stage, first)
-            for how, apart in (
-                ("distance", torch.cdist),
-                ("cosine", lambda a, b: -torch.cosine_similarity(a[:, None], b[None], dim=2)),
-            ):
+            for how, apart in NEAREST.items():
                 shares[name, how] = (apart(x, centres).argmin(dim=1) == given[1][0][1]).float().mean().item()
                 assert one.get(f"right: {name}, {stage}, {how}") == pytest.approx(shares[name, how])
             cosines = torch.cosine_similarity(x[:, None], x[None], dim=2)
@@ -65,3 +64,35 @@ def test_lengths_are_those_of_the_tokens(rows):
     one, control = of["1 neuron moved"], of["1 random neuron moved"]
     assert one.get("length: registers, before the norm") > 10 * one.get("length: patches, before the norm")
     assert control.get("length: registers, before the norm") < one.get("length: registers, before the norm")
+
+
+def test_nearest_by_distance_and_by_cosine_are_two_things():
+    fit, classes = torch.tensor([[1.0, 0.0], [0.0, 10.0]]), torch.tensor([4, 7])
+    new = torch.tensor([[3.0, 3.5], [0.1, 0.0]])
+    assert experiment.nearest(fit, classes, new, "distance").tolist() == [4, 4]
+    assert experiment.nearest(fit, classes, new, "cosine").tolist() == [7, 4]
+
+
+def test_a_way_moves_as_many_neurons_to_as_many_tokens_as_it_says(monkeypatch):
+    monkeypatch.setattr(experiment, "test_time_registers", lambda model, neurons, n=1: (neurons, n))
+    found = experiment.find(model := planted(), images(4)[0])
+    monkeypatch.setattr(experiment, "at_random", lambda *given: ["another"])
+    made = {what: way() for what, way in experiment.ways(model, found).items()}
+    assert made == {
+        "1 neuron moved": (found[:1], 1),
+        "1 neuron moved, 4 tokens": (found[:1], 4),
+        "10 neurons moved": (found[:10], 1),
+        "10 neurons moved, 4 tokens": (found[:10], 4),
+        "1 random neuron moved": (["another"], 1),
+    }
+
+
+def test_classes_lie_where_images_for_training_say(monkeypatch):
+    monkeypatch.setattr(experiment, "load_pretrained", lambda name: planted())
+    monkeypatch.setattr(experiment, "bundled", lambda model: images(4)[0])
+    monkeypatch.setattr(experiment.data, "load", lambda *given: SimpleNamespace(train="train", test="test"))
+    monkeypatch.setattr(experiment, "enlarged", lambda model, part, count: [(part, count)])
+    seen = []
+    monkeypatch.setattr(experiment, "measure", lambda model, found, batches, folder: seen.append(batches()) or [])
+    experiment.main([])
+    assert seen == [[[("train", 1000)], [("test", 1000)]]]

@@ -1,10 +1,15 @@
-"""Progress bars of other libraries still return to the start of their line, and no name does."""
+"""Progress bars of other libraries still return to the start of their line, and no name does; no Ctrl-C is lost."""
 
 import io
+import signal
+import sys
+import time
+import weakref
 
+import pytest
 from tqdm import tqdm
 
-from dtl_lib.cli.terminal import Visible
+from dtl_lib.cli.terminal import Visible, stoppable
 
 
 def test_a_bar_returns_to_the_start_of_its_line_and_no_name_does():
@@ -18,3 +23,30 @@ def test_a_bar_returns_to_the_start_of_its_line_and_no_name_does():
         stream = io.StringIO()
         Visible(stream).write(text)
         assert stream.getvalue() == written
+
+
+class Kept:
+    """What a weak reference can point to."""
+
+
+def test_a_ctrl_c_that_python_drops_comes_again(monkeypatch, capsys):
+    dropped = []
+    monkeypatch.setattr(sys, "unraisablehook", dropped.append)
+    with stoppable(), pytest.raises(KeyboardInterrupt):
+        kept = Kept()
+        reference = weakref.ref(kept, lambda _: signal.raise_signal(signal.SIGINT))
+        del kept  # the callback runs here, and what it raises goes no further
+        for _ in range(300):
+            time.sleep(0.01)
+    assert reference() is None and not dropped and not capsys.readouterr().err
+    assert sys.unraisablehook == dropped.append
+
+
+def test_another_error_that_python_drops_is_still_said(monkeypatch):
+    dropped = []
+    monkeypatch.setattr(sys, "unraisablehook", dropped.append)
+    with stoppable():
+        kept = Kept()
+        reference = weakref.ref(kept, lambda _: 1 / 0)
+        del kept
+    assert reference() is None and [lost.exc_type for lost in dropped] == [ZeroDivisionError]

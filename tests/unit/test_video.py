@@ -89,7 +89,7 @@ def test_a_frame_that_cannot_be_read_leaves_a_gap(tmp_path):
     clip = video.open_clip(folder)
     assert [time for time, _ in clip.frames()] == [0, 1, 3, 5]
     assert "frame2.png is not an image" in clip.problems["frame2.png"]
-    assert "16×80 pixels, and the first frame 48×80" in clip.problems["frame4.png"]
+    assert "16×80 pixels, and the first frame 48×80 (height × width)" in clip.problems["frame4.png"]
 
 
 @pytest.mark.parametrize("share", [0.3, 0.7])

@@ -14,11 +14,12 @@ import matplotlib
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from dtl_lib import TokenPlan, data, load_pretrained, record
 from dtl_lib.cli.main import main
 from dtl_lib.config import ViTConfig
+from dtl_lib.figures import FrameLayout
 from dtl_lib.figures.overlay import OPACITY
 from dtl_lib.outputs import attention_video
 from dtl_lib.outputs import video as outputs_video
@@ -95,6 +96,36 @@ def test_heads_stand_in_a_grid_beside_the_frame(model):
     assert apart(decoded(Path("one.mp4"))[1], shown(frames[1], heads[1], 0.1)) < 6
 
 
+@pytest.mark.parametrize(("size", "letters"), [((96, 144), 11), ((320, 480), 20), ((80, 144), 11)])
+def test_names_stand_above_the_panels_and_the_scale_below_them(size, letters, monkeypatch):
+    written, text = {}, ImageDraw.ImageDraw.text
+
+    def writing(self, at, said, *how, **more):
+        written[said] = at
+        text(self, at, said, *how, **more)
+
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", writing)
+    grey = np.full((*size, 3), 128, np.uint8)
+    layout = FrameLayout(size, ["mean of heads", "head 0", "head 1"], 0.25, "of it", photo=True)
+    frame = layout.draw(grey, [np.zeros((2, 3), np.float32)] * 3)
+    legible = size[0] >= 96
+    names = {"frame", "mean of heads", "head 0", "head 1"} if legible else set()
+    assert written.keys() == names | {"0", "≥ 0.25", "of it"}
+    strip = letters * 3 // 2 if legible else 0
+    (rows, columns), (height, width) = frame.shape[:2], size
+    assert (rows, columns) == (2 * (strip + height) + 4 + 2 * letters, 2 * width + 4)
+    white = (frame > 200).all(axis=2)
+    for top in (0, strip + height + 4):
+        for left in (0, width + 4):
+            assert white[top : top + strip, left : left + width].any() == legible
+            panel = frame[top + strip : top + strip + height, left : left + width]
+            assert (panel == grey).all() if top == left == 0 else (panel[..., 2] > panel[..., 1]).all()
+    footer = frame[-2 * letters :]
+    assert white[-2 * letters :, : columns // 2].any() and white[-2 * letters :, columns // 2 :].any()
+    ends = matplotlib.colormaps["viridis"]([0, 255])[:, :3] * 255
+    assert all((abs(footer - end).max(axis=2) < 2).any() for end in ends), "a scale from its first colour to its last"
+
+
 @pytest.mark.parametrize(("count", "kept", "step"), [(1, None, 1), (3, None, 1), (33, None, 4), (99, 1, 7)])
 def test_one_scale_is_taken_from_the_whole_clip(model, monkeypatch, count, kept, step):
     """The second half attends otherwise than the first; samples are not computed twice; of a long clip they are few."""
@@ -108,6 +139,7 @@ def test_one_scale_is_taken_from_the_whole_clip(model, monkeypatch, count, kept,
     model.patch_embed.register_forward_hook(lambda module, args, output: calls.append(len(output)))
     written = attention_video(model, "frames", "out.mp4", block=1, layout="overlay", batch_size=4)
     assert sum(calls) == written.frames == count
+    assert calls[0] <= 2 and calls[-1] <= 2 and (count < 99 or max(calls) == 4)
     maps = np.stack([maps_of(model, frame, (32, 48), 1).mean(axis=0) for frame in frames])
     assert written.high == pytest.approx(scale_of(maps[::step]), rel=1e-4)
     for found, frame, values in zip(decoded(Path("out.mp4")), frames, maps, strict=True):

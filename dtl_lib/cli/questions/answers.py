@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...atomic import replace
+from ...checks import one_line
 from ...paths import require_writable, user_path
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 FORMATS = ("png", "pdf", "svg")
 ODD = re.compile(r"[^\w.+-]+")
 LETTER = 120  # points of a line's letters fit side by side into an inch
+SMALL, LARGE = 7, 9  # points of a heading
+MARGIN = 0.08  # inches around a figure
 SAID = 3  # files, and images, of which something is said one by one
 
 
@@ -75,10 +78,13 @@ class Files:
         figure, numbers, *table = self._paths(name)
         name, title = self.model
         drawn = answer.figure
-        drawn.set_figheight(drawn.get_figheight() + LINE * (1 + title.count("\n")))
-        longest = max(map(len, title.split("\n")))
-        drawn.suptitle(title, fontsize=min(9, LETTER * drawn.get_figwidth() / longest))
-        replace(figure, lambda path: drawn.savefig(path, format=self.format, dpi=DPI), force=self.force)
+        room = LETTER * drawn.get_figwidth()
+        lines = [_cut(one_line(line), int(room / SMALL)) for line in title.split("\n")]
+        drawn.set_figheight(drawn.get_figheight() + LINE * len(lines))
+        size = min(LARGE, room / max(map(len, lines)))
+        drawn.suptitle("\n".join(lines), fontsize=size, parse_math=False)
+        how = {"format": self.format, "dpi": DPI, "bbox_inches": "tight", "pad_inches": MARGIN}
+        replace(figure, lambda path: drawn.savefig(path, **how), force=self.force)
         replace(numbers, lambda path: np.savez_compressed(path, **answer.arrays, model=name), force=self.force)
         for path in table:
             replace(path, lambda path: _write_table(path, answer), force=self.force)
@@ -110,6 +116,11 @@ def model_called(args: Namespace, between: str = ", ") -> str:
         return Path(path).name
     weights = getattr(args, "weights", None)
     return f"{args.model}{between}weights: {Path(weights).name}" if weights else args.model
+
+
+def _cut(text: str, most: int) -> str:
+    """A line of so many letters, at most: a longer one is cut in its middle."""
+    return text if len(text) <= most else f"{text[: most - most // 2 - 1]}…{text[-(most // 2) :]}"
 
 
 def _write_table(path: Path, answer: Answer) -> None:

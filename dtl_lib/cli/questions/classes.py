@@ -45,6 +45,6 @@ def class_number(text: str, classes: int, names: Sequence[str] | None) -> int:
         if len(found) == 1:
             return found[0]
     if found:
-        some = ", ".join(f"{number} {names[number]}" for number in found[:5])
-        raise ValueError(f"--class: {text!r} is in the names of {len(found)} classes: give the number ({some}, …)")
+        some = ", ".join(f"{number} {names[number]}" for number in found[:5]) + ", …" * (len(found) > 5)
+        raise ValueError(f"--class: {text!r} is in the names of {len(found)} classes: give the number ({some})")
     raise ValueError(f"--class: no class of the model is called {text!r}: give its number, 0 … {classes - 1}")

@@ -30,7 +30,7 @@ def through_all_blocks(ask: Callable[[Pass, Token], Tensor], what: str) -> Calla
 
     def answers(of: Pass) -> Iterator[Answer]:
         from ... import figures
-        from ...outputs.looking import called
+        from ...outputs.looking import called, query_text
         from ...outputs.pages import scale_of
 
         default = "cls" if of.model.plan.group("cls") else PATCHES
@@ -43,7 +43,8 @@ def through_all_blocks(ask: Callable[[Pass, Token], Tensor], what: str) -> Calla
         for number, one in enumerate(maps.cpu().numpy()):
             about = _about(of, number) if of.classes and what != ROLLOUT else ""
             high, photo = scale_of(one, SHOWN), of.photos[number]
-            notes = [*_how(of, number, what)] + [f"all patches {one.sum():.0%}"] * (what == ROLLOUT)
+            settings = _settings(of, where, number, what)
+            notes = [*_how(of, settings)] + [f"all patches {one.sum():.0%}"] * (what == ROLLOUT)
             if not one.any():
                 notes.append("0 everywhere")
             if above := int((one > high).sum()):
@@ -52,28 +53,33 @@ def through_all_blocks(ask: Callable[[Pass, Token], Tensor], what: str) -> Calla
                 [one], [f"of {called(where)}"], photo, mark, what, columns=2, size=2.4,
                 notes=["\n".join(notes)], over=True, high=high,
             )  # fmt: skip
-            arrays = {"map": one, "photo": photo, "query": str(where)} | _settings(of, number, what)
+            arrays = {"map": one, "photo": photo, "query": query_text(where)} | settings
             yield Answer(figure, arrays, lines=[about] * bool(about))
 
     return answers
 
 
-def _settings(of: Pass, number: int, what: str) -> dict:
-    """What a map depends on beside the token: how heads and blocks became one, and the class."""
-    made = {} if what == RELEVANCE else {name: getattr(of.args, name) for name in ("fuse", "discard", "residual")}
+def _settings(of: Pass, where: Token, number: int, what: str) -> dict:
+    """What a map depends on beside the token: its first block, how heads and blocks became one, and the class."""
+    from ...probes.rollouts import life
+
+    made = {"first": life(of.tape, where)[0]}
+    if what != RELEVANCE:
+        made |= {name: getattr(of.args, name) for name in ("fuse", "discard", "residual")}
     return made if what == ROLLOUT else made | {"class": of.classes[number]}
 
 
-def _how(of: Pass, number: int, what: str) -> Iterator[str]:
+def _how(of: Pass, settings: dict) -> Iterator[str]:
     """The same, as lines under a picture."""
-    settings = _settings(of, number, what)
     if "class" in settings:
         yield f"for {_short(of, settings['class'])}"
+    if settings["first"]:
+        yield f"from block {settings['first']} on"
     if "fuse" in settings:
         yield f"{settings['fuse']} of heads"
         yield f"residual {settings['residual']:g}"
         if settings["discard"]:
-            yield f"{settings['discard']:.0%} discarded"
+            yield f"{100 * settings['discard']:.6g}% discarded"
 
 
 def rollout(of: Pass, where: Token) -> Tensor:
@@ -163,8 +169,10 @@ def _name(of: Pass, number: int) -> str:
 
 
 def _short(of: Pass, number: int) -> str:
+    """A class as figures name it; its number too, for two classes may have one name."""
     name = _name(of, number)
-    return name if len(name) <= 24 else f"{name[:23]}…"
+    name = name if len(name) <= 24 else f"{name[:23]}…"
+    return f"{name} ({number})" if of.names else name
 
 
 def filters(model: ViT, args: Namespace) -> Answer:

@@ -143,12 +143,13 @@ class OverImages(Question):
         batches = _batches(images, args, model, corrupt := corrupt_images(args))
         measure = lambda tape: self.measure(tape, args)  # noqa: E731
         found, untrained = probes.with_control(model, batches, measure, self.control, stream=self.stream)
-        answer = self._answer(found, untrained)
+        what = f"{self.what}, rows not renormalised" if args.original else self.what
+        answer = self._answer(found, untrained, what)
         files.save(name, answer)
         print("\n".join([*answer.lines, *_notes(images, args, corrupt), *files.lines()]))
         raise_unreadable(args, corrupt)
 
-    def _answer(self, found: Mapping, untrained: Mapping) -> Answer:
+    def _answer(self, found: Mapping, untrained: Mapping, what: str) -> Answer:
         from ... import figures
 
         parts = {part: _by_block(found, part) for part in ("mean", "low", "high")}
@@ -162,8 +163,8 @@ class OverImages(Question):
         else:
             name = next(iter(parts["mean"]))
             mean, low, high = (by_name[name] for by_name in parts.values())
-            figure = figures.show_heads(mean, self.what, low, high, control.get(name))
-        lines = [*_lines(parts["mean"], control, self.what, n)]
+            figure = figures.show_heads(mean, what, low, high, control.get(name))
+        lines = [*_lines(parts["mean"], control, what, n)]
         return Answer(figure, arrays, *self._table(found, untrained), lines)
 
     @staticmethod
