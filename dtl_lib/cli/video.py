@@ -6,6 +6,7 @@ from argparse import ArgumentTypeError, Namespace
 
 from .attention import add_force, add_looked_into, looked_into
 from .parser import Parser, number, positive, whole
+from .questions.answers import model_called
 from .shared_flags import query
 
 SUMMARY = "Write a video of what a token attends to, over another video or a folder of frames."
@@ -61,6 +62,7 @@ def main(args: Namespace) -> None:
     written = attention_video(
         model, args.source, args.output, block, args.query, args.head, args.layout, args.scale,
         getattr(args, "image_size", None), args.fps, args.batch_size, args.force, progress,
+        model_called(args),
     )  # fmt: skip
     rows, columns = written.grid
     frames = f"{written.frames:,} frame{'s' * (written.frames > 1)}"

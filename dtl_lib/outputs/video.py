@@ -67,6 +67,7 @@ def attention_video(
     batch_size: int = 8,
     force: bool = False,
     progress: Callable[[int | None], Callable[[list], object]] | None = None,
+    name: str = "",
 ) -> Written:
     """Write a video of what a token attends to, over every frame of another, in constant memory.
 
@@ -88,6 +89,7 @@ def attention_video(
         batch_size: frames in a batch.
         force: replace an output that is there.
         progress: called with about the number of frames, where known; what it returns is called with those just done.
+        name: what the model is called; the file's comment says it, and what the colours are.
 
     Raises:
         TokenNotThere: as in `look`.
@@ -104,7 +106,7 @@ def attention_video(
         if scale is None:
             scale, known = maps.sample()
         panels = FrameLayout(clip.size, maps.titles, scale, maps.caption, layout == "side-by-side")
-        comment = f"{maps.caption}: {', '.join(maps.titles)}; colours from 0 to {scale:.4g}"
+        comment = f"{name and name + ': '}{maps.caption}: {', '.join(maps.titles)}; colours from 0 to {scale:.4g}"
         done, frames = progress(clip.count) if progress else len, 0
 
         def write(file: Path) -> None:

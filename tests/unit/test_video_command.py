@@ -10,6 +10,7 @@ from fractions import Fraction
 from pathlib import Path
 from threading import get_ident
 
+import av
 import matplotlib
 import numpy as np
 import pytest
@@ -83,6 +84,9 @@ def test_heads_stand_in_a_grid_beside_the_frame(model):
     frames = scenes(2, (96, 144))
     write_frames(Path("frames"), frames)
     assert run("frames", "--output", "out.mp4", "--head", "all", "--layer-num", 1, "--scale", 0.1) == 0
+    with av.open("out.mp4") as made:
+        said = made.metadata["comment"]
+    assert said.startswith("model.safetensors: attention of the class token, block 1: mean of heads, head 0, head 1;")
     heads = maps_of(model, frames[1], (32, 48), 1)
     found = decoded(Path("out.mp4"))[1]
     strip = next(row for row in range(found.shape[0]) if apart(found[row : row + 96, :144], frames[1]) < 6)
