@@ -48,6 +48,7 @@ def ways(model: ViT, found: Sequence[RegisterNeuron]) -> dict:
         "10 neurons moved": partial(moved, found[:10]),
         "10 neurons moved, 4 tokens": partial(moved, found[:10], n=4),
         "1 random neuron moved": partial(moved, at_random(model, found, 1, 0)),
+        "10 random neurons moved, 4 tokens": partial(moved, at_random(model, found, 10, 0), n=4),
     }
 
 

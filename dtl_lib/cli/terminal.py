@@ -1,14 +1,15 @@
 """What a command prints: names come from strangers' files and cards, and may hold sequences that steer a terminal."""
 
 import _thread
+import signal
 import sys
 from collections.abc import Iterable, Iterator, Sized
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from threading import Timer
+from threading import Event, Thread, main_thread
 
 from ..checks import one_line, visible
 
-AGAIN = 0.01  # seconds
+AGAIN = 0.05  # seconds
 
 
 class Visible:
@@ -60,19 +61,31 @@ def counted(written: Sized, total: int, folder) -> Iterator[None]:
 def stoppable() -> Iterator[None]:
     """Inside, no Ctrl-C is lost. Python drops one that comes while a weak reference's callback runs, or `__del__`, and
     prints a traceback; here it comes again a moment later."""
-    before, timers = sys.unraisablehook, []
+    before, ended = sys.unraisablehook, Event()
+
+    def interrupt(returned: Event) -> None:
+        returned.wait()
+        if not ended.wait(AGAIN):
+            _interrupt()
 
     def again(lost) -> None:
         if not issubclass(lost.exc_type, KeyboardInterrupt):
             return before(lost)
-        timers.append(Timer(AGAIN, _thread.interrupt_main))
-        timers[-1].daemon = True
-        timers[-1].start()
+        returned = Event()
+        Thread(target=interrupt, args=[returned], daemon=True).start()
+        returned.set()  # what comes before the end of this function would be dropped too
 
     sys.unraisablehook = again
     try:
         yield
     finally:
         sys.unraisablehook = before
-        for timer in timers:
-            timer.cancel()
+        ended.set()
+
+
+def _interrupt() -> None:
+    """A Ctrl-C for the main thread, which wakes it where it waits."""
+    if hasattr(signal, "pthread_kill"):
+        signal.pthread_kill(main_thread().ident, signal.SIGINT)
+    else:  # Windows: it arrives when the wait is over
+        _thread.interrupt_main()

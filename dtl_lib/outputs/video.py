@@ -217,8 +217,8 @@ def batch_sizes(count: int | None, most: int) -> Iterator[int]:
     first, left = min(FIRST, most), math.inf if count is None else count
     grown = first
     while True:
-        size = max(first, min(grown, most, left // 2))
-        yield int(size)
+        size = max(first, int(min(grown, most, left / 2)))
+        yield size
         grown, left = 2 * size, left - size
 
 

@@ -1,6 +1,10 @@
 """`dtl probe QUESTION`: the files hold what the probes find, on images, folders and data sets."""
 
 import os
+import signal
+import time
+import weakref
+from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,8 +17,9 @@ from PIL import Image
 from dtl_lib import data, probes, record
 from dtl_lib.cli.probe import CONTROL
 from dtl_lib.cli.questions import found as asked_of
-from dtl_lib.cli.questions.answers import Files
+from dtl_lib.cli.questions.answers import Answer, Files
 from dtl_lib.cli.questions.outliers import outliers
+from dtl_lib.figures import show_bars
 from dtl_lib.tokens import TokenPlan
 from tests.unit.asked import CONFIG, NAMES, STEMS, ask, everything, pictures, read, saved, table
 
@@ -75,14 +80,15 @@ def test_flags_reach_the_probe(tmp_path, folder):
     ("question", "flags", "said"),
     [
         ("rollout", ("--fuse", "min", "--discard", 0.5), ["min of heads", "residual 0.5", "50% discarded"]),
-        ("rollout", ("--discard", 0.004), ["0.4% discarded", "from block 1 on"]),
+        ("rollout", ("--discard", 0.004), ["0.4% discarded", "blocks 1 to 2"]),
         ("rollout", ("--query", "reg:1", "--discard", 0.99999), ["99.999% discarded"]),
         ("rollout", ("--residual", 1), ["residual 1", "0 everywhere"]),
-        ("relevance", ("--class", "owl"), ["for owl (2)", "from block 1 on"]),
+        ("relevance", ("--class", "owl"), ["for owl (2)", "blocks 1 to 2"]),
         ("gradient-rollout", ("--class", "cat"), ["for cat (0)", "mean of heads", "residual 0.5"]),
         ("lens", ("--class", "owl"), ["probability of owl (2)"]),
-        ("lost", (), ["keys of block 2", "mean subtracted"]),
-        ("pca", ("--features", "v", "--bias", "drop"), ["values of block 2", "without bias"]),
+        ("lost", (), ["keys of block 2,", "mean subtracted"]),
+        ("pca", ("--features", "v", "--bias", "drop"), ["values of block 2,", "without bias"]),
+        ("pca", ("--bias", "keep"), ["normed tokens of block 2 -->", "three components"]),
         ("distance", ("--original",), ["rows not renormalised"]),
     ],
 )
@@ -93,7 +99,7 @@ def test_a_figure_says_of_which_model_and_how_it_was_made(question, flags, said,
     assert all(words in text for words in ["model.safetensors", *said])
     assert "−0" not in text, "a scale begins at 0"
     of_late = question in ("rollout", "relevance", "gradient-rollout") and "--query" not in flags
-    assert ("from block 1 on" in text) is of_late
+    assert ("blocks 1 to 2" in text) is of_late
 
 
 def test_each_image_s_map_is_of_its_own_class(tmp_path, folder):
@@ -117,6 +123,23 @@ def test_a_scale_ends_below_the_few_values_that_stand_out_and_says_so(tmp_path, 
     assert f"1 off the scale, to {values.max():.2g}" in said
 
 
+@pytest.mark.parametrize(
+    ("model", "weights", "heading"),
+    [
+        ("two\nlines", None, r"two\nlines"),
+        (os.fsdecode(b"stray\xff"), None, r"stray\xff"),
+        ("w" * 180, None, f"{'w' * 42}…{'w' * 42}"),
+        ("vit_tiny", "a/fine\ntuned.pth", "vit_tiny\nweights: fine\\ntuned.pth"),
+    ],
+)
+def test_a_model_has_a_line_of_the_heading_and_its_weights_another(model, weights, heading, tmp_path):
+    given = Namespace(output_dir=tmp_path, format="png", force=False, question="q", model=model, weights=weights)
+    figure = show_bars(["a"], [0.3], "share", width=5)
+    Files(given, ["it"], table=False).save("it", Answer(figure, {}))
+    assert figure.get_suptitle() == heading
+    assert np.load(tmp_path / "q_it.npz")["model"] == heading.replace("\n", ", ") or "…" in heading
+
+
 @pytest.mark.parametrize("name", ["a$b_{$c", r"a$\alpha^2$b", "w" * 180, "two\nlines"])
 @pytest.mark.parametrize("question", ["rollout", "distance", "lost"])
 def test_nothing_is_cut_off_whatever_the_model_is_called(name, question, tmp_path, folder):
@@ -136,7 +159,8 @@ def test_who_stops_a_run_is_told_how_many_images_are_done(tmp_path, folder, monk
 
     def stopping(self, name, answer):
         if name == STEMS[3]:
-            raise KeyboardInterrupt
+            weakref.finalize(type("Kept", (), {})(), signal.raise_signal, signal.SIGINT)  # Python drops it there
+            time.sleep(10)
         save(self, name, answer)
 
     monkeypatch.setattr(Files, "save", stopping)
@@ -159,6 +183,7 @@ def test_boxes_and_components_are_the_probes(given, tmp_path, folder, capsys):
         boxes, maps = probes.lost(patches), probes.pca_map(patches, joint=False)
         for number, stem in enumerate(STEMS):
             found = np.load(out / f"{question}_{stem}.npz")
+            assert (found["block"], found["features"].item(), found["bias"].item()) == (2, of, bias)
             if question == "lost":
                 np.testing.assert_array_equal(found["box"], 8 * boxes.boxes[number])
                 np.testing.assert_array_equal(found["mask"], boxes.masks[number])

@@ -109,7 +109,7 @@ def test_damaged_weights_are_said_and_not_drawn(question, tmp_path, capsys):
         ("rollout --residual 1.5", "--residual: give a number from 0 to 1, not '1.5'"),
         ("relevance --class bird", "no class of the model is called 'bird'"),
         ("relevance --class 3", "the model has classes 0 … 2, not 3"),
-        ("lens --class o", "is in the names of 2 classes: give the number (1 dog, 2 owl"),
+        ("lens --class o", "is in the names of 2 classes: give the number (1 dog, 2 owl)"),
         ("filters", "filters reads the weights alone: name no images"),
         ("rollout --format jpg", "--format: invalid choice"),
         ("rollout --image-size 15", "does not divide into patches of 8"),

@@ -34,26 +34,30 @@ def test_a_row_says_what_a_loop_says(rows, given):
     assert set(of) == set(experiment.ways(model, found)) and all(row.n == 4 for row in of.values())
     one, new = of["1 neuron moved, 4 tokens"], given[1][0][0]
 
-    def pooled(x, stage, first):
+    def pooled(x, stage, where):
         with torch.no_grad(), moved(model, found[:1], n=4), record(model) as tape:
             model(x)
             tokens = tape.tokens(model.plan.blocks - 1)
             tokens = model.norm(tokens) if stage == "after the norm" else tokens
         assert tape.plan.layout(model.plan.blocks - 1)["test"] == slice(1, 5)
-        return tokens[:, first:].mean(dim=1)
+        return tokens[:, where].mean(dim=1)
 
     fit = torch.cat([x for x, _ in given[0]]), torch.cat([classes for _, classes in given[0]])
+    places = {"all": slice(1, None), "patches": slice(5, None), "registers": slice(1, 5)}
     for stage in experiment.STAGES:
         shares = {}
-        for name, first in (("all", 1), ("patches", 5)):
-            centres = torch.stack([pooled(fit[0], stage, first)[fit[1] == number].mean(dim=0) for number in range(3)])
-            x = pooled(new, stage, first)
+        for name, where in places.items():
+            centres = torch.stack([pooled(fit[0], stage, where)[fit[1] == number].mean(dim=0) for number in range(3)])
+            x = pooled(new, stage, where)
             for how, apart in NEAREST.items():
                 shares[name, how] = (apart(x, centres).argmin(dim=1) == given[1][0][1]).float().mean().item()
                 assert one.get(f"right: {name}, {stage}, {how}") == pytest.approx(shares[name, how])
             cosines = torch.cosine_similarity(x[:, None], x[None], dim=2)
             off = cosines[~torch.eye(4, dtype=torch.bool)].mean().item()
             assert one.get(f"likeness: {name}, {stage}") == pytest.approx(off, abs=1e-5)
+        patches, registers = (pooled(new, stage, places[name]).mean(dim=0) for name in ("patches", "registers"))
+        likeness = torch.cosine_similarity(patches, registers, dim=0).item()
+        assert one.get(f"cosine of patches and registers, {stage}") == pytest.approx(likeness, abs=1e-5)
         for how in experiment.NEAREST:
             gap = shares["all", how] - shares["patches", how]
             assert one.get(f"difference: {stage}, {how}") == pytest.approx(gap, abs=1e-6)
@@ -84,6 +88,7 @@ def test_a_way_moves_as_many_neurons_to_as_many_tokens_as_it_says(monkeypatch):
         "10 neurons moved": (found[:10], 1),
         "10 neurons moved, 4 tokens": (found[:10], 4),
         "1 random neuron moved": (["another"], 1),
+        "10 random neurons moved, 4 tokens": (["another"], 4),
     }
 
 

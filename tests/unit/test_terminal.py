@@ -9,7 +9,7 @@ import weakref
 import pytest
 from tqdm import tqdm
 
-from dtl_lib.cli.terminal import Visible, stoppable
+from dtl_lib.cli.terminal import AGAIN, Visible, stoppable
 
 
 def test_a_bar_returns_to_the_start_of_its_line_and_no_name_does():
@@ -35,11 +35,22 @@ def test_a_ctrl_c_that_python_drops_comes_again(monkeypatch, capsys):
     with stoppable(), pytest.raises(KeyboardInterrupt):
         kept = Kept()
         reference = weakref.ref(kept, lambda _: signal.raise_signal(signal.SIGINT))
+        begin = time.monotonic()
         del kept  # the callback runs here, and what it raises goes no further
-        for _ in range(300):
-            time.sleep(0.01)
+        time.sleep(3)
+    assert time.monotonic() - begin < 2, "who waits is woken"
     assert reference() is None and not dropped and not capsys.readouterr().err
     assert sys.unraisablehook == dropped.append
+
+
+def test_a_ctrl_c_that_python_drops_at_the_end_does_not_come_after_it(monkeypatch):
+    monkeypatch.setattr(sys, "unraisablehook", lambda lost: None)
+    with stoppable():
+        kept = Kept()
+        reference = weakref.ref(kept, lambda _: signal.raise_signal(signal.SIGINT))
+        del kept
+    time.sleep(5 * AGAIN)
+    assert reference() is None
 
 
 def test_another_error_that_python_drops_is_still_said(monkeypatch):

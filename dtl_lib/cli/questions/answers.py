@@ -79,7 +79,7 @@ class Files:
         name, title = self.model
         drawn = answer.figure
         room = LETTER * drawn.get_figwidth()
-        lines = [_cut(one_line(line), int(room / SMALL)) for line in title.split("\n")]
+        lines = [_cut(line, int(room / SMALL)) for line in title.split("\n")]
         drawn.set_figheight(drawn.get_figheight() + LINE * len(lines))
         size = min(LARGE, room / max(map(len, lines)))
         drawn.suptitle("\n".join(lines), fontsize=size, parse_math=False)
@@ -112,10 +112,14 @@ def model_name(model: str) -> str:
 
 def model_called(args: Namespace, between: str = ", ") -> str:
     """A model as figures and numbers name it: what was asked for, and whose weights it has where a file says."""
+    from ...data.images import plain_name
+
     if path := getattr(args, "model_path", None) or (args.model if Path(args.model).is_file() else None):
-        return Path(path).name
-    weights = getattr(args, "weights", None)
-    return f"{args.model}{between}weights: {Path(weights).name}" if weights else args.model
+        names = [Path(path).name]
+    else:
+        weights = getattr(args, "weights", None)
+        names = [args.model, f"weights: {Path(weights).name}"] if weights else [args.model]
+    return between.join(one_line(plain_name(name)) for name in names)
 
 
 def _cut(text: str, most: int) -> str:

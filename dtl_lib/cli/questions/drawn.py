@@ -23,6 +23,7 @@ FILTERS, COMPONENTS = 64, 28  # drawn: of the filters the first, of the componen
 SHOWN = 0.99  # of a map's values lie on its scale: one or two that stand out leave nothing else to see
 ROLLOUT, RELEVANCE = "rollout", "relevance"
 TOP = 5  # classes of a token that are kept
+LETTERS = 20  # of a class's name and number under a map
 
 
 def through_all_blocks(ask: Callable[[Pass, Token], Tensor], what: str) -> Callable[[Pass], Iterator[Answer]]:
@@ -60,10 +61,10 @@ def through_all_blocks(ask: Callable[[Pass, Token], Tensor], what: str) -> Calla
 
 
 def _settings(of: Pass, where: Token, number: int, what: str) -> dict:
-    """What a map depends on beside the token: its first block, how heads and blocks became one, and the class."""
+    """What a map depends on beside the token: its blocks, how heads and blocks became one, and the class."""
     from ...probes.rollouts import life
 
-    made = {"first": life(of.tape, where)[0]}
+    made = dict(zip(("first", "last"), life(of.tape, where)))
     if what != RELEVANCE:
         made |= {name: getattr(of.args, name) for name in ("fuse", "discard", "residual")}
     return made if what == ROLLOUT else made | {"class": of.classes[number]}
@@ -73,8 +74,8 @@ def _how(of: Pass, settings: dict) -> Iterator[str]:
     """The same, as lines under a picture."""
     if "class" in settings:
         yield f"for {_short(of, settings['class'])}"
-    if settings["first"]:
-        yield f"from block {settings['first']} on"
+    if settings["first"] > 0 or settings["last"] < of.model.plan.depth - 1:
+        yield f"blocks {settings['first']} to {settings['last']}"
     if "fuse" in settings:
         yield f"{settings['fuse']} of heads"
         yield f"residual {settings['residual']:g}"
@@ -170,9 +171,9 @@ def _name(of: Pass, number: int) -> str:
 
 def _short(of: Pass, number: int) -> str:
     """A class as figures name it; its number too, for two classes may have one name."""
-    name = _name(of, number)
-    name = name if len(name) <= 24 else f"{name[:23]}…"
-    return f"{name} ({number})" if of.names else name
+    name, end = _name(of, number), f" ({number})" if of.names else ""
+    room = LETTERS - len(end)
+    return (name if len(name) <= room else f"{name[: room - 1]}…") + end
 
 
 def filters(model: ViT, args: Namespace) -> Answer:

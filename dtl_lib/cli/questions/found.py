@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 KINDS, BIASES = ("q", "k", "v", "token"), ("keep", "drop", "centre")  # as in probes.qkv, which needs torch
-CALLED = {"q": "queries", "k": "keys", "v": "values", "token": "tokens"}
-BIASED = {"keep": "as learned", "drop": "without bias", "centre": "mean subtracted"}
+CALLED = {"q": "queries", "k": "keys", "v": "values", "token": "normed tokens"}
+BIASED = {"keep": "as learned", "drop": "without bias", "centre": "mean subtracted"}  # a token has no bias
 COMPONENTS = 3
 SIZE = 3.2  # inches
 
@@ -24,7 +24,8 @@ def _patches(of: Pass, default: str) -> tuple[Tensor, str, dict]:
     """The features asked for, of the last block in which every token asks; what they are, in words and for an NPZ."""
     block, kind, bias = of.model.plan.depth - 1, of.args.features or default, of.args.bias
     found = probes.features(of.model, of.tape, block, kind, bias)[PATCHES]
-    return found, f"{CALLED[kind]} of block {block},\n{BIASED[bias]}", {"block": block, "features": kind, "bias": bias}
+    how = f",\n{BIASED[bias]}" if kind != "token" or bias == "centre" else ""
+    return found, f"{CALLED[kind]} of block {block}{how}", {"block": block, "features": kind, "bias": bias}
 
 
 def pca(of: Pass) -> Iterator[Answer]:

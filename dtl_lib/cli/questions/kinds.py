@@ -143,7 +143,7 @@ class OverImages(Question):
         batches = _batches(images, args, model, corrupt := corrupt_images(args))
         measure = lambda tape: self.measure(tape, args)  # noqa: E731
         found, untrained = probes.with_control(model, batches, measure, self.control, stream=self.stream)
-        what = f"{self.what}, rows not renormalised" if args.original else self.what
+        what = f"{self.what},\nrows not renormalised" if args.original else self.what
         answer = self._answer(found, untrained, what)
         files.save(name, answer)
         print("\n".join([*answer.lines, *_notes(images, args, corrupt), *files.lines()]))
@@ -164,7 +164,7 @@ class OverImages(Question):
             name = next(iter(parts["mean"]))
             mean, low, high = (by_name[name] for by_name in parts.values())
             figure = figures.show_heads(mean, what, low, high, control.get(name))
-        lines = [*_lines(parts["mean"], control, what, n)]
+        lines = [*_lines(parts["mean"], control, what.replace("\n", " "), n)]
         return Answer(figure, arrays, *self._table(found, untrained), lines)
 
     @staticmethod
