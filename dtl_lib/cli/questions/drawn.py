@@ -23,7 +23,7 @@ FILTERS, COMPONENTS = 64, 28  # drawn: of the filters the first, of the componen
 SHOWN = 0.99  # of a map's values lie on its scale: one or two that stand out leave nothing else to see
 ROLLOUT, RELEVANCE = "rollout", "relevance"
 TOP = 5  # classes of a token that are kept
-LETTERS = 20  # of a class's name and number under a map
+LETTERS = 17  # of a class's name and number under a map
 
 
 def through_all_blocks(ask: Callable[[Pass, Token], Tensor], what: str) -> Callable[[Pass], Iterator[Answer]]:
