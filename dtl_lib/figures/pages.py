@@ -107,4 +107,9 @@ def cut_to(text: Text, pixels: float) -> None:
     for kept in range(len(whole) - 2, 1, -1):
         if text.get_window_extent().width <= pixels:
             return
-        text.set_text(f"{whole[: kept - kept // 2]}…{whole[len(whole) - kept // 2 :]}")
+        text.set_text(without_middle(whole, kept))
+
+
+def without_middle(text: str, kept: int) -> str:
+    """So many letters of a text, half of them from its beginning and half from its end."""
+    return f"{text[: kept - kept // 2]}…{text[len(text) - kept // 2 :]}"

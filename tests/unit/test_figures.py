@@ -129,14 +129,20 @@ def test_a_label_is_no_mathematics(name, tmp_path):
     assert len(shown) >= expected and not any(text.get_parse_math() for text in shown)
 
 
-@pytest.mark.parametrize(("high", "extend"), [(None, "neither"), (0.5, "max"), (2.0, "neither")])
-def test_a_scale_says_where_values_lie_beyond_it(high, extend):
+@pytest.mark.parametrize(("high", "arrow"), [(None, False), (0.5, True), (2.0, False)])
+def test_a_scale_says_where_values_lie_beyond_it(high, arrow):
     maps = torch.tensor([[[0.0, 1.0]], [[0.2, 0.3]]])
     image = np.zeros((8, 16, 3), np.uint8)
     for over in (False, True):
         drawn = figures.show_maps(list(maps), ["a", "b"], image, over=over, high=high)
-        (scale,) = (axis for axis in drawn.axes if axis.get_label() == "<colorbar>")
-        assert scale.get_ylim() == (0, high or 1.0) and scale._colorbar.extend == extend
+        scale = drawn.axes[-1]
+        assert scale.get_ylim() == (0, high or 1.0)
+        canvas = FigureCanvasAgg(drawn)
+        canvas.draw()
+        pixels, box = np.asarray(canvas.buffer_rgba())[..., :3], scale.get_window_extent()
+        above = pixels[: round(len(pixels) - box.y1) - 1, round(box.x0 + box.x1) // 2].astype(int)
+        yellow = (above[:, 0] > 200) & (above[:, 1] > 200) & (above[:, 2] < 100)
+        assert yellow.any() == arrow, "the last colour goes on above the scale's end"
 
 
 def test_intervals_that_are_unknown_are_not_drawn():

@@ -72,6 +72,7 @@ class Files:
         """Write the files of one answer, each whole or not at all."""
         import numpy as np
 
+        from ...figures.pages import without_middle
         from ...figures.style import LINE
         from ...outputs.pages import DPI
 
@@ -79,7 +80,8 @@ class Files:
         name, title = self.model
         drawn = answer.figure
         room = LETTER * drawn.get_figwidth()
-        lines = [_cut(line, int(room / SMALL)) for line in title.split("\n")]
+        most = int(room / SMALL)
+        lines = [line if len(line) <= most else without_middle(line, most - 1) for line in title.split("\n")]
         drawn.set_figheight(drawn.get_figheight() + LINE * len(lines))
         size = min(LARGE, room / max(map(len, lines)))
         drawn.suptitle("\n".join(lines), fontsize=size, parse_math=False)
@@ -120,11 +122,6 @@ def model_called(args: Namespace, between: str = ", ") -> str:
         weights = getattr(args, "weights", None)
         names = [args.model, f"weights: {Path(weights).name}"] if weights else [args.model]
     return between.join(one_line(plain_name(name)) for name in names)
-
-
-def _cut(text: str, most: int) -> str:
-    """A line of so many letters, at most: a longer one is cut in its middle."""
-    return text if len(text) <= most else f"{text[: most - most // 2 - 1]}…{text[-(most // 2) :]}"
 
 
 def _write_table(path: Path, answer: Answer) -> None:
