@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 from PIL import Image
 
@@ -20,7 +21,7 @@ from dtl_lib.cli.questions import found as asked_of
 from dtl_lib.cli.questions.answers import Answer, Files
 from dtl_lib.cli.questions.outliers import outliers
 from dtl_lib.figures import show_bars
-from dtl_lib.tokens import TokenPlan
+from dtl_lib.tokens import Group, TokenPlan
 from tests.unit.asked import CONFIG, NAMES, STEMS, ask, everything, pictures, read, saved, table
 
 
@@ -100,6 +101,26 @@ def test_a_figure_says_of_which_model_and_how_it_was_made(question, flags, said,
     assert "−0" not in text, "a scale begins at 0"
     of_late = question in ("rollout", "relevance", "gradient-rollout") and "--query" not in flags
     assert ("blocks 1 to 2" in text) is of_late
+
+
+def test_a_map_of_tokens_that_leave_says_over_which_blocks_it_is(tmp_path, folder):
+    plan = TokenPlan(4, (Group("cls", 1, 0), Group("reg", 2, 0, 2)))
+    _, path = saved(tmp_path, replace(CONFIG, depth=4, plan=plan))
+    for query, said in (("cls", ""), ("reg:0", "blocks 0 to 1")):
+        flags = ("--query", query, "--format", "svg", "--force")
+        assert ask("rollout", path, folder / "a.png", *flags, folder=tmp_path) == 0
+        text, found = (tmp_path / "rollout_a.svg").read_text(), np.load(tmp_path / "rollout_a.npz")
+        assert said in text and ("blocks" in text) is bool(said)
+        assert (found["first"], found["last"]) == ((0, 1) if said else (0, 3))
+
+
+def test_a_label_is_no_longer_than_its_figure(tmp_path, folder, monkeypatch):
+    _, path = saved(tmp_path)
+    drawn, save = [], Files.save
+    monkeypatch.setattr(Files, "save", lambda *given: drawn.append(given[2].figure) or save(*given))
+    assert ask("distance", path, folder / "a.png", "--original", folder=tmp_path) == 0
+    FigureCanvasAgg(drawn[0]).draw()
+    assert drawn[0].axes[0].yaxis.label.get_window_extent().height < drawn[0].bbox.height
 
 
 def test_each_image_s_map_is_of_its_own_class(tmp_path, folder):
